@@ -1,0 +1,54 @@
+"""Causal attention over expanded heads (training, prefill) and over a cache of latents (decode)."""
+
+# B batch · T tokens · H heads · K query/key width · W value width · C latent + rope width · R latent
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def causal_attention(
+    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTW: Tensor, *, scale: float, observe: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Softmax(q k^T * scale) v with a causal mask. Returns [B, H, T, W] and, when observed, a bound [H].
+
+    The bound is the largest log-sum-exp of a row per head, over batch and rows: never below the
+    largest pre-softmax logit and at most log(T) above it. `max_logit` is the exact pass.
+    """
+    fused = q_BHTK.device.type == "cpu" and q_BHTK.shape[-1] == v_BHTW.shape[-1]
+    if fused:
+        # what scaled_dot_product_attention calls on a CPU; called by name for its second output
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q_BHTK, k_BHTK, v_BHTW, 0.0, True, scale=scale
+        )
+        return out, lse.detach().amax((0, 2)).float() if observe else None
+    out = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTW, is_causal=True, scale=scale)
+    return out, max_logit(q_BHTK, k_BHTK, scale=scale) if observe else None
+
+
+@torch.no_grad()
+def max_logit(q_BHTK: Tensor, k_BHTK: Tensor, *, scale: float, chunk: int = 512) -> Tensor:
+    """The largest causal pre-softmax logit of each head, fp32 [H], a block of query rows at a time."""
+    T = q_BHTK.shape[2]
+    best = q_BHTK.new_full((q_BHTK.shape[1],), -torch.inf, dtype=torch.float32)
+    for a in range(0, T, chunk):
+        q = q_BHTK[:, :, a : a + chunk]
+        keys = min(T, a + chunk)
+        logits = (q @ k_BHTK[:, :, :keys].transpose(-1, -2)).float() * scale
+        hidden = torch.ones(q.shape[2], keys, dtype=torch.bool, device=q.device).triu(a + 1)
+        best = torch.maximum(best, logits.masked_fill_(hidden, -torch.inf).amax((0, 2, 3)))
+    return best
+
+
+def latent_attention(
+    q_BHC: Tensor, cache_BTC: Tensor, hidden_BT: Tensor, *, latent_dim: int, scale: float
+) -> Tensor:
+    """One query per row against cached latents: [B, H, R], the attention-weighted latent.
+
+    cache_BTC: per token the normed latent (first latent_dim columns), then the rotated key.
+    hidden_BT: -inf where a key is not visible, else 0 (additive).
+    """
+    scores_BHT = torch.baddbmm(
+        hidden_BT[:, None], q_BHC, cache_BTC.transpose(1, 2), beta=1.0, alpha=scale
+    )
+    return torch.bmm(scores_BHT.softmax(-1), cache_BTC[..., :latent_dim])

@@ -1,0 +1,143 @@
+"""Multi-head latent attention (arXiv:2405.04434) in two forms: expanded for many tokens, absorbed for one."""
+
+# B batch · T tokens · D hidden · H heads · N nope width · P rope width · W value width · R latent
+# C = R + P: what one token leaves in the cache
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nalar.kernels.attention import causal_attention, latent_attention
+from nalar.model.config import ModelConfig
+
+LATENT_NORM_EPS = 1e-6  # the published code builds the inner norms with this, whatever rms_norm_eps says
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def rotation_table(config: ModelConfig) -> Tensor:
+    """complex64 [max_position_embeddings, P/2]: the unit number that turns each pair at each position."""
+    width = config.qk_rope_head_dim
+    freq = config.rope_theta ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = torch.arange(config.max_position_embeddings, dtype=torch.float64)[:, None] * freq
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn neighbouring pairs of the last dimension (the interleaved order of DeepSeek's weights).
+
+    x: [..., P]; turn: complex [..., P/2], broadcastable.
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """Views of one attention layer's weights: the rows whose scale sets each head's logits."""
+
+    weight_names: tuple[str, str]
+    """Names, within the layer, of the query and the key/value projection."""
+    q_nope_HND: Tensor
+    q_rope_HPD: Tensor
+    k_nope_HNR: Tensor
+
+
+class LatentAttention(nn.Module):
+    """Queries per head, keys and values from one latent per token, one rotary key shared by all heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        D, H, R = config.hidden_size, config.num_attention_heads, config.kv_lora_rank
+        rope, nope, value = config.qk_rope_head_dim, config.qk_nope_head_dim, config.v_head_dim
+        if config.q_lora_rank is None:
+            self.q_proj = nn.Linear(D, H * config.qk_head_dim, bias=False)
+        else:
+            self.q_a_proj = nn.Linear(D, config.q_lora_rank, bias=False)
+            self.q_a_layernorm = RMSNorm(config.q_lora_rank, LATENT_NORM_EPS)
+            self.q_b_proj = nn.Linear(config.q_lora_rank, H * config.qk_head_dim, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(D, R + rope, bias=False)
+        self.kv_a_layernorm = RMSNorm(R, LATENT_NORM_EPS)
+        self.kv_b_proj = nn.Linear(R, H * (nope + value), bias=False)
+        self.o_proj = nn.Linear(H * value, D, bias=False)
+        self.scale = config.qk_head_dim**-0.5
+
+    def queries(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+        """x [..., D] to q_nope [..., H, N] and rotated q_rope [..., H, P]; turn is [..., P/2]."""
+        c = self.config
+        q = (
+            self.q_proj(x)
+            if c.q_lora_rank is None
+            else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        )
+        q = q.unflatten(-1, (c.num_attention_heads, c.qk_head_dim))
+        nope, rope = q.split([c.qk_nope_head_dim, c.qk_rope_head_dim], dim=-1)
+        return nope, rotate(rope, turn[..., None, :])
+
+    def latent(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+        """x [..., D] to the normed latent [..., R] and the rotated shared key [..., P]."""
+        c = self.config
+        latent, key = self.kv_a_proj_with_mqa(x).split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
+        return self.kv_a_layernorm(latent), rotate(key, turn)
+
+    def forward(
+        self, x_BTD: Tensor, turn_TP: Tensor, *, observe: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Expanded form. Returns the output [B, T, D], cache entries [B, T, C] and a logit bound [H]."""
+        c = self.config
+        q_nope, q_rope = self.queries(x_BTD, turn_TP)
+        latent_BTR, key_BTP = self.latent(x_BTD, turn_TP)
+        kv = self.kv_b_proj(latent_BTR).unflatten(-1, (c.num_attention_heads, -1))
+        k_nope, v = kv.split([c.qk_nope_head_dim, c.v_head_dim], dim=-1)
+        q = torch.cat([q_nope, q_rope], -1).transpose(1, 2)
+        shared = key_BTP[:, :, None].expand(-1, -1, c.num_attention_heads, -1)
+        k = torch.cat([k_nope, shared], -1).transpose(1, 2)
+        out, bound_H = causal_attention(q, k, v.transpose(1, 2), scale=self.scale, observe=observe)
+        entries_BTC = torch.cat([latent_BTR, key_BTP], -1)
+        return self.o_proj(out.transpose(1, 2).flatten(2)), entries_BTC, bound_H
+
+    def decode(
+        self, x_BD: Tensor, turn_BP: Tensor, cache_BTC: Tensor, at_B: Tensor, hidden_BT: Tensor
+    ) -> Tensor:
+        """Absorbed form for one new token per row; writes its cache entry at position at_B.
+
+        The key half of kv_b moves to the query side and the value half to the output side, so
+        that attention runs over latents and the keys are never formed.
+        """
+        c = self.config
+        q_nope, q_rope = self.queries(x_BD, turn_BP)
+        rows = torch.arange(len(x_BD), device=x_BD.device)
+        cache_BTC[rows, at_B] = torch.cat(self.latent(x_BD, turn_BP), -1)
+        kv_b = self.kv_b_proj.weight.unflatten(0, (c.num_attention_heads, -1))
+        k_HNR, v_HWR = kv_b.split([c.qk_nope_head_dim, c.v_head_dim], dim=1)
+        q_latent_BHR = torch.bmm(q_nope.transpose(0, 1), k_HNR).transpose(0, 1)
+        q_BHC = torch.cat([q_latent_BHR, q_rope], -1)
+        mixed_BHR = latent_attention(
+            q_BHC, cache_BTC, hidden_BT, latent_dim=c.kv_lora_rank, scale=self.scale
+        )
+        out_HBW = torch.bmm(mixed_BHR.transpose(0, 1), v_HWR.transpose(1, 2))
+        return self.o_proj(out_HBW.transpose(0, 1).flatten(1))
+
+    def head_rows(self) -> HeadRows:
+        """Per-head views for QK-Clip; writing to them writes the weights."""
+        c = self.config
+        q_name = "q_proj" if c.q_lora_rank is None else "q_b_proj"
+        q = getattr(self, q_name).weight.detach().unflatten(0, (c.num_attention_heads, -1))
+        kv = self.kv_b_proj.weight.detach().unflatten(0, (c.num_attention_heads, -1))
+        return HeadRows(
+            weight_names=(f"{q_name}.weight", "kv_b_proj.weight"),
+            q_nope_HND=q[:, : c.qk_nope_head_dim],
+            q_rope_HPD=q[:, c.qk_nope_head_dim :],
+            k_nope_HNR=kv[:, : c.qk_nope_head_dim],
+        )

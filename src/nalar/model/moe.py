@@ -1,0 +1,93 @@
+"""Feed-forward blocks: dense SwiGLU, and a mixture of experts balanced without an auxiliary loss."""
+
+# T tokens · D hidden · E experts · K experts per token · F expert width
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nalar.kernels.experts import experts
+from nalar.model.config import ModelConfig
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, hidden_size: int, width: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, width, bias=False)
+        self.up_proj = nn.Linear(hidden_size, width, bias=False)
+        self.down_proj = nn.Linear(width, hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Router(nn.Module):
+    """Sigmoid scores in fp32; a bias steers who is chosen, never how much they count (arXiv:2408.15664)."""
+
+    e_score_correction_bias: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+        self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
+
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """Expert ids int64 [T, K] and their fp32 weights [T, K]."""
+        c = self.config
+        scores_TE = F.linear(x_TD.float(), self.weight.float()).sigmoid()
+        with torch.no_grad():
+            biased_TE = scores_TE + self.e_score_correction_bias
+            ids_TK = biased_TE.topk(c.num_experts_per_tok, dim=-1).indices
+        weights_TK = scores_TE.gather(-1, ids_TK)
+        if c.norm_topk_prob:
+            weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + 1e-20)
+        return ids_TK, weights_TK * c.routed_scaling_factor
+
+    @torch.no_grad()
+    def rebalance(self, load_E: Tensor, speed: float) -> None:
+        """Move the bias one step towards balance: up where load is below the mean, down above.
+
+        load_E: tokens per expert since the last update. The step is centred (as Moonlight does), so the
+        mean of the bias stays put.
+        """
+        sign_E = (load_E.float().mean() - load_E.float()).sign()
+        self.e_score_correction_bias += speed * (sign_E - sign_E.mean())
+
+
+class Experts(nn.Module):
+    """All routed experts of a layer as two stacked tensors."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        E, D, width = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+        self.gate_up = nn.Parameter(torch.empty(E, 2, width, D))
+        self.down = nn.Parameter(torch.empty(E, D, width))
+
+    def forward(self, x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:
+        return experts(x_TD, ids_TK, weights_TK.to(x_TD.dtype), self.gate_up, self.down)
+
+
+class MoE(nn.Module):
+    """Routed experts plus shared experts that see every token."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = Router(config)
+        self.experts = Experts(config)
+        if config.n_shared_experts:
+            shared_width = config.moe_intermediate_size * config.n_shared_experts
+            self.shared_experts = FeedForward(config.hidden_size, shared_width)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [..., D] to the output [..., D] and the load int64 [E]: tokens sent to each expert."""
+        x_TD = x.reshape(-1, x.shape[-1])
+        ids_TK, weights_TK = self.gate(x_TD)
+        out = self.experts(x_TD, ids_TK, weights_TK)
+        if hasattr(self, "shared_experts"):
+            out = out + self.shared_experts(x_TD)
+        load_E = torch.bincount(ids_TK.flatten(), minlength=self.gate.config.n_routed_experts)
+        return out.view_as(x), load_E

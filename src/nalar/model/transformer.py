@@ -1,0 +1,135 @@
+"""The one model definition: it trains, prefills and decodes with the same parameters."""
+
+# B batch · T tokens · D hidden · V vocabulary · L layers · C latent + rope width · H heads · E experts
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nalar.model.attention import LatentAttention, RMSNorm, rotation_table
+from nalar.model.config import ModelConfig
+from nalar.model.moe import FeedForward, MoE, Router
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What a forward pass over whole sequences gives."""
+
+    states_BTD: Tensor
+    """After the final norm: ready for the output head."""
+    loads: tuple[Tensor, ...]
+    """Per mixture layer: tokens sent to each expert, int64 [E]."""
+    logit_bounds: tuple[Tensor, ...]
+    """Per layer, when observed: fp32 [H], no pre-softmax logit of the head is larger."""
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each behind a norm and beside a residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = LatentAttention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp: MoE | FeedForward = (
+            MoE(config)
+            if config.is_moe(layer)
+            else FeedForward(config.hidden_size, config.intermediate_size)
+        )
+
+    def feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Adds the second half of the block; the load is None where the layer is dense."""
+        normed = self.post_attention_layernorm(x)
+        if isinstance(self.mlp, MoE):
+            out, load_E = self.mlp(normed)
+            return x + out, load_E
+        return x + self.mlp(normed), None
+
+
+class Backbone(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def blocks(self) -> Iterator[Block]:
+        for block in self.layers:
+            assert isinstance(block, Block)
+            yield block
+
+
+class Transformer(nn.Module):
+    """A decoder-only transformer; parameters are named as in the published deepseek_v3 checkpoints."""
+
+    turn: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.register_buffer("turn", rotation_table(config), persistent=False)
+
+    def initialize(self, seed: int) -> None:
+        """Normal weights of std initializer_range, ones for norms, zeros for the balance bias."""
+        gen = torch.Generator().manual_seed(seed)
+        for name, p in self.named_parameters():
+            if "norm" in name:
+                nn.init.ones_(p)
+            else:
+                nn.init.normal_(p, std=self.config.initializer_range, generator=gen)
+        for router in self.routers():
+            router.e_score_correction_bias.zero_()
+
+    def forward(self, ids_BT: Tensor, *, observe: bool = False) -> Hidden:
+        """Whole sequences from position 0, causal. `observe` asks for bounds on attention logits."""
+        x_BTD = self.model.embed_tokens(ids_BT)
+        turn_TP = self.turn[: ids_BT.shape[1]]
+        loads, bounds = [], []
+        for block in self.model.blocks():
+            out, _, bound_H = block.self_attn(block.input_layernorm(x_BTD), turn_TP, observe=observe)
+            x_BTD, load_E = block.feed_forward(x_BTD + out)
+            if load_E is not None:
+                loads.append(load_E)
+            if bound_H is not None:
+                bounds.append(bound_H)
+        return Hidden(self.model.norm(x_BTD), tuple(loads), tuple(bounds))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """States [..., D] after the final norm to fp32 logits [..., V]."""
+        return F.linear(states.float(), self.lm_head.weight.float())
+
+    def prefill(self, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """States [B, T, D] and cache entries [L, B, T, C]. Right padding is harmless: attention is causal."""
+        x_BTD = self.model.embed_tokens(ids_BT)
+        turn_TP = self.turn[: ids_BT.shape[1]]
+        entries = []
+        for block in self.model.blocks():
+            out, entry_BTC, _ = block.self_attn(block.input_layernorm(x_BTD), turn_TP)
+            entries.append(entry_BTC)
+            x_BTD, _ = block.feed_forward(x_BTD + out)
+        return self.model.norm(x_BTD), torch.stack(entries)
+
+    def decode(self, ids_B: Tensor, positions_B: Tensor, cache_LBTC: Tensor) -> Tensor:
+        """One token per row at its own position: states [B, D]. Writes its entries into the cache."""
+        x_BD = self.model.embed_tokens(ids_B)
+        turn_BP = self.turn[positions_B]
+        keys_T = torch.arange(cache_LBTC.shape[2], device=ids_B.device)
+        hidden_BT = torch.zeros(len(ids_B), len(keys_T), dtype=x_BD.dtype, device=ids_B.device)
+        hidden_BT.masked_fill_(keys_T > positions_B[:, None], -torch.inf)
+        for block, cache_BTC in zip(self.model.blocks(), cache_LBTC, strict=True):
+            normed = block.input_layernorm(x_BD)
+            x_BD = x_BD + block.self_attn.decode(normed, turn_BP, cache_BTC, positions_B, hidden_BT)
+            x_BD, _ = block.feed_forward(x_BD)
+        states_BD: Tensor = self.model.norm(x_BD)
+        return states_BD
+
+    def routers(self) -> Iterator[Router]:
+        """The routers of the mixture layers, in the order of `Hidden.loads`."""
+        for block in self.model.blocks():
+            if isinstance(block.mlp, MoE):
+                yield block.mlp.gate

@@ -1,0 +1,100 @@
+import torch
+from torch.testing import assert_close
+
+from nalar.kernels.attention import max_logit
+from nalar.model.attention import rotate
+from nalar.model.moe import MoE, Router
+
+
+def random_ids(shape, seed=0):
+    return torch.randint(0, 96, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def test_cached_decoding_equals_the_full_forward(tiny_model):
+    """Absorbed attention over latents is expanded attention, row by row at its own position."""
+    ids, starts = random_ids((3, 40)), torch.tensor([5, 17, 1])
+    whole = tiny_model(ids).states_BTD
+    _, entries = tiny_model.prefill(ids)
+    cache = torch.full((3, 3, 64, tiny_model.config.latent_dim), 7.0)  # stale junk beyond the prompt
+    for b, start in enumerate(starts):
+        cache[:, b, :start] = entries[:, b, :start]
+    for step in range(20):
+        at = starts + step
+        states = tiny_model.decode(ids[torch.arange(3), at], at, cache)
+        assert_close(states, whole[torch.arange(3), at], rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_prefill_ignores_what_stands_to_the_right(tiny_model):
+    ids = random_ids((2, 12))
+    changed = ids.clone()
+    changed[:, 8:] = 5
+    assert_close(
+        tiny_model.prefill(ids)[0][:, :8], tiny_model.prefill(changed)[0][:, :8], rtol=0, atol=1e-6
+    )
+
+
+@torch.no_grad()
+def test_observed_bounds_hold_the_true_largest_logit(tiny_model):
+    seen = []
+    attention = tiny_model.model.layers[1].self_attn
+    import nalar.model.attention as module
+
+    original = module.causal_attention
+
+    def spy(q, k, v, *, scale, observe):
+        seen.append(max_logit(q, k, scale=scale, chunk=7))
+        return original(q, k, v, scale=scale, observe=observe)
+
+    module.causal_attention = spy
+    try:
+        hidden = tiny_model(random_ids((4, 33)), observe=True)
+    finally:
+        module.causal_attention = original
+    assert attention.scale == tiny_model.config.qk_head_dim**-0.5
+    for bound, exact in zip(hidden.logit_bounds, seen, strict=True):
+        assert (bound >= exact - 1e-5).all()
+        assert (bound <= exact + torch.tensor(33.0).log() + 1e-5).all()
+
+
+def test_rotation_keeps_length_and_depends_on_distance_only(tiny_model):
+    turn = tiny_model.turn
+    q, k = torch.randn(8), torch.randn(8)
+    near = rotate(q, turn[9]) @ rotate(k, turn[4])
+    far = rotate(q, turn[105]) @ rotate(k, turn[100])
+    assert_close(near, far, rtol=1e-4, atol=1e-5)
+    assert_close(rotate(q, turn[77]).norm(), q.norm())
+
+
+def test_routing_by_hand(tiny_config):
+    """Two experts of six; the bias chooses expert 5, its weight still comes from the raw score."""
+    router = Router(tiny_config)
+    with torch.no_grad():
+        router.weight.zero_()
+        router.weight[:, 0] = torch.tensor([2.0, 1.0, 0.0, -1.0, -2.0, -3.0])
+        router.e_score_correction_bias[5] = 1.0
+    x = torch.zeros(1, tiny_config.hidden_size)
+    x[0, 0] = 1.0
+    ids, weights = router(x)
+    assert sorted(ids[0].tolist()) == [0, 5]
+    s0, s5 = torch.tensor(2.0).sigmoid(), torch.tensor(-3.0).sigmoid()
+    expected = {0: s0 / (s0 + s5) * 1.7, 5: s5 / (s0 + s5) * 1.7}
+    for i, w in zip(ids[0].tolist(), weights[0], strict=True):
+        assert_close(w, expected[i])
+
+
+def test_rebalancing_is_centred_and_moves_against_the_load(tiny_config):
+    router = Router(tiny_config)
+    router.rebalance(torch.tensor([10, 0, 4, 4, 3, 3]), speed=0.1)
+    bias = router.e_score_correction_bias
+    assert_close(bias.mean(), torch.tensor(0.0), atol=1e-7, rtol=0)
+    assert bias[0] < 0 < bias[1]
+    assert bias[4] > 0 > bias[2]
+
+
+def test_a_mixture_counts_every_choice_once(tiny_model):
+    mlp = tiny_model.model.layers[2].mlp
+    assert isinstance(mlp, MoE)
+    _, load = mlp(torch.randn(5, 7, 32))
+    assert load.sum() == 5 * 7 * 2
