@@ -1,7 +1,7 @@
 import torch
 from torch.testing import assert_close
 
-from nalar.kernels.attention import max_logit
+from nalar.kernels.attention import causal_attention, max_logit
 from nalar.model.attention import rotate
 from nalar.model.moe import MoE, Router
 
@@ -36,26 +36,33 @@ def test_prefill_ignores_what_stands_to_the_right(tiny_model):
 
 
 @torch.no_grad()
-def test_observed_bounds_hold_the_true_largest_logit(tiny_model):
-    seen = []
-    attention = tiny_model.model.layers[1].self_attn
-    import nalar.model.attention as module
+def test_observed_logits_are_the_largest_and_the_bound_is_close_above(tiny_model):
+    ids = random_ids((4, 33))
+    exact = tiny_model(ids, observe="exact").max_logits
+    attention, x = tiny_model.model.layers[0].self_attn, tiny_model.model.embed_tokens(ids)
+    normed = tiny_model.model.layers[0].input_layernorm(x)
+    turn = tiny_model.turn[:33]
+    q = torch.cat(attention.queries(normed, turn), -1)
+    latent, key = attention.latent(normed, turn)
+    k_nope = attention.kv_b_proj(latent).unflatten(-1, (2, -1))[..., :12]
+    k = torch.cat([k_nope, key[:, :, None].expand(-1, -1, 2, -1)], -1)
+    logits = torch.einsum("bthk,bshk->bhts", q, k) * attention.scale
+    logits.masked_fill_(torch.ones(33, 33).triu(1).bool(), -torch.inf)
+    assert_close(exact[0], logits.amax((0, 2, 3)), rtol=1e-5, atol=1e-5)
+    for bound, largest in zip(tiny_model(ids, observe="bound").max_logits, exact, strict=True):
+        assert (bound >= largest - 1e-5).all()
+        assert (bound <= largest + torch.tensor(33.0).log() + 1e-5).all()
 
-    original = module.causal_attention
 
-    def spy(q, k, v, *, scale, observe):
-        seen.append(max_logit(q, k, scale=scale, chunk=7))
-        return original(q, k, v, scale=scale, observe=observe)
-
-    module.causal_attention = spy
-    try:
-        hidden = tiny_model(random_ids((4, 33)), observe=True)
-    finally:
-        module.causal_attention = original
-    assert attention.scale == tiny_model.config.qk_head_dim**-0.5
-    for bound, exact in zip(hidden.logit_bounds, seen, strict=True):
-        assert (bound >= exact - 1e-5).all()
-        assert (bound <= exact + torch.tensor(33.0).log() + 1e-5).all()
+@torch.no_grad()
+def test_fused_attention_equals_softmax_written_out():
+    gen = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 19, 8, generator=gen) for _ in range(3))
+    logits = (q @ k.transpose(-1, -2) * 0.3).masked_fill(torch.ones(19, 19).triu(1).bool(), -torch.inf)
+    out, bound = causal_attention(q, k, v, scale=0.3, observe="bound")
+    assert_close(out, logits.softmax(-1) @ v, rtol=1e-5, atol=1e-5)
+    assert_close(bound, logits.logsumexp(-1).amax((0, 2)), rtol=1e-5, atol=1e-5)
+    assert_close(max_logit(q, k, scale=0.3, chunk=7), logits.amax((0, 2, 3)), rtol=1e-5, atol=1e-5)
 
 
 def test_rotation_keeps_length_and_depends_on_distance_only(tiny_model):

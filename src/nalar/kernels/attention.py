@@ -2,28 +2,34 @@
 
 # B batch · T tokens · H heads · K query/key width · W value width · C latent + rope width · R latent
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
+Observe = Literal["nothing", "bound", "exact"]
+"""What to learn of the largest pre-softmax logits: a bound costs nothing where attention gives its log-sum-exp."""
+
+
 def causal_attention(
-    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTW: Tensor, *, scale: float, observe: bool = False
+    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTW: Tensor, *, scale: float, observe: Observe = "nothing"
 ) -> tuple[Tensor, Tensor | None]:
-    """Softmax(q k^T * scale) v with a causal mask. Returns [B, H, T, W] and, when observed, a bound [H].
+    """Softmax(q k^T * scale) v with a causal mask: [B, H, T, W], and fp32 [H] when observed.
 
     The bound is the largest log-sum-exp of a row per head, over batch and rows: never below the
-    largest pre-softmax logit and at most log(T) above it. `max_logit` is the exact pass.
+    largest pre-softmax logit and at most log(T) above it.
     """
-    fused = q_BHTK.device.type == "cpu" and q_BHTK.shape[-1] == v_BHTW.shape[-1]
-    if fused:
-        # what scaled_dot_product_attention calls on a CPU; called by name for its second output
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    exact_H = max_logit(q_BHTK, k_BHTK, scale=scale) if observe == "exact" else None
+    if q_BHTK.device.type == "cpu" and q_BHTK.shape[-1] == v_BHTW.shape[-1]:
+        # what scaled_dot_product_attention calls on a CPU, by name for its second output
+        out, lse_BHT = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q_BHTK, k_BHTK, v_BHTW, 0.0, True, scale=scale
         )
-        return out, lse.detach().amax((0, 2)).float() if observe else None
+        return out, lse_BHT.detach().amax((0, 2)).float() if observe == "bound" else exact_H
     out = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTW, is_causal=True, scale=scale)
-    return out, max_logit(q_BHTK, k_BHTK, scale=scale) if observe else None
+    return out, max_logit(q_BHTK, k_BHTK, scale=scale) if observe == "bound" else exact_H
 
 
 @torch.no_grad()

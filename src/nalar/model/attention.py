@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nalar.kernels.attention import causal_attention, latent_attention
+from nalar.kernels.attention import Observe, causal_attention, latent_attention
 from nalar.model.config import ModelConfig
 
 LATENT_NORM_EPS = 1e-6  # the published code builds the inner norms with this, whatever rms_norm_eps says
@@ -92,9 +92,9 @@ class LatentAttention(nn.Module):
         return self.kv_a_layernorm(latent), rotate(key, turn)
 
     def forward(
-        self, x_BTD: Tensor, turn_TP: Tensor, *, observe: bool = False
+        self, x_BTD: Tensor, turn_TP: Tensor, *, observe: Observe = "nothing"
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Expanded form. Returns the output [B, T, D], cache entries [B, T, C] and a logit bound [H]."""
+        """Expanded form. Returns the output [B, T, D], cache entries [B, T, C] and observed logits [H]."""
         c = self.config
         q_nope, q_rope = self.queries(x_BTD, turn_TP)
         latent_BTR, key_BTP = self.latent(x_BTD, turn_TP)
@@ -103,9 +103,9 @@ class LatentAttention(nn.Module):
         q = torch.cat([q_nope, q_rope], -1).transpose(1, 2)
         shared = key_BTP[:, :, None].expand(-1, -1, c.num_attention_heads, -1)
         k = torch.cat([k_nope, shared], -1).transpose(1, 2)
-        out, bound_H = causal_attention(q, k, v.transpose(1, 2), scale=self.scale, observe=observe)
+        out, observed_H = causal_attention(q, k, v.transpose(1, 2), scale=self.scale, observe=observe)
         entries_BTC = torch.cat([latent_BTR, key_BTP], -1)
-        return self.o_proj(out.transpose(1, 2).flatten(2)), entries_BTC, bound_H
+        return self.o_proj(out.transpose(1, 2).flatten(2)), entries_BTC, observed_H
 
     def decode(
         self, x_BD: Tensor, turn_BP: Tensor, cache_BTC: Tensor, at_B: Tensor, hidden_BT: Tensor

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nalar.kernels.attention import Observe
 from nalar.model.attention import LatentAttention, RMSNorm, rotation_table
 from nalar.model.config import ModelConfig
 from nalar.model.moe import FeedForward, MoE, Router
@@ -22,8 +23,8 @@ class Hidden:
     """After the final norm: ready for the output head."""
     loads: tuple[Tensor, ...]
     """Per mixture layer: tokens sent to each expert, int64 [E]."""
-    logit_bounds: tuple[Tensor, ...]
-    """Per layer, when observed: fp32 [H], no pre-softmax logit of the head is larger."""
+    max_logits: tuple[Tensor, ...]
+    """Per layer, when observed: fp32 [H], the largest pre-softmax logit of each head or a bound on it."""
 
 
 class Block(nn.Module):
@@ -85,19 +86,20 @@ class Transformer(nn.Module):
         for router in self.routers():
             router.e_score_correction_bias.zero_()
 
-    def forward(self, ids_BT: Tensor, *, observe: bool = False) -> Hidden:
-        """Whole sequences from position 0, causal. `observe` asks for bounds on attention logits."""
+    def forward(self, ids_BT: Tensor, *, observe: Observe = "nothing") -> Hidden:
+        """Whole sequences from position 0, causal. `observe` asks for the largest attention logits."""
         x_BTD = self.model.embed_tokens(ids_BT)
         turn_TP = self.turn[: ids_BT.shape[1]]
-        loads, bounds = [], []
+        loads, max_logits = [], []
         for block in self.model.blocks():
-            out, _, bound_H = block.self_attn(block.input_layernorm(x_BTD), turn_TP, observe=observe)
+            normed = block.input_layernorm(x_BTD)
+            out, _, observed_H = block.self_attn(normed, turn_TP, observe=observe)
             x_BTD, load_E = block.feed_forward(x_BTD + out)
             if load_E is not None:
                 loads.append(load_E)
-            if bound_H is not None:
-                bounds.append(bound_H)
-        return Hidden(self.model.norm(x_BTD), tuple(loads), tuple(bounds))
+            if observed_H is not None:
+                max_logits.append(observed_H)
+        return Hidden(self.model.norm(x_BTD), tuple(loads), tuple(max_logits))
 
     def logits(self, states: Tensor) -> Tensor:
         """States [..., D] after the final norm to fp32 logits [..., V]."""
