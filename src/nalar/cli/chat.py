@@ -1,0 +1,177 @@
+"""`nalar chat`: talk to a model in the terminal, its thought apart from its answer."""
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal, Protocol
+
+import tyro
+from rich.text import Text
+
+from nalar.cli import flags
+from nalar.cli.choice import model_folder
+from nalar.cli.output import Document, Output
+from nalar.config import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chat:
+    """Talk to MODEL. The thought is shown dim, the answer after it. Each line is a conversation of its own.
+
+    Without a terminal each line of the standard input is a prompt.
+
+    Try, with a name that `nalar runs list` shows:
+
+    nalar chat zero-cpu-1 --prompt "make 24 from 3 8 9"
+    """
+
+    model: tyro.conf.Positional[str]
+    """A run's folder (a name under runs/, or a path), or a folder that is a model."""
+    prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """Answer this and end. None: ask."""
+    no_thinking: bool = False
+    """Let the model answer at once."""
+    temperature: float = 1.0
+    """0: greedy, which at this size loops."""
+    max_tokens: int = 264
+    """Cap on a response, thought and answer together."""
+    seed: int = 0
+    """Sets the samples; the n-th prompt has a stream of its own."""
+    json: bool = False
+    """Print one JSON document on stdout, all else on stderr."""
+
+
+class Reply(Document):
+    """What `chat --json` prints for the one prompt that it was given."""
+
+    prompt: str
+    thought: str
+    answer: str
+    finish_reason: Literal["stop", "length"]
+    tokens: int
+
+
+class Delta(Protocol):
+    """Text that one token added."""
+
+    @property
+    def thought(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+
+
+class Speaker(Protocol):
+    """Answers a prompt piece by piece; the last piece is the whole."""
+
+    def __call__(self, prompt: str, seed: int) -> Iterator[Delta | Reply]: ...
+
+
+def run(args: Sequence[str]) -> int:
+    out = Output(json="--json" in args)
+    asked = flags.parse(Chat, args, verb="chat")
+    if asked.temperature < 0:
+        raise UserError(at="--temperature", got=str(asked.temperature), want="0 (greedy) or more")
+    if asked.max_tokens < 1:
+        raise UserError(at="--max-tokens", got=str(asked.max_tokens), want="at least 1")
+    prompt = asked.prompt
+    if prompt is None and asked.json:
+        prompt = sys.stdin.readline().rstrip("\n")
+    if prompt is not None and not prompt.strip():
+        raise UserError(at="--prompt", got="no text", want="a prompt, such as 'make 24 from 3 8 9'")
+    speaker = _load(asked)
+    if prompt is not None:
+        out.document(say(speaker, prompt, asked.seed, out))
+        return 0
+    _converse(speaker, asked, out)
+    return 0
+
+
+def say(speaker: Speaker, prompt: str, seed: int, out: Output) -> Reply:
+    """Stream one response to the screen."""
+    was_thinking = False
+    for piece in speaker(prompt, seed):
+        if isinstance(piece, Reply):
+            cut = " [cut by --max-tokens]" if piece.finish_reason == "length" else ""
+            out.text(Text(cut, style="yellow"))
+            return piece
+        if piece.thought:
+            _write(out, piece.thought, style="dim italic")
+            was_thinking = True
+        if piece.answer:
+            if was_thinking:
+                _write(out, "\n→ ", style="dim")
+                was_thinking = False
+            _write(out, piece.answer, style="bold")
+    raise RuntimeError("the stream ended without its last piece")
+
+
+def _converse(speaker: Speaker, asked: Chat, out: Output) -> None:
+    """One response a line until the input ends. Ctrl-C in a response ends the response, at the prompt the chat."""
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        out.text("Each line is a new conversation; Ctrl-D ends. Try: make 24 from 3 8 9", style="dim")
+    for number, prompt in enumerate(_prompts(is_terminal)):
+        try:
+            say(speaker, prompt, asked.seed + number, out)
+        except KeyboardInterrupt:
+            if not is_terminal:
+                raise
+            out.text("")
+        except UserError as error:  # a prompt that is too long ends the reply, not the chat
+            if not is_terminal:
+                raise
+            out.text(str(error), style="yellow")
+
+
+def _prompts(is_terminal: bool) -> Iterator[str]:
+    while True:
+        try:
+            line = input("> ") if is_terminal else sys.stdin.readline()
+        except EOFError:
+            return
+        if not line and not is_terminal:
+            return
+        if line.strip():
+            yield line.rstrip("\n")
+
+
+def _write(out: Output, text: str, *, style: str) -> None:
+    # A model's bytes are not to be trusted with the terminal: what could be a control code is shown, not sent.
+    safe = "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
+    out.console.print(Text(safe, style=style), end="", soft_wrap=True)
+    out.console.file.flush()
+
+
+def _load(asked: Chat) -> Speaker:
+    folder = model_folder(asked.model)
+    from nalar.data.dialogue import Parser, encode_prompt
+    from nalar.engine.sequence import Request, SamplingParams
+    from nalar.pipeline.sampler import load_sampler  # imports torch
+
+    sampler, thinking = load_sampler(folder), not asked.no_thinking
+    tokenizer = sampler.tokenizer
+
+    def speak(prompt: str, seed: int) -> Iterator[Delta | Reply]:
+        messages = [{"role": "user", "content": prompt}]
+        params = SamplingParams(
+            max_tokens=asked.max_tokens,
+            temperature=asked.temperature,
+            stop_token_ids=(tokenizer.end_id,),
+            seed=seed,
+        )
+        ids = tuple(encode_prompt(tokenizer, messages, thinking=thinking))
+        parser, count, last = Parser(tokenizer, thinking=thinking), 0, -1
+        for last, _ in sampler.engine.stream(Request(ids, params)):
+            count += 1
+            yield parser.feed(last)
+        yield parser.flush()
+        said = parser.result()
+        yield Reply(
+            prompt=prompt,
+            thought=said.thought,
+            answer=said.answer,
+            finish_reason="stop" if last == tokenizer.end_id else "length",
+            tokens=count,
+        )
+
+    return speak

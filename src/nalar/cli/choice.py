@@ -1,0 +1,68 @@
+"""Which recipe, which run, which model: what the words on the command line mean."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from nalar.config import ConfigError, UserError, lookup, nearest
+from nalar.pipeline.config import ZeroConfig
+from nalar.recipes.registry import RECIPES
+from nalar.run import Run, run_folders
+
+RUNS = Path("runs")
+
+
+def recipe(name: str) -> ZeroConfig:
+    """The recipe of this name; ConfigError that names the nearest."""
+    return lookup(name, RECIPES, at="recipe")()
+
+
+def run_path(name: str) -> Path:
+    """A path as it is; a bare name that is no folder here means a run under `runs/`."""
+    path = Path(name).expanduser()
+    return path if path.is_dir() or len(path.parts) != 1 else RUNS / name
+
+
+def free_run_path(stem: str) -> Path:
+    """runs/<stem>-<n> for the smallest n that follows all there are."""
+    taken = [p.name.removeprefix(f"{stem}-") for p in RUNS.glob(f"{stem}-*")]
+    last = max((int(n) for n in taken if n.isdecimal()), default=0)
+    return RUNS / f"{stem}-{last + 1}"
+
+
+def open_run(name: str) -> Run:
+    """The run of this name or path; UserError that names the nearest where there is none."""
+    path = run_path(name)
+    if not (path / "run.json").exists():
+        known = [p.name for p in run_folders(RUNS)]
+        close = nearest(path.name, known)
+        raise UserError(
+            at=str(path),
+            got="a folder that is not a run" if path.is_dir() else "no such folder",
+            want="a run's folder, which has a run.json",
+            hint=f"did you mean {RUNS / close}?" if close else "`nalar runs list` shows the runs there are",
+        )
+    return Run.open(path)
+
+
+def stored_config(run: Run) -> ZeroConfig:
+    """The config that a run was started with."""
+    try:
+        return ZeroConfig.model_validate(run.info.config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "config"
+        raise ConfigError(
+            at=f"{run.path / 'run.json'}: {field}",
+            got=first["msg"],
+            want="a config that this version of nalar can read",
+            hint="go on with the version that started the run",
+        ) from error
+
+
+def model_folder(name: str) -> Path:
+    """The model of a run, or a folder that is a model itself."""
+    path = run_path(name)
+    if (path / "config.json").is_file() and not (path / "run.json").exists():
+        return path
+    return open_run(name).model_dir()

@@ -1,0 +1,220 @@
+"""Runs the pipeline for the verbs that do: a dry run, or the folder, the display, the signals, and how it ended."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nalar.cli.choice import stored_config
+from nalar.cli.display import watch
+from nalar.cli.flags import changed
+from nalar.cli.output import Document, ErrorBody, Output
+from nalar.cli.signals import StopSignal
+from nalar.cli.summary import forecast_lines, receipt_table, results_table
+from nalar.config import UserError
+from nalar.pipeline.config import ZeroConfig
+from nalar.pipeline.forecast import Forecast, forecast
+from nalar.pipeline.preflight import refuse_if_not_writable, refuse_if_too_small, this_machine
+from nalar.run import Run
+
+Until = Literal["pretrain", "report"]
+
+
+class PlanDocument(Document):
+    """What `plan` and `--dry-run` print."""
+
+    recipe: str
+    run: str | None
+    """The folder that would be written to; None where none would."""
+    config: dict[str, Any]
+    """Resolved: every field."""
+    forecast: Forecast
+
+
+class RunDocument(Document):
+    """How a run ended."""
+
+    run: str
+    outcome: Literal["finished", "stopped", "probe_failed"]
+    resume: str | None
+    """The command that goes on; None where nothing is left to do."""
+    report: dict[str, Any] | None
+    """report.json, where the run came that far."""
+    error: ErrorBody | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a verb wants done."""
+
+    verb: str
+    config: ZeroConfig
+    path: Path
+    args: tuple[str, ...]
+    """The verb's own words, for the record."""
+    resume: str
+    """The command that goes on with it."""
+    is_new: bool = True
+    """False: the folder is there, and goes on."""
+    until: Until = "report"
+    force: bool = False
+    """Go on after a probe that failed."""
+
+
+def show_plan(config: ZeroConfig, path: Path | None, out: Output) -> int:
+    """Print the resolved config and what it will take; touches nothing."""
+    plan = forecast(config)
+    settings = config.model_dump(mode="json")
+    if not out.json:
+        out.text(config.model_dump_json(indent=2))
+        out.text("")
+        out.text(f"recipe        {config.recipe}, seed {config.seed}, {config.threads} threads")
+        for line in forecast_lines(plan):
+            out.text(line)
+        out.text(receipt_table([stage.model_dump() for stage in plan.stages]))
+        if path:
+            out.text(f"would write   {path} (nothing was written)")
+    where = None if path is None else str(path)
+    out.document(
+        PlanDocument(recipe=config.recipe, run=where, config=settings, forecast=plan)
+    )
+    return 0
+
+
+def go_on_config(run: Run, flagged: ZeroConfig) -> ZeroConfig:
+    """The run's own config; UserError where flags ask for another."""
+    stored = stored_config(run)
+    names = changed(stored, flagged)
+    if names:
+        raise UserError(
+            at=str(run.path),
+            got="flags that change " + ", ".join(names),
+            want="the config that the run was started with",
+            hint="leave them out, or start another run without --resume",
+        )
+    return stored
+
+
+def drive(job: Job, out: Output) -> int:
+    """Run the stages and say how it ended. Nothing is written before the checks have passed."""
+    root = job.path.parent
+    refuse_if_too_small(job.config, this_machine(root))
+    refuse_if_not_writable(root)
+    run = _create(job) if job.is_new else Run.open(job.path)
+    from nalar.pipeline import zero  # imports torch
+
+    spent = {total.name: total.usd for total in run.stage_totals()}
+    out.text(f"run folder: {run.path}")
+    try:
+        with watch(out.console, spent) as display, StopSignal(display.stopping) as should_stop:
+            outcome = zero.run_zero(
+                job.config, run, display, should_stop, force=job.force, until=job.until
+            )
+    except KeyboardInterrupt:
+        return _stopped(job, out, "stopped at once; the last checkpoint is kept")
+    except UserError:
+        print(f"to go on: {job.resume}", file=sys.stderr)
+        raise
+    if outcome is zero.Outcome.STOPPED:
+        return _stopped(job, out, "stopped and saved")
+    if outcome is zero.Outcome.PROBE_FAILED:
+        return _probe_failed(job, run, out)
+    return _finished(job, run, out)
+
+
+def show_report(report: dict[str, Any], out: Output) -> None:
+    """The tables of a report.json: before and after, and the receipt."""
+    results = report.get("results") or {}
+    columns = {name: results[name] for name in ("before", "after") if results.get(name)}
+    if columns:
+        out.text(results_table(columns))
+    if report.get("stages"):
+        out.text(receipt_table(report["stages"]))
+
+
+def resume_command(verb: str, *words: str, force: bool) -> str:
+    """A command that can be pasted."""
+    return shlex.join(["nalar", verb, *words, *(["--force"] if force else [])])
+
+
+def new_run_refusal(path: Path) -> None:
+    """UserError where a new run would meet something at its place."""
+    if (path / "run.json").exists():
+        raise UserError(
+            at=str(path),
+            got="a run already",
+            want="a free name",
+            hint=f"--run {path} --resume goes on with it; --run NAME chooses another",
+        )
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(
+            at=str(path),
+            got="files that are not a run",
+            want="a free name or an empty folder",
+            hint="--run NAME chooses another; nalar does not write into what is not its own",
+        )
+
+
+def _create(job: Job) -> Run:
+    new_run_refusal(job.path)
+    command = shlex.join(["nalar", job.verb, *job.args])
+    settings = job.config.model_dump(mode="json")
+    return Run.create(job.path.parent, job.path.name, settings, command, job.config.seed)
+
+
+def _stopped(job: Job, out: Output, how: str) -> int:
+    out.text(f"{how}. To go on:\n  {job.resume}")
+    out.document(
+        RunDocument(run=str(job.path), outcome="stopped", resume=job.resume, report=None)
+    )
+    return 130
+
+
+def _probe_failed(job: Job, run: Run, out: Output) -> int:
+    force = job.resume if job.force else f"{job.resume} --force"
+    error = UserError(
+        at=f"{run.path}: probe",
+        got="a base that is not ready for RL (probe.json says why)",
+        want="a base that recognises its own hits: RL would unlearn to search",
+        hint=f"more --pretrain.max-slices in a new run, or all the same: {force}",
+    )
+    print(error, file=sys.stderr)
+    out.document(
+        RunDocument(
+            run=str(run.path),
+            outcome="probe_failed",
+            resume=force,
+            report=None,
+            error=ErrorBody.of(error),
+        )
+    )
+    return 1
+
+
+def _finished(job: Job, run: Run, out: Output) -> int:
+    report = run.read_json("report.json") if job.until == "report" else None
+    if report is not None:
+        show_report(report, out)
+    for line in _how_to_go_on(run.path, has_report=report is not None):
+        out.text(line)
+    document = RunDocument(run=str(run.path), outcome="finished", resume=None, report=report)
+    out.document(document)
+    return 0
+
+
+def _how_to_go_on(path: Path, *, has_report: bool) -> Sequence[str]:
+    name = shlex.quote(str(path))
+    if not has_report:
+        return ("", "The base is trained. Go on:", f"  nalar rl {name}", f"  nalar eval {name}")
+    return (
+        "",
+        f"The report: {path / 'report.html'}",
+        "Go on:",
+        f"  nalar chat {name}",
+        f"  nalar eval {name} --task countdown",
+        "  nalar pretrain --help",
+    )
+
+

@@ -1,0 +1,93 @@
+"""Command-line flags by tyro: a frozen class in, an instance out, errors in the words of the house."""
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+
+from nalar.config import Config, UserError
+
+T = TypeVar("T")
+
+_BOX = re.compile(r"[─-╿]")
+_UNKNOWN = re.compile(r"Unrecognized options: (?P<flag>[^\s,]+)")
+_MEANT = re.compile(r"(?:Perhaps you meant|similar).*?(?P<flag>--[\w.-]+)", re.DOTALL)
+_CONFIG_ERROR = re.compile(
+    r"Value error, (?P<at>\S+): got (?P<got>.*?) wanted: (?P<want>.*?)(?: try: (?P<hint>.*?))? \[type="
+)
+_FIELD_ERROR = re.compile(
+    r"Error parsing (?:config)?\.?(?P<at>\S*): \d+ validation errors? for \w+ (?P<field>\S+) "
+    r"(?P<want>.*?) \[type=\S+ input_value=(?P<got>.*?), input_type="
+)
+_VALUE_ERROR = re.compile(r"Error parsing (?P<at>--\S+): (?P<got>.*?)(?: Argument helptext:| For full)")
+
+
+def parse(
+    cls: type[T], args: Sequence[str], *, verb: str, usage: str = "", default: T | None = None
+) -> T:
+    """An instance of `cls` from flags. UserError on bad ones; `--help` prints and exits with 0.
+
+    usage: words that follow the verb in the help, such as a positional argument that the verb takes off itself.
+    """
+    complaint = io.StringIO()
+    prog = f"nalar {verb}"
+    given = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                cls,
+                prog=f"{prog} {usage}".strip(),
+                args=list(args),
+                config=(tyro.conf.FlagCreatePairsOff,),
+                **given,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise _in_our_words(complaint.getvalue(), prog) from None
+
+
+def peek(args: Sequence[str], flag: str) -> str | None:
+    """The value of `flag` among unparsed words: some flags say what the defaults of the others are."""
+    for i, word in enumerate(args):
+        if word == flag and i + 1 < len(args):
+            return args[i + 1]
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return None
+
+
+def changed(before: Config, after: Config, prefix: str = "") -> list[str]:
+    """Dotted names of the fields in which two configs of one class differ."""
+    names = []
+    for name in type(before).model_fields:
+        old, new = getattr(before, name), getattr(after, name)
+        if isinstance(old, Config) and type(old) is type(new):
+            names += changed(old, new, f"{prefix}{name}.")
+        elif old != new:
+            names.append(prefix + name)
+    return names
+
+
+def _in_our_words(complaint: str, prog: str) -> UserError:
+    """tyro writes a box for people; a program needs where, what came, what was wanted, what to try."""
+    text = " ".join(_BOX.sub(" ", complaint).split())
+    if found := _UNKNOWN.search(text):
+        meant = _MEANT.search(text)
+        flag = found["flag"]
+        got = f"unknown flag {flag}" if flag.startswith("-") else f"{flag!r}, which is no flag"
+        want = f"a flag that `{prog} --help` lists"
+        return UserError(at=prog, got=got, want=want, hint=meant and f"did you mean {meant['flag']}?")
+    if found := _CONFIG_ERROR.search(text):
+        return UserError(at=found["at"], got=found["got"], want=found["want"], hint=found["hint"])
+    if found := _FIELD_ERROR.search(text):
+        at = ".".join(filter(None, (found["at"], found["field"])))
+        return UserError(at=at, got=found["got"], want=found["want"])
+    if found := _VALUE_ERROR.search(text):
+        want = f"a value of the kind that `{prog} --help` shows"
+        return UserError(at=found["at"], got=found["got"], want=want)
+    text = text.split(" For full helptext")[0]
+    return UserError(at=prog, got=text, want=f"flags as `{prog} --help` shows them")

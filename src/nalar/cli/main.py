@@ -1,0 +1,107 @@
+"""The command `nalar`: finds the verb, and turns what can go wrong into an exit code.
+
+0 done, 1 failed, 2 bad input, 130 interrupted. Verbs are imported when called, so `nalar --help` is instant.
+"""
+
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from nalar.config import UserError, nearest
+
+VERBS = {
+    "demo": "train the small model from random weights and show what it learned",
+    "pretrain": "train a recipe's base model and stop before RL",
+    "rl": "go on from a pretrained run: evaluate, RL, evaluate, report",
+    "eval": "measure a run's model on held-out problems",
+    "chat": "talk to a model in the terminal",
+    "report": "build a run's report.json and report.html again",
+    "runs": "list the runs there are, or show one",
+    "plan": "parameters, memory, time and price of a recipe; runs nothing",
+    "doctor": "check that this machine has what nalar needs",
+}
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+Verb = Callable[[Sequence[str]], int]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line `args`, sys.argv's by default. Returns the exit code."""
+    args = sys.argv[1:] if args is None else list(args)
+    try:
+        code = _dispatch(args)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _fail(args, error, BAD_INPUT)
+    except KeyboardInterrupt:
+        interrupt = UserError(at=_at(args), got="an interrupt", want="to run to its end")
+        return _fail(args, interrupt, INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output went away. Nothing more may be written, at exit neither.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        traceback.print_exc()
+        got = f"{type(error).__name__}: {error}"
+        bug = UserError(at=_at(args), got=got, want="no error: this is one of nalar's own")
+        return _fail(args, bug, FAILED)
+
+
+def _dispatch(args: Sequence[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_help())
+        return DONE if args else BAD_INPUT
+    if args[0] == "--version":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"nalar {version('nalar')}")
+        except PackageNotFoundError:
+            print("nalar, not installed")
+        return DONE
+    verb = args[0]
+    if verb not in VERBS:
+        close = nearest(verb, VERBS)
+        hint = f"nalar {close}" if close else "nalar --help"
+        raise UserError(at="nalar", got=repr(verb), want="one of " + ", ".join(VERBS), hint=hint)
+    run: Verb = importlib.import_module(f"nalar.cli.{verb}").run
+    return run(args[1:])
+
+
+def _at(args: Sequence[str]) -> str:
+    return f"nalar {args[0]}" if args and args[0] in VERBS else "nalar"
+
+
+def _fail(args: Sequence[str], error: UserError, code: int) -> int:
+    """Say it to people, and to a program that asked for JSON."""
+    with contextlib.suppress(BrokenPipeError):
+        print(str(error), file=sys.stderr, flush=True)
+        if "--json" in args:
+            from nalar.cli.output import ErrorBody, ErrorDocument, Output
+
+            Output(json=True).document(ErrorDocument(error=ErrorBody.of(error)))
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items())
+    return f"""usage: nalar VERB ...
+
+From an empty folder to a model that learned to reason, with a receipt for what it cost.
+
+{verbs}
+
+`nalar VERB --help` says more. Every verb takes --json: one JSON document on stdout, all else on stderr.
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+
+Try on a laptop:  nalar demo"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""`nalar report`: a run's report, built again from its folder."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import tyro
+
+from nalar.cli import flags
+from nalar.cli.choice import open_run
+from nalar.cli.drive import show_report
+from nalar.cli.output import Output
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """Build RUN's report.json and report.html again from what the run wrote, finished or not.
+
+    Try, with a name that `nalar runs list` shows:
+
+    nalar report zero-cpu-1
+    """
+
+    run: tyro.conf.Positional[str]
+    """The run's folder: a name under runs/, or a path."""
+    dry_run: bool = False
+    """Print the report; write nothing."""
+    json: bool = False
+    """Print report.json on stdout, all else on stderr."""
+
+
+def run(args: Sequence[str]) -> int:
+    out = Output(json="--json" in args)
+    asked = flags.parse(Report, args, verb="report")
+    found = open_run(asked.run)
+    from nalar.evals.report import build_report, write_report  # imports matplotlib
+
+    report = build_report(found)
+    if not asked.dry_run:
+        write_report(found, report)
+    show_report(report.model_dump(mode="json"), out)
+    where = "nothing was written" if asked.dry_run else found.path / "report.html"
+    out.text(f"report: {where}")
+    out.document(report)
+    return 0

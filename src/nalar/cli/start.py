@@ -1,0 +1,100 @@
+"""What `demo` and `pretrain` share: a recipe, flags over its config, and a run's folder, new or to go on with."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
+
+from nalar.cli import flags
+from nalar.cli.choice import free_run_path, open_run, recipe, run_path, stored_config
+from nalar.cli.drive import (
+    Job,
+    Until,
+    drive,
+    go_on_config,
+    new_run_refusal,
+    resume_command,
+    show_plan,
+)
+from nalar.cli.output import Output
+from nalar.config import UserError
+from nalar.pipeline.config import ZeroConfig
+
+DEFAULT_RECIPE = "zero-cpu"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecipeFlags:
+    """The flags of a verb that starts a recipe."""
+
+    config: Annotated[ZeroConfig, tyro.conf.arg(name="")]
+    run: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """The run's folder: a name under runs/, or a path. None: runs/RECIPE-N, the next that is free."""
+    resume: bool = False
+    """Go on with the run that --run names, by its own config."""
+    force: bool = False
+    """Go on to RL even where the probe says that the base is not ready."""
+    dry_run: bool = False
+    """Print the resolved config, parameters, memory, hours and price; write nothing."""
+    json: bool = False
+    """Print one JSON document on stdout, all else on stderr."""
+
+
+F = TypeVar("F", bound=RecipeFlags)
+
+
+def start(verb: str, cls: type[F], args: Sequence[str], *, until: Until) -> int:
+    """Parse, check, run. A recipe's name may stand first, or behind --recipe."""
+    out = Output(json="--json" in args)
+    words = _name_recipe(args)
+    asked = flags.parse(
+        cls, words, verb=verb, usage="[RECIPE]", default=cls(config=_defaults(words))
+    )
+    if asked.resume:
+        config, path = _resumed(verb, asked)
+    else:
+        config = asked.config
+        path = run_path(asked.run) if asked.run else free_run_path(config.recipe)
+        new_run_refusal(path)
+    if asked.dry_run:
+        return show_plan(config, path, out)
+    job = Job(
+        verb=verb,
+        config=config,
+        path=path,
+        args=tuple(args),
+        resume=resume_command(verb, "--run", str(path), "--resume", force=asked.force),
+        is_new=not asked.resume,
+        until=until,
+        force=asked.force,
+    )
+    return drive(job, out)
+
+
+def _name_recipe(args: Sequence[str]) -> list[str]:
+    """A recipe in first place becomes the flag of the config's own field."""
+    if args and not args[0].startswith("-"):
+        return ["--recipe", *args]
+    return list(args)
+
+
+def _defaults(words: Sequence[str]) -> ZeroConfig:
+    """What flags change: the config of the run that goes on, or of the recipe."""
+    name = flags.peek(words, "--run")
+    if "--resume" in words and name:
+        return stored_config(open_run(name))
+    return recipe(flags.peek(words, "--recipe") or DEFAULT_RECIPE)
+
+
+def _resumed(verb: str, asked: RecipeFlags) -> tuple[ZeroConfig, Path]:
+    if asked.run is None:
+        raise UserError(
+            at=f"nalar {verb} --resume",
+            got="no --run",
+            want="the run to go on with",
+            hint="`nalar runs list` shows the runs there are",
+        )
+    run = open_run(asked.run)
+    return go_on_config(run, asked.config), run.path

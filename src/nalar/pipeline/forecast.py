@@ -1,0 +1,127 @@
+"""What a recipe will take, before it runs: parameters, tokens, operations, memory, disk, time, money. Imports no torch."""
+
+from pydantic import BaseModel
+
+from nalar.pipeline.config import ZeroConfig
+from nalar.plan.cost import FP32_BYTES, training_memory
+from nalar.plan.model import count_parameters, flops_per_token, sampling_flops
+
+# Assumptions, measured on two shared cores with a model of a quarter million parameters, where overhead and not
+# arithmetic sets the pace; a larger model or more cores do better.
+TRAIN_FLOPS_PER_S = 25e9
+SAMPLE_FLOPS_PER_S = 12e9
+SECONDS_FOR_START_S = 10.0
+INTERPRETER_BYTES = 400_000_000
+LOGS_BYTES = 20_000_000
+PROMPT_TOKENS = 24
+RESPONSE_FILL_FRAC = 0.4
+"""Mean length of a response as a share of its cap."""
+KEPT_CHECKPOINTS = 8
+
+
+class StageForecast(BaseModel):
+    """An upper bound for pretraining, which may end early, and an estimate for the rest."""
+
+    name: str
+    tokens: int
+    """Trained on, sampled and read as prompts."""
+    flops: float
+    wall_s: float
+    usd: float
+
+
+class Forecast(BaseModel):
+    """A whole recipe."""
+
+    total_params: int
+    active_params: int
+    train_flops_per_token: float
+    """Forward and backward, at the mean context of a full row."""
+    memory_bytes: int
+    disk_bytes: int
+    stages: list[StageForecast]
+    tokens: int
+    flops: float
+    wall_s: float
+    usd: float
+    assumptions: list[str]
+
+
+def forecast(config: ZeroConfig) -> Forecast:
+    """Arithmetic on the config under the assumptions that it states."""
+    count = count_parameters(config.model)
+    stages = [_pretrain(config), _evaluate(config, "evaluate_base"), _rl(config)]
+    stages.append(_evaluate(config, "evaluate_final"))
+    return Forecast(
+        total_params=count.total_params,
+        active_params=count.active_params,
+        train_flops_per_token=_train_flops_per_token(config),
+        memory_bytes=_memory_bytes(config),
+        disk_bytes=KEPT_CHECKPOINTS * 3 * FP32_BYTES * count.total_params + LOGS_BYTES,
+        stages=stages,
+        tokens=sum(s.tokens for s in stages),
+        flops=sum(s.flops for s in stages),
+        wall_s=SECONDS_FOR_START_S + sum(s.wall_s for s in stages),
+        usd=config.price.usd(SECONDS_FOR_START_S) + sum(s.usd for s in stages),
+        assumptions=[
+            f"{TRAIN_FLOPS_PER_S / 1e9:.0f} GFLOP/s in training and "
+            f"{SAMPLE_FLOPS_PER_S / 1e9:.0f} in sampling, as two shared cores gave",
+            "pretraining uses all its slices; the probe may end it earlier",
+            f"a response fills {RESPONSE_FILL_FRAC:.0%} of its cap",
+            f"{config.price.usd_per_hour} USD an hour",
+        ],
+    )
+
+
+def _context(config: ZeroConfig) -> int:
+    """Rows of pretraining are as long as a prompt and a response: later positions would stay untrained."""
+    return PROMPT_TOKENS + config.rl.max_tokens
+
+
+def _train_flops_per_token(config: ZeroConfig) -> float:
+    return flops_per_token(config.model, _context(config) / 2, backward=True)
+
+
+def _pretrain(config: ZeroConfig) -> StageForecast:
+    tokens = config.pretrain.slice_tokens * config.pretrain.max_slices
+    flops = tokens * _train_flops_per_token(config)
+    return _stage(config, "pretrain", tokens, flops, flops / TRAIN_FLOPS_PER_S)
+
+
+def _rl(config: ZeroConfig) -> StageForecast:
+    rl = config.rl
+    tokens, sampling = _sampling(config, rl.steps * rl.prompts_per_step, rl.group_size, rl.max_tokens)
+    training = tokens * _train_flops_per_token(config)
+    seconds = training / TRAIN_FLOPS_PER_S + sampling / SAMPLE_FLOPS_PER_S
+    return _stage(config, "rl", tokens, training + sampling, seconds)
+
+
+def _evaluate(config: ZeroConfig, name: str) -> StageForecast:
+    evals = config.evals
+    problems = evals.problems * len(evals.tasks)
+    tokens, flops = _sampling(config, problems, evals.k, evals.max_tokens)
+    return _stage(config, name, tokens, flops, flops / SAMPLE_FLOPS_PER_S)
+
+
+def _sampling(config: ZeroConfig, prompts: int, samples: int, max_tokens: int) -> tuple[int, float]:
+    """Tokens and operations of `samples` responses to each prompt."""
+    length = max(1, round(RESPONSE_FILL_FRAC * max_tokens))
+    flops = sampling_flops(config.model, PROMPT_TOKENS, [length] * samples)
+    return prompts * (PROMPT_TOKENS + samples * length), prompts * flops
+
+
+def _stage(
+    config: ZeroConfig, name: str, tokens: int, flops: float, seconds: float
+) -> StageForecast:
+    return StageForecast(
+        name=name, tokens=tokens, flops=flops, wall_s=seconds, usd=config.price.usd(seconds)
+    )
+
+
+def _memory_bytes(config: ZeroConfig) -> int:
+    """The larger of training and sampling, and what an interpreter with torch takes."""
+    model, rl, context = config.model, config.rl, _context(config)
+    training = training_memory(model, batch_tokens=rl.micro_batch_tokens, row_tokens=context)
+    samples = max(rl.prompts_per_step * rl.group_size, 256)
+    cache = FP32_BYTES * samples * context * model.num_hidden_layers * model.latent_dim
+    return INTERPRETER_BYTES + training.total_bytes + cache
