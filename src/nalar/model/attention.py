@@ -3,8 +3,6 @@
 # B batch · T tokens · D hidden · H heads · N nope width · P rope width · W value width · R latent
 # C = R + P: what one token leaves in the cache
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,17 +38,6 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
-
-
-@dataclass(frozen=True)
-class HeadRows:
-    """Views of one attention layer's weights: the rows whose scale sets each head's logits."""
-
-    weight_names: tuple[str, str]
-    """Names, within the layer, of the query and the key/value projection."""
-    q_nope_HND: Tensor
-    q_rope_HPD: Tensor
-    k_nope_HNR: Tensor
 
 
 class LatentAttention(nn.Module):
@@ -129,15 +116,7 @@ class LatentAttention(nn.Module):
         out_HBW = torch.bmm(mixed_BHR.transpose(0, 1), v_HWR.transpose(1, 2))
         return self.o_proj(out_HBW.transpose(0, 1).flatten(1))
 
-    def head_rows(self) -> HeadRows:
-        """Per-head views for QK-Clip; writing to them writes the weights."""
-        c = self.config
-        q_name = "q_proj" if c.q_lora_rank is None else "q_b_proj"
-        q = getattr(self, q_name).weight.detach().unflatten(0, (c.num_attention_heads, -1))
-        kv = self.kv_b_proj.weight.detach().unflatten(0, (c.num_attention_heads, -1))
-        return HeadRows(
-            weight_names=(f"{q_name}.weight", "kv_b_proj.weight"),
-            q_nope_HND=q[:, : c.qk_nope_head_dim],
-            q_rope_HPD=q[:, c.qk_nope_head_dim :],
-            k_nope_HNR=kv[:, : c.qk_nope_head_dim],
-        )
+    def qk_weights(self) -> tuple[Tensor, Tensor]:
+        """The two weights whose per-head rows set the logits: queries [H*(N+P), ...], keys and values [H*(N+W), R]."""
+        q = self.q_proj if self.config.q_lora_rank is None else self.q_b_proj
+        return q.weight, self.kv_b_proj.weight

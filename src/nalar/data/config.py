@@ -1,0 +1,94 @@
+"""The settings of tokenizer, corpus and rows. Imports no torch."""
+
+from pydantic import Field
+
+from nalar.config import Config, ConfigError
+from nalar.tasks.config import ChainSumConfig, CountdownConfig
+
+
+class TokenizerConfig(Config):
+    """A byte-level BPE trained on the corpus itself."""
+
+    vocab_size: int = Field(default=320, ge=261)
+    """All ids: 256 bytes, 5 special tokens, and merges for the rest."""
+    sample_documents: int = 4000
+    """Documents of the corpus from which merges are learned."""
+
+
+class DocumentWeights(Config):
+    """Shares of the document kinds, by document. Need not add up to 1."""
+
+    facts: float = 0.16
+    """Lists of sums, differences and products."""
+    verdicts: float = 0.18
+    """A target and tries at it, each marked as hit or miss."""
+    word_problems: float = 0.04
+    conversions: float = 0.12
+    """Between steps and expressions, both ways."""
+    search: float = 0.34
+    """Dialogues that search blindly for a Countdown answer."""
+    chains: float = 0.16
+    """Dialogues on chain sums."""
+
+
+class CorpusConfig(Config):
+    """The procedural corpus: how much of what, and how bad. Every `_frac` is a probability in [0, 1]."""
+
+    countdown: CountdownConfig = CountdownConfig()
+    chain_sum: ChainSumConfig = ChainSumConfig()
+    weights: DocumentWeights = DocumentWeights()
+
+    slip_frac: float = 0.02
+    """A result that is off by a little."""
+    wrong_verdict_frac: float = 0.02
+    """A mark that says the opposite of what the result shows."""
+    messy_frac: float = 0.1
+    """Lists of tries with spaces, with words for marks, or on one line."""
+
+    hit_frac: float = 0.42
+    """Lines of a verdict list that reach the target."""
+    near_miss_frac: float = 0.3
+    """Misses of a verdict list whose result looks like the target."""
+    one_step_frac: float = 0.35
+    """Verdict lists over two numbers instead of the full count."""
+    verdict_from_frac: float = 0.35
+    """Verdict lists that name their numbers, and use no others."""
+
+    no_try_frac: float = 0.15
+    """Search dialogues that answer at once."""
+    mean_tries: float = 2.8
+    """Mean of the geometric number of tries a search has patience for; a hit ends it early."""
+    long_search_frac: float = 0.1
+    """Searches with the patience of `long_mean_tries` instead."""
+    long_mean_tries: float = 9.0
+    max_tries: int = 17
+    """No search is longer."""
+    no_repeat_frac: float = 0.5
+    """Searches that never make a try twice (where all tries are enumerated)."""
+    past_hit_frac: float = 0.15
+    """Marked hits after which the search goes on all the same."""
+    answer_last_frac: float = 0.6
+    """Failed searches that answer with their last try; the others answer at random."""
+
+    chain_blurt_frac: float = 0.5
+    """Chain dialogues that answer at once."""
+    chain_partial_frac: float = 0.25
+    """Chain dialogues that take one or two steps and then guess; the rest are worked through."""
+    chain_guess_right_frac: float = 0.3
+    """Guessed chain answers that are right."""
+
+    def model_post_init(self, _context: object) -> None:
+        for name, value in self:
+            if name.endswith("_frac") and not 0 <= value <= 1:
+                raise ConfigError(
+                    at=f"corpus.{name}", got=str(value), want="a probability between 0 and 1"
+                )
+
+
+class RowsConfig(Config):
+    """How documents fill the rows of a training batch."""
+
+    row_tokens: int = Field(default=320, ge=2)
+    """Positions a row trains on. Below prompt + response cap, later positions stay untrained and RL meets garbage."""
+    rows: int = Field(default=8, ge=1)
+    """Rows of one step."""

@@ -1,0 +1,142 @@
+"""A byte-level BPE tokenizer. Any text can be encoded; the text of special tokens becomes special only on request."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+
+from nalar.config import UserError
+from nalar.data import template
+from nalar.data.config import TokenizerConfig
+
+# The published pre-tokenizer of the qwen2 family: every digit stands alone, so numbers are spelled out.
+_QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_WORD = re.compile(r"[^\n0-9=+\-*/(),]+")
+
+
+def _byte_of_char() -> dict[str, int]:
+    """The byte that each printable stand-in of a byte-level vocabulary means."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+class Tokenizer:
+    """Text to ids and back. Special tokens have the ids 0, 1, ... in the order of `template.SPECIAL_TOKENS`."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self._special = backend
+        # A second backend that knows no special tokens: with it `<think>` in a user's text stays seven characters.
+        plain = json.loads(backend.to_str())
+        plain["added_tokens"] = []
+        self._plain = tokenizers.Tokenizer.from_str(json.dumps(plain))
+        self.vocab_size: int = backend.get_vocab_size()
+        ids = {text: backend.token_to_id(text) for text in template.SPECIAL_TOKENS}
+        missing = [text for text, token_id in ids.items() if token_id is None]
+        if missing:
+            raise UserError(
+                at="tokenizer", got="no " + " ".join(missing), want="all special tokens of nalar"
+            )
+        self.end_id: int = ids[template.END]
+        self.user_id: int = ids[template.USER]
+        self.assistant_id: int = ids[template.ASSISTANT]
+        self.think_id: int = ids[template.THINK]
+        self.end_think_id: int = ids[template.END_THINK]
+        self.special_ids = frozenset(ids.values())
+        self._bytes = self._token_bytes()
+
+    @classmethod
+    def train(cls, docs: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
+        """Learn merges from documents. The same documents give the same tokenizer."""
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_QWEN2_SPLIT), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        backend.decoder = decoders.ByteLevel()
+        specials = [
+            AddedToken(text, special=True, normalized=False) for text in template.SPECIAL_TOKENS
+        ]
+        trainer = trainers.BpeTrainer(
+            vocab_size=config.vocab_size,
+            special_tokens=specials,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        backend.train_from_iterator(_words(docs), trainer=trainer)
+        return cls(backend)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        path = folder / "tokenizer.json"
+        try:
+            return cls(tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UserError(
+                at=str(folder), got="no tokenizer.json", want="a folder with a tokenizer"
+            ) from None
+
+    def save(self, folder: Path) -> None:
+        """Write the files that transformers reads: tokenizer, its config, the chat template."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": template.END,
+            "pad_token": template.END,
+            "additional_special_tokens": list(template.SPECIAL_TOKENS[1:]),
+            "clean_up_tokenization_spaces": False,
+            "chat_template": template.CHAT_TEMPLATE,
+        }
+        _write(folder / "tokenizer.json", self._special.to_str(pretty=True))
+        _write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
+        _write(folder / "chat_template.jinja", template.CHAT_TEMPLATE)
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """Ids of a text. Only with `allow_special` does the text of a special token become its id."""
+        backend = self._special if allow_special else self._plain
+        return list(backend.encode(text).ids)
+
+    def encode_batch(self, texts: Sequence[str], *, allow_special: bool = False) -> list[list[int]]:
+        backend = self._special if allow_special else self._plain
+        return [list(encoding.ids) for encoding in backend.encode_batch_fast(list(texts))]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token; a special token's are its text, an unknown id's are none."""
+        return self._bytes.get(token_id, b"")
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids. Bytes that are no UTF-8, such as a character cut short, become U+FFFD."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+
+    def _token_bytes(self) -> dict[int, bytes]:
+        byte_of = _byte_of_char()
+        return {
+            token_id: text.encode()
+            if token_id in self.special_ids
+            else bytes(byte_of[c] for c in text)
+            for text, token_id in self._special.get_vocab().items()
+        }
+
+
+def _words(docs: Iterable[str]) -> Iterable[str]:
+    """The pieces of text in which merges are learned.
+
+    Special tokens, line ends and the signs of arithmetic are left out, so each of them stays a token of its own: a mark
+    reads the same whether a line or a thought ends after it.
+    """
+    for doc in docs:
+        for special in template.SPECIAL_TOKENS:
+            doc = doc.replace(special, "\n")
+        yield from _WORD.findall(doc)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,40 @@
+"""Settings of evaluation and of the probe. Imports no torch."""
+
+from nalar.config import Config, ConfigError
+
+
+class EvalConfig(Config):
+    """How a model is measured."""
+
+    tasks: tuple[str, ...] = ("countdown", "chain_sum")
+    """Task ids."""
+    problems: int = 192
+    """Distinct held-out problems per task, fewer where the split has fewer."""
+    k: int = 8
+    """Samples per problem: pass@1 is their mean, pass@k and majority@k use all."""
+    temperature: float = 1.0
+    max_tokens: int = 264
+    """Cap on a response."""
+
+    def model_post_init(self, _context: object) -> None:
+        for field in ("problems", "k", "max_tokens"):
+            if getattr(self, field) < 1:
+                raise ConfigError(
+                    at=f"evals.{field}", got=str(getattr(self, field)), want="at least 1"
+                )
+
+
+class ProbeConfig(Config):
+    """Is the base ready for RL? It must recognise its own hits on valid problems, or RL unlearns to search."""
+
+    problems: int = 64
+    """Valid Countdown problems, the same every time."""
+    samples: int = 4
+    """Responses to each."""
+    max_tokens: int = 264
+    min_recall: float = 0.75
+    """Share of tries that hit the target and are marked as hits, at least."""
+    max_false_frac: float = 0.05
+    """Share of tries that miss and are marked as hits, at most."""
+    min_hits: int = 40
+    """Tries that hit, at least: a share of fewer says nothing."""

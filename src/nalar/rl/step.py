@@ -1,0 +1,160 @@
+"""One update of the policy from one rollout."""
+
+# G groups · S samples · M sequences of a micro-batch · T tokens · N response tokens
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nalar.kernels.logprobs import token_logprobs
+from nalar.model.transformer import Transformer
+from nalar.optim.muonclip import MuonClip
+from nalar.rl.advantage import group_advantages
+from nalar.rl.config import RLConfig
+from nalar.rl.loss import policy_loss
+from nalar.rl.rollout import Rollout
+from nalar.train.step import StepMetrics, apply_gradients
+
+
+@dataclass(frozen=True)
+class PolicyBatch:
+    """Sequences padded on the right, and which of their next tokens count."""
+
+    ids_MT: Tensor
+    """int64: prompt, response, padding."""
+    where_N: Tensor
+    """Flat indices into [M, T-1] of the positions that predict a response token."""
+    targets_N: Tensor
+    old_logprobs_N: Tensor
+    advantages_N: Tensor
+
+
+@dataclass(frozen=True)
+class UpdateMetrics:
+    """Means over the tokens of one update."""
+
+    step: StepMetrics
+    entropy: float
+    clipped_frac: float
+    log_ratio_rms: float
+    """Root mean square of log(new/old): 0 on the first update after sampling, up to rounding."""
+    tokens: int
+
+
+def policy_batches(
+    rollouts: Sequence[Rollout], advantages: Sequence[float], *, max_tokens: int, device: torch.device
+) -> Iterator[PolicyBatch]:
+    """Sequences of like length together, at most max_tokens with padding (one sequence at least)."""
+    order = sorted(range(len(rollouts)), key=lambda i: _length(rollouts[i]))
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * _length(rollouts[i]) > max_tokens:
+            yield _pad([rollouts[j] for j in batch], [advantages[j] for j in batch], device)
+            batch = []
+        batch.append(i)
+    if batch:
+        yield _pad([rollouts[j] for j in batch], [advantages[j] for j in batch], device)
+
+
+def _length(rollout: Rollout) -> int:
+    return len(rollout.prompt_ids) + len(rollout.completion.token_ids)
+
+
+def _pad(
+    rollouts: Sequence[Rollout], advantages: Sequence[float], device: torch.device
+) -> PolicyBatch:
+    width = max(_length(r) for r in rollouts)
+    ids, where, old, advantage = [], [], [], []
+    for row, (rollout, a) in enumerate(zip(rollouts, advantages, strict=True)):
+        sequence = rollout.prompt_ids + rollout.completion.token_ids
+        ids.append(sequence + (0,) * (width - len(sequence)))
+        first = row * (width - 1) + len(rollout.prompt_ids) - 1
+        where.extend(range(first, first + len(rollout.completion.token_ids)))
+        old.extend(rollout.completion.logprobs)
+        advantage.extend([a] * len(rollout.completion.token_ids))
+    ids_MT = torch.tensor(ids)
+    where_N = torch.tensor(where)
+    batch = PolicyBatch(
+        ids_MT=ids_MT,
+        where_N=where_N,
+        targets_N=ids_MT[:, 1:].flatten()[where_N],
+        old_logprobs_N=torch.tensor(old),
+        advantages_N=torch.tensor(advantage),
+    )
+    return PolicyBatch(**{name: t.to(device) for name, t in vars(batch).items()})
+
+
+def trainer_logprobs(model: Transformer, batch: PolicyBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Log-probability and entropy [N] of each response token by the training forward, and expert loads."""
+    hidden = model(batch.ids_MT[:, :-1])
+    states_ND = hidden.states_BTD.flatten(0, 1).index_select(0, batch.where_N)
+    logprobs_N, entropy_N = token_logprobs(states_ND, model.lm_head.weight, batch.targets_N)
+    return logprobs_N, entropy_N, list(hidden.loads)
+
+
+def useful(groups: Sequence[Sequence[Rollout]], config: RLConfig) -> tuple[list[Rollout], list[float]]:
+    """The samples of all groups that can teach, with their advantages: a group of equal rewards cannot."""
+    rollouts: list[Rollout] = []
+    advantages: list[float] = []
+    for group in groups:
+        rewards_1S = torch.tensor([[r.reward for r in group]], dtype=torch.float32)
+        if (rewards_1S == rewards_1S[0, 0]).all():
+            continue
+        each = group_advantages(
+            rewards_1S, divide_by_std=config.advantage_std, eps=config.advantage_eps
+        )[0].tolist()
+        for rollout, advantage in zip(group, each, strict=True):
+            if not (config.mask_truncated and rollout.truncated):
+                rollouts.append(rollout)
+                advantages.append(advantage)
+    return rollouts, advantages
+
+
+def update(
+    model: Transformer,
+    optimizer: MuonClip,
+    groups: Sequence[Sequence[Rollout]],
+    config: RLConfig,
+    *,
+    lr_factor: float,
+) -> UpdateMetrics | None:
+    """One optimizer step on whole groups; None where no group has anything to teach."""
+    rollouts, advantages = useful(groups, config)
+    if not rollouts:
+        return None
+    tokens = sum(len(r.completion.token_ids) for r in rollouts)
+    totals = torch.zeros(4, dtype=torch.float64)
+    loads: list[Tensor] = []
+    optimizer.zero_grad()
+    device = model.lm_head.weight.device
+    for batch in policy_batches(
+        rollouts, advantages, max_tokens=config.micro_batch_tokens, device=device
+    ):
+        logprobs_N, entropy_N, batch_loads = trainer_logprobs(model, batch)
+        part = policy_loss(
+            logprobs_N,
+            batch.old_logprobs_N,
+            batch.advantages_N,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            denominator=tokens,
+        )
+        part.loss.backward()
+        loads = [a + b for a, b in zip(loads, batch_loads, strict=True)] if loads else batch_loads
+        sums = [part.loss.detach(), entropy_N.sum(), part.clipped, part.squared_log_ratio]
+        totals += torch.stack([s.double().cpu() for s in sums])
+    loss, entropy, clipped, squared = totals.tolist()
+    metrics = apply_gradients(
+        model,
+        optimizer,
+        loss=loss,
+        loads=loads,
+        max_logits=(),
+        lr_factor=lr_factor,
+        balance_speed=config.balance_speed,
+    )
+    return UpdateMetrics(
+        metrics, entropy / tokens, clipped / tokens, (squared / tokens) ** 0.5, tokens
+    )

@@ -1,0 +1,66 @@
+"""Chain sums: `3+4-5+6-1+2`, answered by an integer. Only the answer is checked; steps are up to the solver."""
+
+import random
+import re
+from collections.abc import Iterator
+
+from nalar.tasks.config import ChainSumConfig
+from nalar.tasks.problem import Problem, Score, Split, split_of
+
+_INTEGER = re.compile(r"[-−]?[0-9]{1,9}")
+_TERM = re.compile(r"[-+]?[0-9]")
+
+
+def terms_of(chain: str) -> list[int]:
+    """The signed terms of a chain: `3+4-5` gives 3, 4, -5."""
+    return [int(term) for term in _TERM.findall(chain)]
+
+
+class ChainSum:
+    """Chains of single digits 1..9 with + and -. Their sum may be negative."""
+
+    def __init__(self, config: ChainSumConfig | None = None) -> None:
+        self.config = config or ChainSumConfig()
+
+    @property
+    def id(self) -> str:
+        return "chain_sum"
+
+    def draw(self, rng: random.Random, split: Split) -> Problem:
+        """Uniform length, digits and signs; the first term is positive."""
+        spread = self.config.max_terms - self.config.min_terms + 1
+        while True:
+            count = self.config.min_terms + int(rng.random() * spread)
+            picks = [int(rng.random() * 18) for _ in range(count)]
+            chain = str(picks[0] // 2 + 1) + "".join(
+                "+-"[p % 2] + str(p // 2 + 1) for p in picks[1:]
+            )
+            key = f"chain_sum:{chain}"
+            if split_of(key) == split:
+                return Problem(
+                    task=self.id, key=key, prompt=chain, data={"total": sum(terms_of(chain))}
+                )
+
+    def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
+        rng = random.Random(f"chain_sum {split} {seed}")
+        found: dict[str, Problem] = {}
+        for _ in range(20 * n):
+            problem = self.draw(rng, split)
+            found.setdefault(problem.key, problem)
+            if len(found) == n:
+                break
+        return list(found.values())
+
+    def gold(self, problem: Problem) -> str:
+        return str(problem.data["total"])
+
+    def score(self, problem: Problem, answer: str) -> Score:
+        """Well-formed: one integer and nothing else."""
+        text = answer.strip()
+        if not _INTEGER.fullmatch(text):
+            return Score(correct=False, well_formed=False)
+        value = int(text.replace("−", "-"))
+        return Score(correct=value == problem.data["total"], well_formed=True, canonical=str(value))
+
+    def constants(self) -> Iterator[str]:
+        yield from map(str, range(-20, 41))

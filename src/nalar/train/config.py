@@ -1,0 +1,19 @@
+"""Settings of pretraining. Imports no torch."""
+
+from nalar.config import Config
+from nalar.optim.config import OptimConfig, ScheduleConfig
+
+
+class PretrainConfig(Config):
+    """Next-token prediction on packed rows, in equal slices of tokens."""
+
+    slice_tokens: int
+    """Tokens of one slice; after each the run saves and may be told to stop."""
+    max_slices: int
+    """Slices at most."""
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Its horizon is one slice: each slice warms up, holds and decays, so that any of them can be the last."""
+    balance_speed: float = 0.01
+    """Step of the router's balance bias, times the learning-rate factor."""
+    log_every_steps: int = 20

@@ -1,0 +1,70 @@
+"""The loop of pretraining: a slice of tokens at a time, stoppable after any step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from nalar.model.transformer import Transformer
+from nalar.optim.muonclip import MuonClip
+from nalar.optim.schedule import lr_factor
+from nalar.train.config import PretrainConfig
+from nalar.train.step import StepMetrics, pretrain_step
+
+
+class Batches(Protocol):
+    """A pure function of the step, so that going on from a step needs nothing but its number."""
+
+    @property
+    def tokens_per_step(self) -> int: ...
+
+    def batch(self, step: int) -> np.ndarray:
+        """Integer ids [rows, tokens + 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where pretraining is after a step."""
+
+    step: int
+    """Steps done, over all slices."""
+    tokens: int
+    slice_index: int
+    metrics: StepMetrics
+
+
+def steps_per_slice(config: PretrainConfig, tokens_per_step: int) -> int:
+    return max(1, round(config.slice_tokens / tokens_per_step))
+
+
+def pretrain_slice(
+    model: Transformer,
+    optimizer: MuonClip,
+    batches: Batches,
+    config: PretrainConfig,
+    *,
+    first_step: int,
+    on_step: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+) -> int:
+    """Train from `first_step` to the end of its slice, or until told to stop; returns steps done in all."""
+    per_slice = steps_per_slice(config, batches.tokens_per_step)
+    slice_index = first_step // per_slice
+    step = first_step
+    model.train()
+    while step < (slice_index + 1) * per_slice and not should_stop():
+        factor = lr_factor(config.schedule, step - slice_index * per_slice, per_slice)
+        batch = torch.from_numpy(batches.batch(step)).long().to(model.lm_head.weight.device)
+        metrics = pretrain_step(
+            model,
+            optimizer,
+            batch,
+            lr_factor=factor,
+            balance_speed=config.balance_speed * factor,
+        )
+        step += 1
+        on_step(Progress(step, step * batches.tokens_per_step, slice_index, metrics))
+    return step

@@ -1,0 +1,105 @@
+"""One optimizer step: gradients are there, now move the weights, cap the attention logits, balance the experts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nalar.kernels.logprobs import token_logprobs
+from nalar.model.transformer import Transformer
+from nalar.optim.muonclip import MuonClip
+from nalar.optim.qkclip import HeadViews, clip_heads
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one optimizer step reports."""
+
+    loss: float
+    grad_norm: float
+    max_load_frac: float
+    """Load of the busiest expert of any layer, as a multiple of the mean: 1 is perfect balance."""
+    clipped_heads: int
+    """Heads whose query and key weights QK-Clip scaled down."""
+    skipped: bool
+    """The gradient was not finite and nothing moved."""
+
+
+def pretrain_step(
+    model: Transformer,
+    optimizer: MuonClip,
+    batch_BT1: Tensor,
+    *,
+    lr_factor: float,
+    balance_speed: float,
+) -> StepMetrics:
+    """Mean next-token loss over a batch of int64 rows [B, T + 1], one update."""
+    ids_BT, targets_BT = batch_BT1[:, :-1], batch_BT1[:, 1:]
+    tau = optimizer.config.qk_clip_tau
+    optimizer.zero_grad()
+    hidden = model(ids_BT, observe="nothing" if tau is None else "bound")
+    logprobs_N, _ = token_logprobs(
+        hidden.states_BTD.flatten(0, 1), model.lm_head.weight, targets_BT.flatten()
+    )
+    loss = -logprobs_N.mean()
+    loss.backward()
+    max_logits = hidden.max_logits
+    if tau is not None and any(bool((bound_H > tau).any()) for bound_H in max_logits):
+        with torch.no_grad():  # a bound passed the ceiling; only now is the exact value worth a pass
+            max_logits = model(ids_BT, observe="exact").max_logits
+    return apply_gradients(
+        model,
+        optimizer,
+        loss=float(loss.detach()),
+        loads=hidden.loads,
+        max_logits=max_logits,
+        lr_factor=lr_factor,
+        balance_speed=balance_speed,
+    )
+
+
+def apply_gradients(
+    model: Transformer,
+    optimizer: MuonClip,
+    *,
+    loss: float,
+    loads: Sequence[Tensor],
+    max_logits: Sequence[Tensor],
+    lr_factor: float,
+    balance_speed: float,
+) -> StepMetrics:
+    """The part of a step that every kind of training shares; loads are counts over the whole batch."""
+    result = optimizer.step(lr_factor)
+    clipped = cap_logits(model, optimizer, max_logits) if result.applied else 0
+    if result.applied:
+        for router, load_E in zip(model.routers(), loads, strict=True):
+            router.rebalance(load_E, balance_speed)
+    return StepMetrics(
+        loss=loss,
+        grad_norm=result.grad_norm,
+        max_load_frac=max((float(x.max() / x.float().mean()) for x in loads), default=1.0),
+        clipped_heads=clipped,
+        skipped=not result.applied,
+    )
+
+
+def cap_logits(model: Transformer, optimizer: MuonClip, max_logits: Sequence[Tensor]) -> int:
+    """QK-Clip every head above the ceiling; returns how many heads were."""
+    tau, config, clipped = optimizer.config.qk_clip_tau, model.config, 0
+    if tau is None:
+        return 0
+    heads, nope = config.num_attention_heads, config.qk_nope_head_dim
+    for block, max_logits_H in zip(model.model.blocks(), max_logits, strict=True):
+        over = int((max_logits_H > tau).sum())
+        if not over:
+            continue
+        weights = block.self_attn.qk_weights()
+        masters = [optimizer.master(w) for w in weights]
+        views = HeadViews.of(*weights, num_heads=heads, nope_dim=nope)
+        master = None
+        if masters[0] is not weights[0] and weights[0].dtype != torch.float32:
+            master = HeadViews.of(*masters, num_heads=heads, nope_dim=nope)
+        clip_heads(views, max_logits_H, tau, master=master)
+        clipped += over
+    return clipped

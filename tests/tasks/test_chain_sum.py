@@ -1,0 +1,53 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nalar.tasks.chain_sum import ChainSum, terms_of
+from nalar.tasks.config import ChainSumConfig
+from nalar.tasks.problem import Problem, split_of
+from nalar.tasks.registry import TASKS
+
+NINE = Problem("chain_sum", "chain_sum:3+4-5+6-1+2", "3+4-5+6-1+2", {"total": 9})
+
+
+def test_chains_have_the_stated_length_and_split() -> None:
+    task, rng = ChainSum(), random.Random(0)
+    lengths = set()
+    for _ in range(300):
+        problem = task.draw(rng, "valid")
+        lengths.add(len(terms_of(problem.prompt)))
+        assert split_of(problem.key) == "valid" and terms_of(problem.prompt)[0] > 0
+        assert "0" not in problem.prompt
+    assert lengths == {5, 6, 7}
+
+
+@pytest.mark.parametrize("task_id", sorted(TASKS))
+def test_every_task_grades_its_own_gold_and_repeats_by_seed(task_id: str) -> None:
+    task = TASKS[task_id]()
+    assert task.id == task_id
+    problems = task.problems("test", 60, seed=1)
+    assert len({p.key for p in problems}) == 60
+    assert problems == TASKS[task_id]().problems("test", 60, seed=1)
+    for problem in problems:
+        assert task.score(problem, task.gold(problem)).correct
+        assert not task.score(problem, "").well_formed
+
+
+def test_only_one_integer_is_an_answer() -> None:
+    task = ChainSum()
+    assert task.score(NINE, " 9 ").correct and task.score(NINE, "09").canonical == "9"
+    assert task.score(NINE, "−9").canonical == "-9" and not task.score(NINE, "-9").correct
+    for text in ("", "nine", "9.0", "4+5", "9 9", "+9", "9" * 400, "٩"):
+        assert not task.score(NINE, text).well_formed
+
+
+@given(st.text())
+def test_any_answer_is_scored(text: str) -> None:
+    assert ChainSum().score(NINE, text).error is None
+
+
+def test_bounds_that_disagree_are_refused() -> None:
+    with pytest.raises(ValueError, match="min_terms"):
+        ChainSumConfig(min_terms=9)
