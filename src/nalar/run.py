@@ -169,7 +169,7 @@ class Run:
             name=name,
             command=command,
             seed=seed,
-            config=config,
+            config=json.loads(encode(config)),  # as it will read back: lists, not tuples
             environment=environment(),
             created=now(),
         )
