@@ -1,4 +1,4 @@
-# make demo        set up, then train, evaluate and report (ARGS="--name first" passes flags on)
+# make demo        set up, then train, evaluate and report (ARGS="--run first" passes flags on)
 # make test        the tests that take seconds each; make test-all adds the slow ones
 # make lint        format, lint and types, changing nothing
 # make size        lines of code against the budgets

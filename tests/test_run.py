@@ -67,12 +67,12 @@ def test_a_new_run_never_takes_a_place_that_is_taken(tmp_path, run):
 
     with pytest.raises(UserError, match="--resume") as caught:
         create("first")
-    assert "--name" in str(caught.value)
+    assert "--run" in str(caught.value)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("")
     (tmp_path / "letter").write_text("")
     for name in ("photos", "letter"):
-        with pytest.raises(UserError, match="--name"):
+        with pytest.raises(UserError, match="--run"):
             create(name)
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 

@@ -339,7 +339,7 @@ def _read_document(path: Path, *, hint: str | None) -> dict[str, Any]:
 def _refuse_occupied(path: Path) -> None:
     """Raise where a new run would meet something at its place."""
     if (path / "run.json").exists():
-        hint = "--resume goes on with it; --name chooses another name"
+        hint = "--resume goes on with it; --run chooses another name"
         raise UserError(at=str(path), got="a run already", want="a free name", hint=hint)
     # What a kill left of a first run.json does not count.
     occupied = (
@@ -348,7 +348,7 @@ def _refuse_occupied(path: Path) -> None:
         else False
     )
     if occupied or (path.exists() and not path.is_dir()):
-        hint = "--name chooses another name; nalar does not write into what is not its own"
+        hint = "--run chooses another name; nalar does not write into what is not its own"
         raise UserError(
             at=str(path),
             got="files that are not a run",
@@ -364,7 +364,7 @@ def _same_job(run: Run, config: dict[str, Any], seed: int) -> Run:
     differing = sorted(key for key in asked.keys() | made.keys() if asked.get(key) != made.get(key))
     if differing:
         got = "another " + ", ".join(differing)
-        hint = "resume without changing these, or start a run of another --name"
+        hint = "resume without changing these, or start a run of another name by --run"
         raise UserError(
             at=str(run.path), got=got, want="the config that the run was started with", hint=hint
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 import tyro
@@ -25,7 +26,7 @@ class Chat:
     nalar chat zero-cpu-1 --prompt "make 24 from 3 8 9"
     """
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A run's folder (a name under runs/, or a path), or a folder that is a model."""
     prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """Answer this and end. None: ask."""
@@ -73,12 +74,12 @@ def run(args: Sequence[str]) -> int:
         raise UserError(at="--temperature", got=str(asked.temperature), want="0 (greedy) or more")
     if asked.max_tokens < 1:
         raise UserError(at="--max-tokens", got=str(asked.max_tokens), want="at least 1")
-    prompt = asked.prompt
+    folder, prompt = model_folder(asked.model), asked.prompt
     if prompt is None and asked.json:
         prompt = sys.stdin.readline().rstrip("\n")
     if prompt is not None and not prompt.strip():
         raise UserError(at="--prompt", got="no text", want="a prompt, such as 'make 24 from 3 8 9'")
-    speaker = _load(asked)
+    speaker = _load(folder, asked)
     if prompt is not None:
         out.document(say(speaker, prompt, asked.seed, out))
         return 0
@@ -109,7 +110,9 @@ def _converse(speaker: Speaker, asked: Chat, out: Output) -> None:
     """One response a line until the input ends. Ctrl-C in a response ends the response, at the prompt the chat."""
     is_terminal = sys.stdin.isatty()
     if is_terminal:
-        out.text("Each line is a new conversation; Ctrl-D ends. Try: make 24 from 3 8 9", style="dim")
+        out.text(
+            "Each line is a new conversation; Ctrl-D ends. Try: make 24 from 3 8 9", style="dim"
+        )
     for number, prompt in enumerate(_prompts(is_terminal)):
         try:
             say(speaker, prompt, asked.seed + number, out)
@@ -142,8 +145,7 @@ def _write(out: Output, text: str, *, style: str) -> None:
     out.console.file.flush()
 
 
-def _load(asked: Chat) -> Speaker:
-    folder = model_folder(asked.model)
+def _load(folder: Path, asked: Chat) -> Speaker:
     from nalar.data.dialogue import Parser, encode_prompt
     from nalar.engine.sequence import Request, SamplingParams
     from nalar.pipeline.sampler import load_sampler  # imports torch
@@ -152,7 +154,9 @@ def _load(asked: Chat) -> Speaker:
     tokenizer = sampler.tokenizer
 
     def speak(prompt: str, seed: int) -> Iterator[Delta | Reply]:
-        messages = [{"role": "user", "content": prompt}]
+        # Bytes of the command line that are no UTF-8 arrive as lone surrogates, which no tokenizer takes.
+        text = prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        messages = [{"role": "user", "content": text}]
         params = SamplingParams(
             max_tokens=asked.max_tokens,
             temperature=asked.temperature,
@@ -167,7 +171,7 @@ def _load(asked: Chat) -> Speaker:
         yield parser.flush()
         said = parser.result()
         yield Reply(
-            prompt=prompt,
+            prompt=text,
             thought=said.thought,
             answer=said.answer,
             finish_reason="stop" if last == tokenizer.end_id else "length",

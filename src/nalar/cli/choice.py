@@ -1,5 +1,6 @@
 """Which recipe, which run, which model: what the words on the command line mean."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,11 +11,24 @@ from nalar.recipes.registry import RECIPES
 from nalar.run import Run, run_folders
 
 RUNS = Path("runs")
+SWITCHES = ("--json", "--dry-run", "--resume", "--force")
+"""Flags without a value, which may stand before a recipe's name."""
 
 
 def recipe(name: str) -> ZeroConfig:
     """The recipe of this name; ConfigError that names the nearest."""
     return lookup(name, RECIPES, at="recipe")()
+
+
+def recipe_first(args: Sequence[str]) -> list[str]:
+    """The words with the recipe, where it stands on its own, as the flag of the config's field of that name."""
+    for i, word in enumerate(args):
+        stands_alone = i == 0 or args[i - 1] in SWITCHES
+        if stands_alone and not word.startswith("-"):
+            return ["--recipe", word, *args[:i], *args[i + 1 :]]
+        if word.startswith("-") and word not in SWITCHES:
+            break  # from here on a bare word may be a flag's value
+    return list(args)
 
 
 def run_path(name: str) -> Path:
@@ -40,7 +54,9 @@ def open_run(name: str) -> Run:
             at=str(path),
             got="a folder that is not a run" if path.is_dir() else "no such folder",
             want="a run's folder, which has a run.json",
-            hint=f"did you mean {RUNS / close}?" if close else "`nalar runs list` shows the runs there are",
+            hint=f"did you mean {RUNS / close}?"
+            if close
+            else "`nalar runs list` shows the runs there are",
         )
     return Run.open(path)
 

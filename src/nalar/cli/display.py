@@ -153,7 +153,7 @@ class LiveDisplay:
         left_s = self._ledger.left_s(step, values)
         left = "" if left_s is None else f"left {clock(left_s)}"
         self._bars.update(self._ids[stage], completed=step, left=left)
-        line = " · ".join([*figures(values), f"so far {money(self._ledger.usd)}"])
+        line = " · ".join([*figures(values), money(self._ledger.usd)])
         self._figures = Text(line, style="cyan")
 
     def note(self, text: str) -> None:
@@ -189,4 +189,3 @@ def watch(console: Console, spent_usd: Mapping[str, float]) -> Iterator[Display]
         return
     with LiveDisplay(console, spent_usd) as live:
         yield live
-

@@ -70,7 +70,8 @@ def run(args: Sequence[str]) -> int:
             line.append(f"\n{'':22}→ {check.todo}")
         out.text(line)
     ok = all(check.verdict != "missing" for check in checks)
-    out.text("" if ok else "\nSomething needed is missing: see the lines marked so.")
+    if not ok:
+        out.text("\nSomething needed is missing: see the lines marked so.")
     out.document(DoctorDocument(ok=ok, checks=checks))
     return 0 if ok else 1
 
@@ -85,7 +86,9 @@ def examine() -> list[Check]:
 
 def _python(machine: Environment) -> Check:
     wanted = ".".join(map(str, PYTHON))
-    return _check("python", sys.version_info >= PYTHON, machine.python, f"install Python {wanted} or newer")
+    return _check(
+        "python", sys.version_info >= PYTHON, machine.python, f"install Python {wanted} or newer"
+    )
 
 
 def _torch(machine: Environment) -> Check:
@@ -147,10 +150,18 @@ def _chromium() -> Check:
 
 def _terminal() -> Check:
     if not sys.stdout.isatty():
-        return _check("terminal", False, "none", "a run prints log lines instead of bars", otherwise="optional")
+        return _check(
+            "terminal",
+            False,
+            "none",
+            "a run prints log lines instead of bars",
+            otherwise="optional",
+        )
     size = shutil.get_terminal_size()
     todo = "80 columns or more show the bars whole"
-    return _check("terminal", size.columns >= 80, f"{size.columns} columns", todo, otherwise="optional")
+    return _check(
+        "terminal", size.columns >= 80, f"{size.columns} columns", todo, otherwise="optional"
+    )
 
 
 def _check(

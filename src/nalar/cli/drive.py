@@ -64,22 +64,20 @@ class Job:
 
 
 def show_plan(config: ZeroConfig, path: Path | None, out: Output) -> int:
-    """Print the resolved config and what it will take; touches nothing."""
+    """Print what a config will take and, where a run would be written to `path`, all of it; touches nothing."""
     plan = forecast(config)
     settings = config.model_dump(mode="json")
     if not out.json:
-        out.text(config.model_dump_json(indent=2))
-        out.text("")
+        if path:
+            out.text(config.model_dump_json(indent=2) + "\n")
         out.text(f"recipe        {config.recipe}, seed {config.seed}, {config.threads} threads")
         for line in forecast_lines(plan):
             out.text(line)
-        out.text(receipt_table([stage.model_dump() for stage in plan.stages]))
+        out.text(receipt_table([stage.model_dump() for stage in plan.stages], "estimate"))
         if path:
             out.text(f"would write   {path} (nothing was written)")
     where = None if path is None else str(path)
-    out.document(
-        PlanDocument(recipe=config.recipe, run=where, config=settings, forecast=plan)
-    )
+    out.document(PlanDocument(recipe=config.recipe, run=where, config=settings, forecast=plan))
     return 0
 
 
@@ -166,9 +164,7 @@ def _create(job: Job) -> Run:
 
 def _stopped(job: Job, out: Output, how: str) -> int:
     out.text(f"{how}. To go on:\n  {job.resume}")
-    out.document(
-        RunDocument(run=str(job.path), outcome="stopped", resume=job.resume, report=None)
-    )
+    out.document(RunDocument(run=str(job.path), outcome="stopped", resume=job.resume, report=None))
     return 130
 
 
@@ -216,5 +212,3 @@ def _how_to_go_on(path: Path, *, has_report: bool) -> Sequence[str]:
         f"  nalar eval {name} --task countdown",
         "  nalar pretrain --help",
     )
-
-

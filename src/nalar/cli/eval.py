@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,7 +26,7 @@ class Eval:
     nalar eval zero-cpu-1 --task countdown --problems 50 --json
     """
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """A run's folder (a name under runs/, or a path), or a folder that is a model."""
     task: tuple[str, ...] = tuple(TASKS)
     """Task ids."""
@@ -65,12 +66,13 @@ def run(args: Sequence[str]) -> int:
 
     sampler, results = load_sampler(folder), {}
     for name in config.tasks:
-        out.text(f"{name}: {config.problems} problems of the {asked.split} split, {config.k} samples each")
-        results[name] = measure(
-            sampler, TASKS[name](), config, split=asked.split, seed=asked.seed
+        out.text(
+            f"{name}: {config.problems} problems of the {asked.split} split, {config.k} samples each"
         )
-    out.text(results_table({"result": {t: r.model_dump() for t, r in results.items()}}))
-    out.document(EvalDocument(**{task: result.model_dump() for task, result in results.items()}))
+        results[name] = measure(sampler, TASKS[name](), config, split=asked.split, seed=asked.seed)
+    figures = {task: result.model_dump() for task, result in results.items()}
+    out.text(results_table({"result": figures}))
+    out.document(EvalDocument.model_validate(figures))
     return 0
 
 

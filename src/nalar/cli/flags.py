@@ -22,7 +22,9 @@ _FIELD_ERROR = re.compile(
     r"Error parsing (?:config)?\.?(?P<at>\S*): \d+ validation errors? for \w+ (?P<field>\S+) "
     r"(?P<want>.*?) \[type=\S+ input_value=(?P<got>.*?), input_type="
 )
-_VALUE_ERROR = re.compile(r"Error parsing (?P<at>--\S+): (?P<got>.*?)(?: Argument helptext:| For full)")
+_VALUE_ERROR = re.compile(
+    r"Error parsing (?P<at>--\S+): (?P<got>.*?)(?: Argument helptext:| For full)"
+)
 
 
 def parse(
@@ -34,7 +36,6 @@ def parse(
     """
     complaint = io.StringIO()
     prog = f"nalar {verb}"
-    given = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
@@ -42,7 +43,7 @@ def parse(
                 prog=f"{prog} {usage}".strip(),
                 args=list(args),
                 config=(tyro.conf.FlagCreatePairsOff,),
-                **given,
+                default=tyro.MISSING_NONPROP if default is None else default,
             )
     except SystemExit as stop:
         if not stop.code:
@@ -80,7 +81,9 @@ def _in_our_words(complaint: str, prog: str) -> UserError:
         flag = found["flag"]
         got = f"unknown flag {flag}" if flag.startswith("-") else f"{flag!r}, which is no flag"
         want = f"a flag that `{prog} --help` lists"
-        return UserError(at=prog, got=got, want=want, hint=meant and f"did you mean {meant['flag']}?")
+        return UserError(
+            at=prog, got=got, want=want, hint=meant and f"did you mean {meant['flag']}?"
+        )
     if found := _CONFIG_ERROR.search(text):
         return UserError(at=found["at"], got=found["got"], want=found["want"], hint=found["hint"])
     if found := _FIELD_ERROR.search(text):

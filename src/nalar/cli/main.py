@@ -5,6 +5,7 @@
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -31,6 +32,7 @@ Verb = Callable[[Sequence[str]], int]
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line `args`, sys.argv's by default. Returns the exit code."""
     args = sys.argv[1:] if args is None else list(args)
+    _never_fail_to_print()
     try:
         code = _dispatch(args)
         sys.stdout.flush()
@@ -50,6 +52,13 @@ def main(args: Sequence[str] | None = None) -> int:
         got = f"{type(error).__name__}: {error}"
         bug = UserError(at=_at(args), got=got, want="no error: this is one of nalar's own")
         return _fail(args, bug, FAILED)
+
+
+def _never_fail_to_print() -> None:
+    """What a terminal's encoding lacks is escaped, in JSON's own way, instead of ending a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _dispatch(args: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from nalar.cli import flags
-from nalar.cli.choice import recipe
+from nalar.cli.choice import recipe, recipe_first
 from nalar.cli.drive import show_plan
 from nalar.cli.output import Output
 from nalar.cli.start import DEFAULT_RECIPE
@@ -30,7 +30,7 @@ class Plan:
 
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
-    words = ["--recipe", *args] if args and not args[0].startswith("-") else list(args)
+    words = recipe_first(args)
     config = recipe(flags.peek(words, "--recipe") or DEFAULT_RECIPE)
     asked = flags.parse(Plan, words, verb="plan", usage="[RECIPE]", default=Plan(config=config))
     return show_plan(asked.config, None, out)

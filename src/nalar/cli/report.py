@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 
@@ -20,7 +21,7 @@ class Report:
     nalar report zero-cpu-1
     """
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The run's folder: a name under runs/, or a path."""
     dry_run: bool = False
     """Print the report; write nothing."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 
@@ -22,7 +23,7 @@ class Rl:
     nalar rl base
     """
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The run's folder: a name under runs/, or a path."""
     force: bool = False
     """Go on even where the probe says that the base is not ready."""

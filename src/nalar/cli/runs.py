@@ -40,7 +40,7 @@ class Show:
     nalar runs show zero-cpu-1
     """
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The run's folder: a name under runs/, or a path."""
     json: bool = False
     """Print one JSON document on stdout, all else on stderr."""
@@ -78,6 +78,8 @@ class RunDetails(Document, RunSummary):
 
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
+    if not args or args[0] == "--json":
+        args = ["list", *args]
     # A union has no class of its own; to tyro it is as good as one.
     asked: List | Show = flags.parse(Runs, args, verb="runs")  # type: ignore[arg-type]
     return _show(asked.run, out) if isinstance(asked, Show) else _list(out)
@@ -138,4 +140,11 @@ def _summary(found: Run) -> RunSummary:
 def _cells(item: RunSummary) -> tuple[str, ...]:
     names = ", ".join(stage.name for stage in item.stages)
     wall_s, usd = sum(s.wall_s for s in item.stages), sum(s.usd for s in item.stages)
-    return item.name, item.created, names, clock(wall_s), money(usd), "yes" if item.has_report else ""
+    return (
+        item.name,
+        item.created,
+        names,
+        clock(wall_s),
+        money(usd),
+        "yes" if item.has_report else "",
+    )

@@ -8,7 +8,14 @@ from typing import Annotated, TypeVar
 import tyro
 
 from nalar.cli import flags
-from nalar.cli.choice import free_run_path, open_run, recipe, run_path, stored_config
+from nalar.cli.choice import (
+    free_run_path,
+    open_run,
+    recipe,
+    recipe_first,
+    run_path,
+    stored_config,
+)
 from nalar.cli.drive import (
     Job,
     Until,
@@ -48,7 +55,7 @@ F = TypeVar("F", bound=RecipeFlags)
 def start(verb: str, cls: type[F], args: Sequence[str], *, until: Until) -> int:
     """Parse, check, run. A recipe's name may stand first, or behind --recipe."""
     out = Output(json="--json" in args)
-    words = _name_recipe(args)
+    words = recipe_first(args)
     asked = flags.parse(
         cls, words, verb=verb, usage="[RECIPE]", default=cls(config=_defaults(words))
     )
@@ -71,13 +78,6 @@ def start(verb: str, cls: type[F], args: Sequence[str], *, until: Until) -> int:
         force=asked.force,
     )
     return drive(job, out)
-
-
-def _name_recipe(args: Sequence[str]) -> list[str]:
-    """A recipe in first place becomes the flag of the config's own field."""
-    if args and not args[0].startswith("-"):
-        return ["--recipe", *args]
-    return list(args)
 
 
 def _defaults(words: Sequence[str]) -> ZeroConfig:

@@ -1,6 +1,6 @@
 """Results and forecasts as tables for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -49,11 +49,13 @@ def figure(key: str, value: Any) -> str:
     return f"{value:.1%}" if key.endswith("_frac") else f"{value:.1f}"
 
 
-def receipt_table(stages: list[Mapping[str, Any]]) -> Table:
+def receipt_table(stages: Sequence[Mapping[str, Any]], title: str = "receipt") -> Table:
     """What each stage took, and the sum. Energy is left out where it was not measurable."""
-    table = Table(title="receipt", title_justify="left", show_footer=True)
+    table = Table(title=title, title_justify="left", show_footer=True)
     energies = [stage.get("energy_wh") for stage in stages]
-    total = {key: sum(stage[key] for stage in stages) for key in ("tokens", "flops", "wall_s", "usd")}
+    total = {
+        key: sum(stage[key] for stage in stages) for key in ("tokens", "flops", "wall_s", "usd")
+    }
     table.add_column("stage", footer="all")
     table.add_column("tokens", justify="right", footer=f"{total['tokens']:,}")
     table.add_column("FLOPs", justify="right", footer=f"{total['flops']:.2e}")

@@ -1,4 +1,4 @@
-"""What a recipe will take, before it runs: parameters, tokens, operations, memory, disk, time, money. Imports no torch."""
+"""What a recipe will take: parameters, tokens, operations, memory, disk, time, money. Imports no torch."""
 
 from pydantic import BaseModel
 
@@ -90,7 +90,9 @@ def _pretrain(config: ZeroConfig) -> StageForecast:
 
 def _rl(config: ZeroConfig) -> StageForecast:
     rl = config.rl
-    tokens, sampling = _sampling(config, rl.steps * rl.prompts_per_step, rl.group_size, rl.max_tokens)
+    tokens, sampling = _sampling(
+        config, rl.steps * rl.prompts_per_step, rl.group_size, rl.max_tokens
+    )
     training = tokens * _train_flops_per_token(config)
     seconds = training / TRAIN_FLOPS_PER_S + sampling / SAMPLE_FLOPS_PER_S
     return _stage(config, "rl", tokens, training + sampling, seconds)

@@ -48,7 +48,12 @@ def refuse_if_too_small(config: ZeroConfig, machine: Machine) -> Forecast:
             hint=f"--threads {machine.cores}: slower, and other weights for the same seed",
         )
     _enough("memory", machine.memory_bytes, need.memory_bytes, "a smaller --rl.micro-batch-tokens")
-    _enough("disk", machine.free_disk_bytes, need.disk_bytes, "free some space, or choose --run on another disk")
+    _enough(
+        "disk",
+        machine.free_disk_bytes,
+        need.disk_bytes,
+        "free some space, or choose --run on another disk",
+    )
     return need
 
 

@@ -35,7 +35,5 @@ def measure(
     """The figures of one task. The same seed asks the same problems."""
     problems = task.problems(split, config.problems, seed)
     with torch.inference_mode():
-        measured = evaluate(
-            sampler.engine, sampler.tokenizer, task, problems, config, seed=seed
-        )
+        measured = evaluate(sampler.engine, sampler.tokenizer, task, problems, config, seed=seed)
     return measured.result

@@ -1,0 +1,159 @@
+"""demo, pretrain, rl and runs over a pipeline that takes no time."""
+
+import json
+
+import pytest
+
+from nalar.cli import drive
+from nalar.pipeline.preflight import Machine
+from nalar.run import Run
+
+
+def test_demo_runs_the_recipe_and_says_how_to_go_on(pipeline, nalar_, tmp_path):
+    called = nalar_("demo", "--seed", "3", "--rl.optim.lr", "0.25")
+    assert called.code == 0, called.err
+    (call,) = pipeline.calls
+    assert (call.config.recipe, call.config.seed, call.config.rl.optim.lr) == ("zero-cpu", 3, 0.25)
+    assert (call.until, call.force) == ("report", False)
+    for text in (
+        "50.0% [40.0%, 60.0%]",
+        "runs/zero-cpu-1/report.html",
+        "nalar chat runs/zero-cpu-1",
+    ):
+        assert text in called.out
+    assert "\x1b" not in called.out + called.err
+    info = Run.open(tmp_path / "runs" / "zero-cpu-1").info
+    assert info.command == "nalar demo --seed 3 --rl.optim.lr 0.25"
+    assert info.config["rl"]["optim"]["lr"] == 0.25
+
+
+def test_each_run_gets_the_next_free_name(pipeline, nalar_, tmp_path):
+    for _ in range(2):
+        assert nalar_("demo", "zero-tiny").code == 0
+    (tmp_path / "runs" / "zero-tiny-10").mkdir()
+    assert nalar_("demo", "--json", "zero-tiny").document["run"] == "runs/zero-tiny-11"
+
+
+def test_json_of_a_run_is_one_document_and_its_log_goes_to_stderr(pipeline, nalar_):
+    called = nalar_("demo", "--json")
+    assert called.document["outcome"] == "finished"
+    assert called.document["report"]["results"]["after"]["countdown"]["n"] == 4
+    assert "pretrain 2/2 · loss 1.500 · tok/s 30,000 · $0.0020" in called.err
+
+
+def test_a_dry_run_writes_nothing(pipeline, nalar_, tmp_path):
+    called = nalar_("demo", "--dry-run", "--json")
+    assert called.code == 0
+    assert called.document["forecast"]["total_params"] > 0
+    assert called.document["config"]["rl"]["steps"] > 0
+    assert pipeline.calls == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("machine", "at"),
+    [
+        (Machine(1, 10**11, 10**12), "threads"),
+        (Machine(8, 10**6, 10**12), "memory"),
+        (Machine(8, 10**11, 10**6), "disk"),
+    ],
+)
+def test_a_machine_that_is_too_small_is_refused_before_anything_is_written(
+    machine, at, pipeline, nalar_, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(drive, "this_machine", lambda root: machine)
+    called = nalar_("demo", "--threads", "2", "--json")
+    assert (called.code, called.document["error"]["at"]) == (2, at)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_exists_is_not_run_over(pipeline, nalar_):
+    assert nalar_("demo", "--run", "a").code == 0
+    called = nalar_("demo", "--run", "a", "--json")
+    assert called.code == 2
+    assert "--run runs/a --resume" in called.document["error"]["hint"]
+    assert len(pipeline.calls) == 1
+
+
+def test_files_that_are_no_run_are_left_alone(pipeline, nalar_, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    assert nalar_("demo", "--run", "mine").code == 2
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_resume_goes_on_with_the_stored_config(pipeline, nalar_):
+    assert nalar_("demo", "--run", "a", "--seed", "5", "--rl.steps", "7").code == 0
+    assert nalar_("demo", "--run", "a", "--resume", "--seed", "5").code == 0
+    first, second = pipeline.calls
+    assert second.config == first.config
+    assert second.config.rl.steps == 7
+
+
+def test_resume_refuses_flags_that_change_the_config_by_name(pipeline, nalar_):
+    assert nalar_("demo", "--run", "a").code == 0
+    called = nalar_("demo", "--run", "a", "--resume", "--seed", "9", "--rl.steps", "8", "--json")
+    assert called.code == 2
+    assert called.document["error"]["got"] == "flags that change seed, rl.steps"
+    assert len(pipeline.calls) == 1
+
+
+def test_a_probe_that_fails_exits_with_1_and_says_how_to_force(pipeline, nalar_):
+    pipeline.outcome = pipeline.Outcome.PROBE_FAILED
+    called = nalar_("demo", "--run", "a", "--json")
+    assert called.code == 1
+    assert called.document["outcome"] == "probe_failed"
+    assert called.document["resume"] == "nalar demo --run runs/a --resume --force"
+    pipeline.outcome = pipeline.Outcome.FINISHED
+    assert nalar_("demo", "--run", "a", "--resume", "--force").code == 0
+    assert pipeline.calls[-1].force
+
+
+def test_pretrain_stops_before_rl_and_rl_goes_on(pipeline, nalar_, tmp_path):
+    called = nalar_("pretrain", "zero-tiny", "--run", "base")
+    assert called.code == 0
+    assert "nalar rl runs/base" in called.out
+    assert pipeline.calls[0].until == "pretrain"
+    checkpoint = tmp_path / "runs" / "base" / "checkpoints" / "step-1"
+    checkpoint.mkdir(parents=True)
+    Run.open(tmp_path / "runs" / "base").point_model_to(checkpoint)
+    assert nalar_("rl", "base").code == 0
+    assert pipeline.calls[1].until == "report"
+    assert pipeline.calls[1].config == pipeline.calls[0].config
+
+
+def test_rl_wants_a_pretrained_base(pipeline, nalar_, tmp_path):
+    Run.create(tmp_path / "runs", "raw", nalar_("plan", "--json").document["config"], "nalar", 0)
+    called = nalar_("rl", "raw", "--json")
+    assert called.code == 2
+    assert "nalar pretrain --run runs/raw --resume" in called.document["error"]["hint"]
+
+
+def test_a_stored_config_that_cannot_be_read_is_named(pipeline, nalar_, tmp_path):
+    config = nalar_("plan", "--json").document["config"] | {"flavour": "sour"}
+    Run.create(tmp_path / "runs", "old", config, "nalar", 0)
+    called = nalar_("demo", "--run", "old", "--resume", "--json")
+    assert called.code == 2
+    assert "flavour" in called.document["error"]["at"]
+
+
+def test_runs_lists_and_shows_and_names_what_it_cannot_read(pipeline, nalar_, tmp_path):
+    nalar_("demo", "--run", "a")
+    (tmp_path / "runs" / "bad").mkdir()
+    (tmp_path / "runs" / "bad" / "run.json").write_text("{")
+    document = nalar_("runs", "list", "--json").document
+    assert [run["name"] for run in document["runs"]] == ["a"]
+    assert document["runs"][0]["stages"][0]["tokens"] == 10
+    assert len(document["unreadable"]) == 1
+    shown = nalar_("runs", "show", "a", "--json").document
+    assert shown["report"]["schema_version"] == shown["schema_version"] == 1
+    assert shown["config"]["recipe"] == "zero-cpu"
+    assert "a" in nalar_("runs").out
+    hint = nalar_("runs", "show", "zero-cpu-", "--json").document["error"]["hint"]
+    assert hint == "`nalar runs list` shows the runs there are"
+
+
+def test_a_misspelt_run_names_the_nearest(pipeline, nalar_):
+    nalar_("demo", "--run", "first-try")
+    error = json.loads(nalar_("runs", "show", "fist-try", "--json").out)["error"]
+    assert error["hint"] == "did you mean runs/first-try?"

@@ -1,0 +1,27 @@
+import pytest
+
+from nalar.pipeline.forecast import forecast
+from nalar.plan.model import count_parameters
+from nalar.recipes.registry import RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_forecast_adds_up(name):
+    config = RECIPES[name]()
+    plan = forecast(config)
+    assert plan.total_params == count_parameters(config.model).total_params
+    assert [s.name for s in plan.stages] == ["pretrain", "evaluate_base", "rl", "evaluate_final"]
+    assert plan.tokens == sum(s.tokens for s in plan.stages)
+    assert plan.stages[0].tokens == config.pretrain.slice_tokens * config.pretrain.max_slices
+    assert plan.usd == pytest.approx(config.price.usd(plan.wall_s))
+    assert plan.memory_bytes < 4e9
+
+
+def test_twice_the_steps_of_rl_take_twice_as_much():
+    config = RECIPES["zero-cpu"]()
+    longer = config.model_copy(
+        update={"rl": config.rl.model_copy(update={"steps": 2 * config.rl.steps})}
+    )
+    once, twice = forecast(config).stages[2], forecast(longer).stages[2]
+    assert twice.tokens == 2 * once.tokens
+    assert twice.flops == pytest.approx(2 * once.flops)
