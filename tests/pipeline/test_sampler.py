@@ -1,0 +1,82 @@
+import json
+import re
+
+import pytest
+
+from nalar.cli.main import main
+from nalar.data.config import TokenizerConfig
+from nalar.data.tokenizer import Tokenizer
+from nalar.evals.config import EvalConfig
+from nalar.model.config import ModelConfig
+from nalar.model.transformer import Transformer
+from nalar.model.weights import save_model
+from nalar.pipeline.sampler import load_sampler, measure
+from nalar.tasks.registry import TASKS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model that has learned nothing, as a Hugging Face folder."""
+    tokenizer = Tokenizer.train(["make 24 from 3 8 9"] * 4, TokenizerConfig(vocab_size=262))
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        intermediate_size=24,
+        moe_intermediate_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        kv_lora_rank=8,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=4,
+        v_head_dim=8,
+        max_position_embeddings=128,
+    )
+    path = tmp_path_factory.mktemp("model")
+    model = Transformer(config)
+    model.initialize(seed=0)
+    save_model(model, path, token_ids={"eos_token_id": tokenizer.end_id})
+    tokenizer.save(path)
+    return path
+
+
+def test_a_model_on_disk_is_measured_the_same_each_time(folder):
+    config = EvalConfig(problems=3, k=2, max_tokens=8)
+    results = [
+        measure(load_sampler(folder), TASKS["countdown"](), config, split="valid", seed=1)
+        for _ in range(2)
+    ]
+    assert results[0] == results[1]
+    assert (results[0].n, results[0].k) == (3, 2)
+
+
+def test_eval_prints_the_figures_of_each_task(folder, capsys):
+    flags = ["--problems", "3", "--k", "2", "--max-tokens", "8", "--json"]
+    assert main(["eval", str(folder), "--task", "chain_sum", *flags]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document) == {"schema_version", "chain_sum"}
+    assert document["chain_sum"]["n"] == 3
+    assert len(document["chain_sum"]["pass_at_1"]["ci95"]) == 2
+
+
+def test_greedy_is_one_sample_a_problem(folder, capsys):
+    flags = ["--problems", "2", "--greedy", "--max-tokens", "4", "--json"]
+    assert main(["eval", str(folder), "--task", "countdown", *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["countdown"]["k"] == 1
+
+
+def test_chat_streams_the_same_reply_for_the_same_seed(folder, capsys):
+    command = ["chat", str(folder), "--prompt", "make 24\udcff", "--max-tokens", "12", "--json"]
+    replies = []
+    for _ in range(2):
+        assert main(command) == 0
+        replies.append(json.loads(capsys.readouterr().out))
+    assert replies[0] == replies[1]
+    assert replies[0]["finish_reason"] in ("stop", "length")
+    assert replies[0]["tokens"] <= 12
+
+
+def test_a_prompt_that_is_too_long_is_said_so(folder, capsys):
+    assert main(["chat", str(folder), "--prompt", "9" * 200]) == 2
+    assert re.search("max_model_len=128", capsys.readouterr().err)
