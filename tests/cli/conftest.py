@@ -10,6 +10,7 @@ import pytest
 import nalar.pipeline
 from nalar.cli import drive
 from nalar.cli.main import main
+from nalar.evals.report_html import write_report
 from nalar.pipeline.preflight import Machine
 from nalar.run import Receipt, Run
 
@@ -66,11 +67,9 @@ class FakePipeline:
         if should_stop():
             return Outcome.STOPPED
         if until == "report" and self.outcome is Outcome.FINISHED:
-            results = {"before": {"countdown": TASK_RESULT}, "after": {"countdown": TASK_RESULT}}
-            stages = [{"name": "pretrain", "tokens": 10, "flops": 1e6, "wall_s": 2.0, "usd": 0.002}]
-            stages[0]["energy_wh"] = None
-            report = {"schema_version": 1, "results": results, "stages": stages}
-            run.write_json("report.json", report)
+            for when in ("before", "after"):
+                run.write_json(f"results_{when}.json", {"countdown": TASK_RESULT})
+            write_report(run)
         return self.outcome
 
 

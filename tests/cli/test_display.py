@@ -36,7 +36,7 @@ def test_a_log_line_says_everything_a_user_wants_and_no_control_codes():
     last = file.getvalue().splitlines()[-1]
     assert last == (
         "[1:01] rl 10/40 · reward 0.500 · countdown 25% · length 80 · self-check 60% · "
-        "tok/s 25,000 · left 1:30 · $0.5100"
+        "tok/s 25,000 · left 1:30 · $0.51"
     )
     assert "\x1b" not in file.getvalue()
 
@@ -58,7 +58,7 @@ def test_a_stage_of_unknown_length_has_no_time_left():
     display.step("pretrain", 6, {"loss": 2.0, "wall_s": 1.0, "usd": 0.1})
     assert file.getvalue().splitlines() == [
         "[0:00] pretrain: goes on after step 5",
-        "[0:11] pretrain 6 · loss 2.000 · $0.1000",
+        "[0:11] pretrain 6 · loss 2.000 · $0.10",
     ]
 
 

@@ -16,7 +16,8 @@ def test_demo_runs_the_recipe_and_says_how_to_go_on(pipeline, nalar_, tmp_path):
     assert (call.config.recipe, call.config.seed, call.config.rl.optim.lr) == ("zero-cpu", 3, 0.25)
     assert (call.until, call.force) == ("report", False)
     for text in (
-        "50.0% [40.0%, 60.0%]",
+        "50.0%",
+        "40.0–60.0",
         "runs/zero-cpu-1/report.html",
         "nalar chat runs/zero-cpu-1",
     ):
@@ -38,7 +39,7 @@ def test_json_of_a_run_is_one_document_and_its_log_goes_to_stderr(pipeline, nala
     called = nalar_("demo", "--json")
     assert called.document["outcome"] == "finished"
     assert called.document["report"]["results"]["after"]["countdown"]["n"] == 4
-    assert "pretrain 2/2 · loss 1.500 · tok/s 30,000 · $0.0020" in called.err
+    assert "pretrain 2/2 · loss 1.500 · tok/s 30,000 · $0.002" in called.err
 
 
 def test_a_dry_run_writes_nothing(pipeline, nalar_, tmp_path):

@@ -13,6 +13,7 @@ from nalar.cli import flags
 from nalar.cli.choice import model_folder
 from nalar.cli.output import Document, Output
 from nalar.config import UserError
+from nalar.evals.text import printable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,9 +140,8 @@ def _prompts(is_terminal: bool) -> Iterator[str]:
 
 
 def _write(out: Output, text: str, *, style: str) -> None:
-    # A model's bytes are not to be trusted with the terminal: what could be a control code is shown, not sent.
-    safe = "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
-    out.console.print(Text(safe, style=style), end="", soft_wrap=True)
+    # A model's bytes are not to be trusted with the terminal: what could be a control code is replaced, not sent.
+    out.console.print(Text(printable(text), style=style), end="", soft_wrap=True)
     out.console.file.flush()
 
 

@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from nalar.evals import units
+
 Values = Mapping[str, float]
 
 LOG_EVERY_S = 10.0
@@ -64,10 +66,6 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def money(usd: float) -> str:
-    return f"${usd:.2f}" if usd >= 1 else f"${usd:.4f}"
-
-
 class LogDisplay:
     """A line every so often, with no control codes: for files, pipes and the lab's log collector."""
 
@@ -98,7 +96,7 @@ class LogDisplay:
         left_s = self._ledger.left_s(step, values)
         if left_s:
             parts.append(f"left {clock(left_s)}")
-        self._line(" · ".join([*parts, money(self._ledger.usd)]))
+        self._line(" · ".join([*parts, units.money(self._ledger.usd)]))
 
     def note(self, text: str) -> None:
         self._line(text)
@@ -153,7 +151,7 @@ class LiveDisplay:
         left_s = self._ledger.left_s(step, values)
         left = "" if left_s is None else f"left {clock(left_s)}"
         self._bars.update(self._ids[stage], completed=step, left=left)
-        line = " · ".join([*figures(values), money(self._ledger.usd)])
+        line = " · ".join([*figures(values), units.money(self._ledger.usd)])
         self._figures = Text(line, style="cyan")
 
     def note(self, text: str) -> None:

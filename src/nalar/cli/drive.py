@@ -12,8 +12,10 @@ from nalar.cli.display import watch
 from nalar.cli.flags import changed
 from nalar.cli.output import Document, ErrorBody, Output
 from nalar.cli.signals import StopSignal
-from nalar.cli.summary import forecast_lines, receipt_table, results_table
+from nalar.cli.summary import forecast_lines, forecast_table
 from nalar.config import UserError
+from nalar.evals.report import build_report
+from nalar.evals.table import samples, summary
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.forecast import Forecast, forecast
 from nalar.pipeline.preflight import refuse_if_not_writable, refuse_if_too_small, this_machine
@@ -73,7 +75,7 @@ def show_plan(config: ZeroConfig, path: Path | None, out: Output) -> int:
         out.text(f"recipe        {config.recipe}, seed {config.seed}, {config.threads} threads")
         for line in forecast_lines(plan):
             out.text(line)
-        out.text(receipt_table([stage.model_dump() for stage in plan.stages], "estimate"))
+        out.text(forecast_table(plan))
         if path:
             out.text(f"would write   {path} (nothing was written)")
     where = None if path is None else str(path)
@@ -120,16 +122,6 @@ def drive(job: Job, out: Output) -> int:
     if outcome is zero.Outcome.PROBE_FAILED:
         return _probe_failed(job, run, out)
     return _finished(job, run, out)
-
-
-def show_report(report: dict[str, Any], out: Output) -> None:
-    """The tables of a report.json: before and after, and the receipt."""
-    results = report.get("results") or {}
-    columns = {name: results[name] for name in ("before", "after") if results.get(name)}
-    if columns:
-        out.text(results_table(columns))
-    if report.get("stages"):
-        out.text(receipt_table(report["stages"]))
 
 
 def resume_command(verb: str, *words: str, force: bool) -> str:
@@ -190,13 +182,17 @@ def _probe_failed(job: Job, run: Run, out: Output) -> int:
 
 
 def _finished(job: Job, run: Run, out: Output) -> int:
-    report = run.read_json("report.json") if job.until == "report" else None
+    report = build_report(run) if job.until == "report" else None
     if report is not None:
-        show_report(report, out)
+        shown = samples(report, count=1)
+        for part in (shown, summary(report)):
+            if part is not None:
+                out.text("")
+                out.text(part)
     for line in _how_to_go_on(run.path, has_report=report is not None):
         out.text(line)
-    document = RunDocument(run=str(run.path), outcome="finished", resume=None, report=report)
-    out.document(document)
+    form = None if report is None else report.model_dump(mode="json")
+    out.document(RunDocument(run=str(run.path), outcome="finished", resume=None, report=form))
     return 0
 
 

@@ -70,9 +70,8 @@ def run(args: Sequence[str]) -> int:
             f"{name}: {config.problems} problems of the {asked.split} split, {config.k} samples each"
         )
         results[name] = measure(sampler, TASKS[name](), config, split=asked.split, seed=asked.seed)
-    figures = {task: result.model_dump() for task, result in results.items()}
-    out.text(results_table({"result": figures}))
-    out.document(EvalDocument.model_validate(figures))
+    out.text(results_table(results))
+    out.document(EvalDocument.model_validate(results))
     return 0
 
 

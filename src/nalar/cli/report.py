@@ -8,8 +8,10 @@ import tyro
 
 from nalar.cli import flags
 from nalar.cli.choice import open_run
-from nalar.cli.drive import show_report
 from nalar.cli.output import Output
+from nalar.evals.report import build_report
+from nalar.evals.report_html import write_report
+from nalar.evals.table import summary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,12 +35,8 @@ def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(Report, args, verb="report")
     found = open_run(asked.run)
-    from nalar.evals.report import build_report, write_report  # imports matplotlib
-
-    report = build_report(found)
-    if not asked.dry_run:
-        write_report(found, report)
-    show_report(report.model_dump(mode="json"), out)
+    report = build_report(found) if asked.dry_run else write_report(found)
+    out.text(summary(report))
     where = "nothing was written" if asked.dry_run else found.path / "report.html"
     out.text(f"report: {where}")
     out.document(report)

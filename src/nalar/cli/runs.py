@@ -10,11 +10,11 @@ from rich.table import Table
 
 from nalar.cli import flags
 from nalar.cli.choice import RUNS, open_run
-from nalar.cli.display import clock, money
-from nalar.cli.drive import show_report
 from nalar.cli.output import Document, Output
-from nalar.cli.summary import receipt_table
 from nalar.config import UserError
+from nalar.evals import units
+from nalar.evals.report import build_report
+from nalar.evals.table import summary
 from nalar.run import Receipt, Run, run_folders
 
 
@@ -70,10 +70,11 @@ class RunList(Document):
 
 
 class RunDetails(Document, RunSummary):
-    """One run, with its config and, where there is one, its report."""
+    """One run, with its config and its report."""
 
     config: dict[str, Any]
-    report: dict[str, Any] | None
+    report: dict[str, Any]
+    """As far as the run came; the form of report.json."""
 
 
 def run(args: Sequence[str]) -> int:
@@ -108,20 +109,11 @@ def _list(out: Output) -> int:
 
 def _show(name: str, out: Output) -> int:
     found = open_run(name)
-    has_report = (found.path / "report.json").is_file()
-    report = found.read_json("report.json") if has_report else None
-    summary = _summary(found)
-    out.text(f"{found.path}  {summary.created}  seed {summary.seed}\n  {summary.command}")
-    if report:
-        show_report(report, out)
-    elif summary.stages:
-        out.text(receipt_table([dataclasses.asdict(stage) for stage in summary.stages]))
-    else:
-        out.text("no stage is done yet")
-    fields = summary.model_dump(exclude={"stages"})
-    out.document(
-        RunDetails(**fields, stages=summary.stages, config=found.info.config, report=report)
-    )
+    report, item = build_report(found), _summary(found)
+    out.text(f"{found.path}  {item.created}  seed {item.seed}\n  {item.command}\n")
+    out.text(summary(report))
+    form = report.model_dump(mode="json")
+    out.document(RunDetails(**dict(item), config=found.info.config, report=form))
     return 0
 
 
@@ -144,7 +136,7 @@ def _cells(item: RunSummary) -> tuple[str, ...]:
         item.name,
         item.created,
         names,
-        clock(wall_s),
-        money(usd),
+        units.duration(wall_s),
+        units.money(usd),
         "yes" if item.has_report else "",
     )

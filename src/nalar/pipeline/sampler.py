@@ -9,7 +9,8 @@ from nalar.data.tokenizer import Tokenizer
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
 from nalar.evals.config import EvalConfig
-from nalar.evals.protocol import TaskResult, evaluate
+from nalar.evals.protocol import evaluate
+from nalar.evals.results import TaskResult
 from nalar.model.weights import load_model
 from nalar.tasks.problem import Split, Task
 
