@@ -61,6 +61,7 @@ class CorpusConfig(Config):
     long_search_frac: float = 0.1
     """Searches with the patience of `long_mean_tries` instead."""
     long_mean_tries: float = 9.0
+    """Mean of the geometric number of tries of a long search."""
     max_tries: int = 17
     """No search is longer."""
     no_repeat_frac: float = 0.5

@@ -37,8 +37,9 @@ class Tokenizer:
         plain["added_tokens"] = []
         self._plain = tokenizers.Tokenizer.from_str(json.dumps(plain))
         self.vocab_size: int = backend.get_vocab_size()
-        ids = {text: backend.token_to_id(text) for text in template.SPECIAL_TOKENS}
-        missing = [text for text, token_id in ids.items() if token_id is None]
+        vocab = backend.get_vocab()
+        ids = {text: vocab[text] for text in template.SPECIAL_TOKENS if text in vocab}
+        missing = [text for text in template.SPECIAL_TOKENS if text not in ids]
         if missing:
             raise UserError(
                 at="tokenizer", got="no " + " ".join(missing), want="all special tokens of nalar"

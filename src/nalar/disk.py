@@ -1,0 +1,176 @@
+"""Files that are never half-written.
+
+Documents are replaced whole: temporary file, fsync, rename. Logs only grow, by one JSON line a record: what a kill left
+of a torn last line is skipped on reading and cut off before the next append. Numbers that JSON lacks (nan, inf) become
+null.
+"""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nalar.config import UserError
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission while writing `path` into a UserError."""
+    try:
+        yield
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        # safetensors raises an error class of its own, which carries the system's words but no errno.
+        if code in _DISK_FULL or "No space left" in str(error):
+            hint = "free some space; the last complete state is kept, --resume goes on from it"
+            raise UserError(
+                at=str(path), got="a full disk", want="room to write", hint=hint
+            ) from error
+        if code in _NO_RIGHT:
+            want, hint = (
+                "a place that can be written to",
+                "check its permissions, or choose another folder",
+            )
+            raise UserError(at=str(path), got=str(error), want=want, hint=hint) from error
+        raise
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, whole or not at all, through a power cut too."""
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                _write_all(fd, data)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            temp.replace(path)
+        except BaseException:
+            temp.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def replace_dir(path: Path) -> Iterator[Path]:
+    """Fill the folder this yields: it becomes `path` when the block ends, and vanishes where the block raises."""
+    temp, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    with disk_errors(path):
+        shutil.rmtree(temp, ignore_errors=True)
+        temp.mkdir(parents=True)
+        try:
+            yield temp
+            for inner in [*temp.rglob("*"), temp]:
+                sync(inner)
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                path.rename(old)
+            temp.rename(path)
+        except BaseException:
+            shutil.rmtree(temp, ignore_errors=True)
+            raise
+        sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def append_line(path: Path, record: Mapping[str, Any], *, durable: bool = False) -> None:
+    """Append one JSON line, after cutting off a torn one. It outlives a killed process; `durable`, a power cut too."""
+    with disk_errors(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            end = _mend_tail(fd, path)
+            try:
+                _write_all(fd, encode(record) + b"\n")
+            except OSError:
+                os.ftruncate(fd, end)
+                raise
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file, without a torn last one; none where there is no file."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    records = []
+    for number, line in enumerate(lines, start=1):
+        record = decode(line)
+        if record is not None:
+            records.append(record)
+        elif line and number < len(lines):
+            got, want = "a line that is not a JSON object", "one JSON object a line"
+            raise UserError(
+                at=f"{path}, line {number}", got=got, want=want, hint="delete that line"
+            )
+    return records
+
+
+def encode(value: object, indent: int | None = None) -> bytes:
+    """Strict JSON in UTF-8."""
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    # A lone surrogate (an argument that was not UTF-8) becomes its JSON escape, which reads back as it was.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def decode(line: bytes) -> dict[str, Any] | None:
+    """The JSON object in these bytes; None where they are anything else."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _mend_tail(fd: int, path: Path) -> int:
+    """Make the file end after a whole line; returns where that is."""
+    size = os.lseek(fd, 0, os.SEEK_END)
+    if size == 0 or os.pread(fd, 1, size - 1) == b"\n":
+        return size
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if decode(data[whole:]) is not None:  # only its newline is missing: the record is kept
+        return size + os.write(fd, b"\n")
+    os.ftruncate(fd, whole)
+    return whole
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder's entries to the disk, where the file system knows how to."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

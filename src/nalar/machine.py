@@ -1,0 +1,129 @@
+"""What this machine is and what it draws: environment, memory, energy counters."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+class Environment(BaseModel):
+    """Where a run took place. Unknown keys of later versions are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    python: str
+    packages: dict[str, str | None]
+    platform: str
+    cpu: str
+    cores: int
+    memory_bytes: int
+    commit: str | None
+    dirty: bool | None
+
+
+def environment() -> Environment:
+    """This machine and this code. Looks torch's version up without importing it."""
+    commit = (
+        _git("rev-parse", "HEAD")
+        if _git("ls-files", "--error-unmatch", Path(__file__).name)
+        else None
+    )
+    changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
+    return Environment(
+        python=platform.python_version(),
+        packages={
+            name: _version(name)
+            for name in ("nalar", "torch", "numpy", "tokenizers", "safetensors")
+        },
+        platform=platform.platform(),
+        cpu=_cpu_model(),
+        cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        memory_bytes=_memory_bytes(),
+        commit=commit,
+        dirty=None if changes is None else bool(changes),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        found = re.search(
+            r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
+        )
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int:
+    """What this process may use: the machine's memory, or its container's limit where that is lower."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max"
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total
+
+
+def _git(*words: str) -> str | None:
+    """What git says about this file's repository; None where git, or the repository, is missing."""
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+class EnergyCounter:
+    """Energy of all CPU packages and their memory since creation, by RAPL. `used_wh`: None where not readable."""
+
+    def __init__(self) -> None:
+        self.used_wh: float | None = 0.0
+        # Only packages and memory: cores are part of a package, and the platform's own zone counts packages again.
+        self._zones = [
+            zone
+            for zone in POWERCAP.glob("intel-rapl:*")
+            if re.match(r"package|dram", _text(zone / "name") or "")
+        ]
+        self._last_uj = [self._read_uj(zone) for zone in self._zones]
+        if not self._zones or None in self._last_uj:
+            self.used_wh = None
+
+    def read_wh(self) -> float | None:
+        if self.used_wh is None:
+            return None
+        for i, zone in enumerate(self._zones):
+            new_uj, old_uj = self._read_uj(zone), self._last_uj[i]
+            if new_uj is None or old_uj is None:
+                self.used_wh = None
+                return None
+            # A counter that went back has wrapped around at its range.
+            wrapped_uj = int(_text(zone / "max_energy_range_uj") or 0) if new_uj < old_uj else 0
+            self.used_wh += (new_uj - old_uj + wrapped_uj) / 3.6e9
+            self._last_uj[i] = new_uj
+        return self.used_wh
+
+    @staticmethod
+    def _read_uj(zone: Path) -> int | None:
+        text = _text(zone / "energy_uj")  # readable by root alone on most machines
+        return int(text) if text else None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None

@@ -1,0 +1,167 @@
+"""MuonClip: Muon on matrices, AdamW on the rest. `qkclip.py` has the cap, applied after a step."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nalar.config import UserError
+from nalar.optim.adamw import FlatAdamW
+from nalar.optim.clip import clip_global_norm_
+from nalar.optim.config import OptimConfig
+from nalar.optim.groups import group_parameters
+from nalar.optim.muon import batch_by_shape
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did."""
+
+    grad_norm: float
+    """Global norm before clipping."""
+    applied: bool
+    """False: the norm was not finite, and neither weights nor state changed."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Weights that share a learning rate, and where to read the direction of each."""
+
+    lr: float
+    masters: list[Tensor]
+    directions: list[Tensor]
+
+
+class MuonClip:
+    """Owns the state, and the float32 master of each parameter that is not float32 itself.
+
+    A parameter in float32 is its own master. Put the parameters on their device before.
+    """
+
+    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], config: OptimConfig) -> None:
+        self.config = config
+        self.steps = 0
+        groups = group_parameters(named_parameters, config)
+        self._parameters = groups.muon | groups.adamw
+        self._masters = {
+            name: p if p.dtype == torch.float32 else p.detach().float()
+            for name, p in self._parameters.items()
+        }
+        self._batches = batch_by_shape(groups.muon)
+        self._adamw = FlatAdamW(groups.adamw) if groups.adamw else None
+        self._buffers = [batch.gradient_BNM for batch in self._batches]
+        gradients = {name: view for batch in self._batches for name, view in batch.gradient.items()}
+        if self._adamw:
+            self._buffers.append(self._adamw.gradient_flat)
+            gradients |= self._adamw.gradient
+        self._gradients = [gradients[name] for name in self._parameters]
+        self._groups = [
+            _Group(lr, [self._masters[name] for name in names], [gradients[name] for name in names])
+            for lr, names in ((config.lr, groups.muon), (config.adamw_lr, groups.adamw))
+            if names
+        ]
+        self._rounded = [
+            name for name, p in self._parameters.items() if p is not self._masters[name]
+        ]
+
+    @torch.no_grad()
+    def step(self, lr_factor: float = 1.0) -> StepResult:
+        """One update from the gradients in place, at `lr_factor` times the peak learning rates."""
+        torch._foreach_copy_(self._gradients, self._read_gradients())
+        norm = clip_global_norm_(self._buffers, self.config.clip_grad_norm)
+        if not math.isfinite(norm):
+            return StepResult(norm, applied=False)
+        self.steps += 1
+        for batch in self._batches:
+            batch.to_direction(self.config.momentum, self.config.nesterov, self.config.ns_steps)
+        if self._adamw:
+            self._adamw.to_direction(self.steps, self.config.adamw_betas, self.config.adamw_eps)
+        for group in self._groups:
+            lr = group.lr * lr_factor
+            if self.config.weight_decay:
+                torch._foreach_mul_(group.masters, 1 - lr * self.config.weight_decay)
+            torch._foreach_add_(group.masters, group.directions, alpha=-lr)
+        self._write_back()
+        return StepResult(norm, applied=True)
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    def master(self, parameter: Tensor) -> Tensor:
+        """The float32 weights behind a parameter: the parameter itself where it is float32."""
+        name = next(name for name, p in self._parameters.items() if p is parameter)
+        return self._masters[name].detach()
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """A copy of all that a resumed run needs besides the parameters.
+
+        Contiguous and unshared, as safetensors wants; keys name parameters, not buffers.
+        """
+        state = {
+            key: tensor.detach().clone(memory_format=torch.contiguous_format)
+            for key, tensor in self._state()
+        }
+        state["steps"] = torch.tensor(self.steps, dtype=torch.int64)
+        return state
+
+    @torch.no_grad()
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state_tensors` gave.
+
+        UserError: the state is of another model or optimizer. Nothing is changed then.
+        """
+        own = dict(self._state())
+        _check_same_keys(tensors.keys(), own.keys() | {"steps"})
+        for key, tensor in own.items():
+            if tensors[key].shape != tensor.shape or tensors[key].dtype != tensor.dtype:
+                raise UserError(
+                    at=f"optimizer state: {key}",
+                    got=f"{tensors[key].dtype} {tuple(tensors[key].shape)}",
+                    want=f"{tensor.dtype} {tuple(tensor.shape)}",
+                )
+        for key, tensor in own.items():
+            tensor.copy_(tensors[key])
+        self.steps = int(tensors["steps"])
+        self._write_back()
+
+    def _state(self) -> Iterable[tuple[str, Tensor]]:
+        for batch in self._batches:
+            yield from ((f"muon.momentum.{name}", view) for name, view in batch.momentum.items())
+        if self._adamw:
+            yield from (
+                (f"adamw.exp_avg.{name}", view) for name, view in self._adamw.exp_avg.items()
+            )
+            yield from (
+                (f"adamw.exp_avg_sq.{name}", view) for name, view in self._adamw.exp_avg_sq.items()
+            )
+        yield from ((f"master.{name}", self._masters[name]) for name in self._rounded)
+
+    def _read_gradients(self) -> list[Tensor]:
+        gradients = []
+        for name, parameter in self._parameters.items():
+            assert parameter.grad is not None, f"{name} has no gradient: is it part of the loss?"
+            gradients.append(parameter.grad)
+        return gradients
+
+    def _write_back(self) -> None:
+        if self._rounded:
+            torch._foreach_copy_(
+                [self._parameters[name] for name in self._rounded],
+                [self._masters[name] for name in self._rounded],
+            )
+
+
+def _check_same_keys(got: Iterable[str], want: Iterable[str]) -> None:
+    got, want = set(got), set(want)
+    if got != want:
+        raise UserError(
+            at="optimizer state",
+            got=f"{len(want - got)} tensors missing, {len(got - want)} unknown, "
+            f"such as {min(got ^ want)}",
+            want="the state of this model under this optimizer",
+            hint="resume with the recipe that made the checkpoint",
+        )

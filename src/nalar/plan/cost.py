@@ -1,0 +1,97 @@
+"""What a run will take: memory, hours and money, from a config and stated assumptions. Arithmetic only."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nalar.config import Config, ConfigError
+from nalar.model.config import ModelConfig
+from nalar.plan.model import count_parameters
+
+FP32_BYTES = 4
+Optimizer = Literal["muonclip", "adamw"]
+
+
+class PriceConfig(Config):
+    """What the machine costs while it runs."""
+
+    usd_per_hour: float = 0.05
+    """US dollars an hour. The default is an assumption: two shared cores rented in a cloud."""
+
+    def usd(self, wall_s: float) -> float:
+        """The price of this many seconds."""
+        return self.usd_per_hour * wall_s / 3600
+
+    def model_post_init(self, _context: object) -> None:
+        if not 0 <= self.usd_per_hour < float("inf"):
+            raise ConfigError(
+                at="price.usd_per_hour", got=str(self.usd_per_hour), want="a price of 0 or more"
+            )
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of training in fp32, by what holds them. An interpreter with torch takes some 400 MB more."""
+
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    """What the forward pass keeps for the backward one: an estimate, the rest is exact."""
+
+    @property
+    def total_bytes(self) -> int:
+        state = self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes
+        return state + self.activations_bytes
+
+
+def training_memory(
+    config: ModelConfig,
+    *,
+    batch_tokens: int,
+    row_tokens: int,
+    optimizer: Optimizer = "muonclip",
+    logit_chunk_tokens: int = 8192,
+) -> MemoryEstimate:
+    """Memory of one training step over rows of `row_tokens`, nothing recomputed, nothing sharded.
+
+    muonclip keeps one number for each weight of a hidden matrix and two for all else, adamw two for everything.
+    """
+    count = count_parameters(config)
+    parameters = count.total_params
+    muon = count.matrix_params - count.router_params if optimizer == "muonclip" else 0
+    chunk = min(batch_tokens, logit_chunk_tokens)
+    activations = (
+        batch_tokens * _activations_per_token(config, row_tokens) + 2 * chunk * config.vocab_size
+    )
+    return MemoryEstimate(
+        parameters_bytes=FP32_BYTES * parameters,
+        gradients_bytes=FP32_BYTES * parameters,
+        optimizer_bytes=FP32_BYTES * (2 * parameters - muon),
+        activations_bytes=FP32_BYTES * activations,
+    )
+
+
+def _activations_per_token(config: ModelConfig, row_tokens: int) -> int:
+    """Numbers kept a token for the backward pass: the operands of each product and of each non-linear step."""
+    h, heads, layers = config.hidden_size, config.num_attention_heads, config.num_hidden_layers
+    moe_layers = sum(config.is_moe(layer) for layer in range(layers))
+    latents = 2 * ((config.q_lora_rank or 0) + config.kv_lora_rank)
+    # The fused attention wants keys as wide as values; without it the scores are kept.
+    scores = 0 if config.qk_head_dim == config.v_head_dim else row_tokens
+    per_head = 2 * config.qk_head_dim + 2 * config.v_head_dim + scores
+    attention = 4 * h + latents + heads * per_head  # 4: the stream and its norm, around both blocks
+    dense = 4 * config.intermediate_size
+    # A routed token is gathered, passed through gate, up and their product, and weighted on its way back.
+    routed = config.num_experts_per_tok * (2 * h + 4 * config.moe_intermediate_size)
+    shared = 4 * config.n_shared_experts * config.moe_intermediate_size
+    moe = routed + shared + 2 * config.n_routed_experts
+    return layers * attention + (layers - moe_layers) * dense + moe_layers * moe + 2 * h
+
+
+def wall_s(tokens: float, tokens_per_s: float) -> float:
+    """Seconds for this many tokens at a stated speed."""
+    if tokens_per_s <= 0:
+        raise ConfigError(
+            at="tokens_per_s", got=str(tokens_per_s), want="a measured speed, above 0"
+        )
+    return tokens / tokens_per_s

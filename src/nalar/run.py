@@ -1,0 +1,371 @@
+"""A run's folder: what was asked, on which machine, what was measured, what it cost.
+
+runs/<name>/{run.json, metrics.jsonl, ledger.jsonl, samples/<stage>.jsonl, checkpoints/, model -> a checkpoint}
+"""
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from nalar.config import UserError
+from nalar.disk import append_line, decode, disk_errors, encode, read_lines, sync, write_atomic
+from nalar.machine import EnergyCounter, Environment, environment
+
+SCHEMA_VERSION = 1
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a stage, or a part of one, has used. The receipts of a stage that was resumed add up."""
+
+    name: str
+    tokens: int
+    flops: float
+    """Counted by formula, not measured."""
+    wall_s: float
+    usd: float
+    energy_wh: float | None
+    """None: not measurable on this machine."""
+    started_at: str
+    """ISO 8601, UTC."""
+
+    def __add__(self, other: "Receipt") -> "Receipt":
+        if other.name != self.name:
+            raise ValueError(
+                f"receipts of two stages do not add up: {self.name!r} and {other.name!r}"
+            )
+        return Receipt(
+            name=self.name,
+            tokens=self.tokens + other.tokens,
+            flops=self.flops + other.flops,
+            wall_s=self.wall_s + other.wall_s,
+            usd=self.usd + other.usd,
+            energy_wh=_sum(self.energy_wh, other.energy_wh),
+            started_at=min(self.started_at, other.started_at),
+        )
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Time and energy used since a moment."""
+
+    started_at: str
+    wall_s: float
+    energy_wh: float | None
+
+
+class Meter:
+    """Measures wall time and CPU energy of a `with` block: `with Meter(run.stage_total("rl")) as meter: ...`.
+
+    `lap` gives what has been used since the last lap, which is what one Receipt is made of: a stage that
+    records a lap at each checkpoint loses no cost to a kill. `total` is everything, earlier sessions of a
+    resumed stage included. The energy counters wrap around after some minutes of full load: read `total` or
+    `lap` at least once a minute.
+    """
+
+    def __init__(self, earlier: Receipt | None = None) -> None:
+        self._earlier = Spent(now(), 0.0, 0.0)
+        if earlier is not None:
+            self._earlier = Spent(earlier.started_at, earlier.wall_s, earlier.energy_wh)
+
+    def __enter__(self) -> "Meter":
+        self._energy = EnergyCounter()
+        self._begun_at, self._begun_s = now(), time.perf_counter()
+        self._ended_s: float | None = None
+        self._lap = Spent(self._begun_at, 0.0, self._energy.read_wh())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._energy.read_wh()
+        self._ended_s = time.perf_counter()
+
+    @property
+    def total(self) -> Spent:
+        """Since the stage first started."""
+        here, before = self._session(), self._earlier
+        energy_wh = _sum(before.energy_wh, here.energy_wh)
+        return Spent(before.started_at, before.wall_s + here.wall_s, energy_wh)
+
+    def lap(self) -> Spent:
+        """Since the last lap, or since the block was entered."""
+        here, last = self._session(), self._lap
+        self._lap = Spent(now(), here.wall_s, here.energy_wh)
+        energy_wh = _sum(here.energy_wh, None if last.energy_wh is None else -last.energy_wh)
+        return Spent(last.started_at, here.wall_s - last.wall_s, energy_wh)
+
+    def _session(self) -> Spent:
+        if self._ended_s is not None:
+            return Spent(self._begun_at, self._ended_s - self._begun_s, self._energy.used_wh)
+        return Spent(self._begun_at, time.perf_counter() - self._begun_s, self._energy.read_wh())
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    """None, not a part of the truth, where either is unknown."""
+    return None if one is None or other is None else one + other
+
+
+def now() -> str:
+    """The time as every file of a run writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunInfo(BaseModel):
+    """`run.json`, which makes a folder a run. Only gains keys; unknown ones are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    command: str
+    seed: int
+    config: dict[str, Any]
+    environment: Environment
+    created: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What was logged at one step of one stage. A value that was not finite reads back as nan."""
+
+    stage: str
+    step: int
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder. Make it by `create` or `open`; one process at a time may write."""
+
+    path: Path
+    info: RunInfo
+
+    @classmethod
+    def create(
+        cls,
+        root: Path,
+        name: str,
+        config: dict[str, Any],
+        command: str,
+        seed: int,
+        *,
+        resume: bool = False,
+    ) -> "Run":
+        """A new run under `root`; with `resume`, the run that is there, which must have the same config and seed."""
+        path = root / _plain(name, at="run name")
+        if resume:
+            return _same_job(cls.open(path), config, seed)
+        _refuse_occupied(path)
+        info = RunInfo(
+            name=name,
+            command=command,
+            seed=seed,
+            config=json.loads(encode(config)),  # as it will read back: lists, not tuples
+            environment=environment(),
+            created=now(),
+        )
+        run = cls(path, info)
+        run.write_json("run.json", info.model_dump())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """The run in a folder; UserError where it is none."""
+        document = _read_document(
+            path / "run.json", hint="`nalar runs list` shows the runs there are"
+        )
+        version = document.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            want, hint = (
+                f"version {SCHEMA_VERSION} or older",
+                "open it with the nalar that wrote it, or a newer one",
+            )
+            raise UserError(
+                at=str(path), got=f"a run of schema version {version}", want=want, hint=hint
+            )
+        try:
+            return cls(path, RunInfo.model_validate(document))
+        except ValidationError as error:
+            got, want = (
+                f"{error.error_count()} bad fields: {error.errors()[0]['loc']}",
+                "a run.json as nalar writes it",
+            )
+            raise UserError(at=str(path / "run.json"), got=got, want=want) from error
+
+    def log_metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Log a step. Steps of a stage only go up, except after a resume; calls for one step are merged."""
+        numbers = {key: float(value) for key, value in values.items()}
+        append_line(self.path / "metrics.jsonl", {"stage": stage, "step": step, "values": numbers})
+
+    def metrics(self, stage: str) -> list[Metric]:
+        """What was logged, in order of steps. Where a resume went back, only what was logged after it counts."""
+        found: list[Metric] = []
+        for record in read_lines(self.path / "metrics.jsonl"):
+            if record["stage"] != stage:
+                continue
+            step, rewound = record["step"], False
+            values = {
+                key: math.nan if value is None else value for key, value in record["values"].items()
+            }
+            while found and found[-1].step > step:
+                found.pop()
+                rewound = True
+            if found and found[-1].step == step:
+                earlier = found.pop().values
+                values = values if rewound else earlier | values
+            found.append(Metric(stage, step, values))
+        return found
+
+    def record(self, receipt: Receipt) -> None:
+        """Add to the ledger."""
+        append_line(self.path / "ledger.jsonl", asdict(receipt), durable=True)
+
+    def ledger(self) -> list[Receipt]:
+        """All receipts, as recorded. Unknown keys of later versions are ignored."""
+        adapter = TypeAdapter(Receipt)
+        return [
+            adapter.validate_python(record) for record in read_lines(self.path / "ledger.jsonl")
+        ]
+
+    def stage_totals(self) -> list[Receipt]:
+        """One receipt a stage, its parts added up, in the order in which stages first appear."""
+        totals: dict[str, Receipt] = {}
+        for receipt in self.ledger():
+            before = totals.get(receipt.name)
+            totals[receipt.name] = receipt if before is None else before + receipt
+        return list(totals.values())
+
+    def stage_total(self, name: str) -> Receipt | None:
+        """What a stage has used over all its sessions; None where it has not been recorded."""
+        return next((total for total in self.stage_totals() if total.name == name), None)
+
+    def write_samples(self, stage: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replace the samples of a stage."""
+        lines = [encode(dict(row)) + b"\n" for row in rows]
+        write_atomic(self._samples_path(stage), b"".join(lines))
+
+    def samples(self, stage: str) -> list[dict[str, Any]]:
+        return read_lines(self._samples_path(stage))
+
+    def write_json(self, name: str, value: object) -> None:
+        """Replace a document of the run, such as `report.json`."""
+        self.write_text(name, encode(value, indent=2).decode() + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A document of the run; UserError where it is missing or broken."""
+        return _read_document(self.path / _plain(name, at="file name"), hint=None)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a text of the run, such as `report.html`."""
+        write_atomic(
+            self.path / _plain(name, at="file name"), text.encode("utf-8", "backslashreplace")
+        )
+
+    def checkpoint_dir(self, name: str) -> Path:
+        """Where a checkpoint of this name lies or is to lie; write it through `replace_dir`."""
+        return self.path / "checkpoints" / _plain(name, at="checkpoint name")
+
+    def point_model_to(self, checkpoint: Path) -> None:
+        """Make `model` a relative link to a checkpoint of this run, so that the folder can be moved."""
+        target, link = checkpoint.resolve(), self.path / "model"
+        if not target.is_dir() or not target.is_relative_to(self.path.resolve()):
+            raise ValueError(f"not a checkpoint inside {self.path}: {checkpoint}")
+        if link.exists() and not link.is_symlink():
+            raise UserError(
+                at=str(link),
+                got="a file or folder",
+                want="a link made by nalar",
+                hint="move it away",
+            )
+        temp = self.path / f".model.{os.getpid()}.tmp"
+        with disk_errors(link):
+            temp.unlink(missing_ok=True)
+            temp.symlink_to(target.relative_to(self.path.resolve()))
+            temp.replace(link)
+            sync(self.path)
+
+    def model_dir(self) -> Path:
+        """The latest checkpoint; UserError where the run has not written one."""
+        link = self.path / "model"
+        if not link.is_dir():
+            hint = "the run may have stopped early; go on with it by --resume"
+            raise UserError(at=str(link), got="nothing", want="a checkpoint", hint=hint)
+        return link
+
+    def _samples_path(self, stage: str) -> Path:
+        return self.path / "samples" / f"{_plain(stage, at='stage name')}.jsonl"
+
+
+def run_folders(root: Path) -> list[Path]:
+    """The runs under `root`, by name."""
+    return sorted(path.parent for path in root.glob("*/run.json"))
+
+
+def _plain(name: str, *, at: str) -> str:
+    """The name, if it can be that of one file and nothing more."""
+    if _PLAIN.fullmatch(name):
+        return name
+    want = "letters, digits, '.', '_' and '-', with a letter or a digit first"
+    raise UserError(at=at, got=repr(name), want=want)
+
+
+def _read_document(path: Path, *, hint: str | None) -> dict[str, Any]:
+    try:
+        document = decode(path.read_bytes())
+    except OSError as error:
+        got = "nothing" if isinstance(error, FileNotFoundError) else error.strerror or "an error"
+        want = (
+            "a run's folder, which has a run.json"
+            if path.name == "run.json"
+            else "a file that a run has written"
+        )
+        raise UserError(at=str(path), got=got, want=want, hint=hint) from error
+    if document is None:
+        raise UserError(
+            at=str(path), got="text that is not a JSON object", want="a file as nalar wrote it"
+        )
+    return document
+
+
+def _refuse_occupied(path: Path) -> None:
+    """Raise where a new run would meet something at its place."""
+    if (path / "run.json").exists():
+        hint = "--resume goes on with it; --name chooses another name"
+        raise UserError(at=str(path), got="a run already", want="a free name", hint=hint)
+    # What a kill left of a first run.json does not count.
+    occupied = (
+        any(not re.fullmatch(r"\..*\.tmp", entry.name) for entry in path.iterdir())
+        if path.is_dir()
+        else False
+    )
+    if occupied or (path.exists() and not path.is_dir()):
+        hint = "--name chooses another name; nalar does not write into what is not its own"
+        raise UserError(
+            at=str(path),
+            got="files that are not a run",
+            want="a free name or an empty folder",
+            hint=hint,
+        )
+
+
+def _same_job(run: Run, config: dict[str, Any], seed: int) -> Run:
+    """The run, if it was made with this config and seed: a resumed run must go on with what run.json says."""
+    asked = {"seed": seed, **json.loads(encode(config))}
+    made = {"seed": run.info.seed, **run.info.config}
+    differing = sorted(key for key in asked.keys() | made.keys() if asked.get(key) != made.get(key))
+    if differing:
+        got = "another " + ", ".join(differing)
+        hint = "resume without changing these, or start a run of another --name"
+        raise UserError(
+            at=str(run.path), got=got, want="the config that the run was started with", hint=hint
+        )
+    return run

@@ -1,0 +1,101 @@
+import json
+import random
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nalar.config import UserError
+from nalar.data import template
+from nalar.data.config import CorpusConfig, TokenizerConfig
+from nalar.data.corpora.procedural import documents
+from nalar.data.tokenizer import Tokenizer
+
+ANY_TEXT = st.text() | st.lists(
+    st.sampled_from([*template.SPECIAL_TOKENS, "8-3=5,5*9=45", "✗", "✓", "\n", "é", "思"])
+).map("".join)
+
+
+def some_documents(n: int) -> list[str]:
+    return list(islice(documents(CorpusConfig(), random.Random(1)), n))
+
+
+@given(text=ANY_TEXT)
+@settings(max_examples=200, deadline=None)
+def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
+    for allow_special in (False, True):
+        ids = tokenizer.encode(text, allow_special=allow_special)
+        assert tokenizer.decode(ids) == text
+        assert [ids] == tokenizer.encode_batch([text], allow_special=allow_special)
+        assert all(0 <= i < tokenizer.vocab_size for i in ids)
+
+
+@given(text=ANY_TEXT)
+@settings(max_examples=200, deadline=None)
+def test_text_never_becomes_special_unless_asked(tokenizer: Tokenizer, text: str) -> None:
+    assert not tokenizer.special_ids & set(tokenizer.encode(text))
+
+
+@given(ids=st.lists(st.integers(0, 319)))
+@settings(max_examples=200, deadline=None)
+def test_any_ids_decode(tokenizer: Tokenizer, ids: list[int]) -> None:
+    tokenizer.decode(ids).encode("utf-8")
+
+
+def test_a_character_cut_short_decodes_to_the_replacement(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("a思")
+    assert len(ids) == 4 and tokenizer.decode(ids[:-1]) == "a�"
+    assert tokenizer.token_bytes(10**6) == b""
+
+
+def test_training_is_deterministic_and_keeps_the_size() -> None:
+    docs = some_documents(500)
+    one, two = (Tokenizer.train(docs, TokenizerConfig()) for _ in range(2))
+    assert one.vocab_size == two.vocab_size == 320
+    assert [one.token_bytes(i) for i in range(320)] == [two.token_bytes(i) for i in range(320)]
+    assert one.encode(docs[0]) == two.encode(docs[0])
+
+
+def test_marks_digits_and_signs_are_tokens_of_their_own(tokenizer: Tokenizer) -> None:
+    text = "12+3=15,(7)*-4✗\n✓"
+    assert [tokenizer.decode([i]) for i in tokenizer.encode(text)] == list(text)
+    special = tokenizer.encode("<think></think>4<|end|>", allow_special=True)
+    assert special[:2] == [tokenizer.think_id, tokenizer.end_think_id]
+    assert special[-1] == tokenizer.end_id == 0
+
+
+def test_saving_and_loading_changes_nothing(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "model")
+    again = Tokenizer.load(tmp_path / "model")
+    for doc in some_documents(50):
+        for allow_special in (False, True):
+            assert again.encode(doc, allow_special=allow_special) == tokenizer.encode(
+                doc, allow_special=allow_special
+            )
+    written = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    assert written["eos_token"] == written["pad_token"] == "<|end|>"
+
+
+def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        Tokenizer.load(tmp_path)
+    with pytest.raises(UserError, match="no <think>"):
+        bare = Tokenizer.train(["a"], TokenizerConfig())
+        bare.save(tmp_path)
+        path = tmp_path / "tokenizer.json"
+        path.write_text(path.read_text().replace('"<think>"', '"<other>"'))
+        Tokenizer.load(tmp_path)
+
+
+def test_transformers_reads_the_folder_alike(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in [*some_documents(50), "Ünïcode 思 <think>", "  a  b\n\n"]:
+        ids = tokenizer.encode(text, allow_special=True)
+        assert theirs.encode(text, add_special_tokens=False) == ids
+        assert theirs.decode(ids) == text
+    assert len(theirs) == tokenizer.vocab_size
+    assert theirs.eos_token_id == theirs.pad_token_id == tokenizer.end_id

@@ -1,0 +1,82 @@
+import pytest
+
+from nalar.config import ConfigError
+from nalar.model.config import ModelConfig
+from nalar.plan.cost import PriceConfig, training_memory, wall_s
+from nalar.plan.model import count_parameters
+
+SMALL = ModelConfig(
+    vocab_size=320,
+    hidden_size=64,
+    intermediate_size=192,
+    moe_intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    n_routed_experts=8,
+    num_experts_per_tok=2,
+    kv_lora_rank=32,
+    qk_nope_head_dim=32,
+    qk_rope_head_dim=16,
+    v_head_dim=32,
+)
+
+
+def test_an_hour_costs_the_price_of_an_hour():
+    assert PriceConfig(usd_per_hour=3.0).usd(3600) == 3.0
+    assert PriceConfig().usd(360) == pytest.approx(0.005)
+    assert PriceConfig(usd_per_hour=0).usd(9) == 0
+
+
+@pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
+def test_a_price_that_is_none_is_refused(price):
+    with pytest.raises(ValueError, match=r"price\.usd_per_hour"):
+        PriceConfig(usd_per_hour=price)
+
+
+def test_time_wants_a_speed():
+    assert wall_s(1000, 250.0) == 4.0
+    with pytest.raises(ConfigError, match="above 0"):
+        wall_s(1000, 0)
+
+
+def test_state_is_counted_by_optimizer():
+    count = count_parameters(SMALL)
+    adamw = training_memory(SMALL, batch_tokens=2304, row_tokens=288, optimizer="adamw")
+    muon = training_memory(SMALL, batch_tokens=2304, row_tokens=288)
+    assert adamw.parameters_bytes == adamw.gradients_bytes == 4 * count.total_params
+    assert adamw.optimizer_bytes == 8 * count.total_params
+    saved = count.matrix_params - count.router_params
+    assert adamw.optimizer_bytes - muon.optimizer_bytes == 4 * saved
+    assert muon.total_bytes < adamw.total_bytes < 200e6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"n_routed_experts": 0},
+        {"hidden_size": 128, "num_attention_heads": 8, "q_lora_rank": 48},
+    ],
+)
+def test_activations_are_estimated_within_a_quarter_of_what_autograd_keeps(change):
+    import torch
+
+    from nalar.model.transformer import Transformer
+
+    config = SMALL.model_copy(update=change)
+    model, rows, row_tokens = Transformer(config), 2, 128
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model(torch.zeros(rows, row_tokens, dtype=torch.long))
+    measured = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in own)
+    assert hidden.states_BTD.requires_grad
+    estimate = training_memory(
+        config, batch_tokens=rows * row_tokens, row_tokens=row_tokens, logit_chunk_tokens=0
+    )
+    assert estimate.activations_bytes == pytest.approx(measured, rel=0.25)
