@@ -4,15 +4,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from pydantic import BaseModel
+
 from nalar.data.dialogue import Message, Parsed, encode_prompt, parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import BannedTokens, Completion, Request, SamplingParams
 from nalar.evals.config import EvalConfig
-from nalar.evals.results import TaskResult, estimate
-from nalar.stats import majority, pass_at_k
+from nalar.stats import bootstrap_ci, majority, pass_at_k
 from nalar.tasks.problem import Problem, Score, Task
 from nalar.tasks.traces import checks_itself
+
+
+class Estimate(BaseModel):
+    """A mean and its 95% interval by bootstrap over problems."""
+
+    mean: float
+    ci95: tuple[float, float]
+
+
+class TaskResult(BaseModel):
+    """One task. Shares lie in [0, 1]."""
+
+    n: int
+    """Problems."""
+    k: int
+    pass_at_1: Estimate
+    pass_at_k: Estimate
+    maj_at_k: Estimate
+    truncated_frac: float
+    well_formed_frac: float
+    mean_response_tokens: float
+    self_check_frac: float | None
+    """Share of responses in which a try marked wrong is followed by another; None where nothing is searched."""
+    verifier_errors: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +76,9 @@ def sample_problems(
     requests = [
         Request(
             tuple(encode_prompt(tokenizer, [Message(role="user", content=problem.prompt)])),
-            params.model_copy(update={"stop_token_ids": stop, "seed": params.seed * 1_000_003 + i}),
+            params.model_copy(
+                update={"stop_token_ids": stop, "seed": params.seed * 1_000_003 + i}
+            ),
             banned_tokens[i] if banned_tokens else None,
         )
         for i, problem in enumerate(problems)
@@ -98,9 +125,9 @@ def summarise(samples: Sequence[Sequence[Sample]], *, seed: int) -> TaskResult:
     return TaskResult(
         n=len(samples),
         k=k,
-        pass_at_1=estimate([c / k for c in correct], seed=seed),
-        pass_at_k=estimate([pass_at_k(k, c, k) for c in correct], seed=seed),
-        maj_at_k=estimate([float(_majority_correct(group)) for group in samples], seed=seed),
+        pass_at_1=_estimate([c / k for c in correct], seed),
+        pass_at_k=_estimate([pass_at_k(k, c, k) for c in correct], seed),
+        maj_at_k=_estimate([float(_majority_correct(group)) for group in samples], seed),
         truncated_frac=fmean(s.completion.finish_reason == "length" for s in flat),
         well_formed_frac=fmean(s.parsed.well_formed and s.score.well_formed for s in flat),
         mean_response_tokens=fmean(len(s.completion.token_ids) for s in flat),
@@ -111,4 +138,11 @@ def summarise(samples: Sequence[Sequence[Sample]], *, seed: int) -> TaskResult:
 
 def _majority_correct(group: Sequence[Sample]) -> bool:
     winner = majority([s.score.canonical if s.parsed.well_formed else None for s in group])
-    return winner is not None and any(s.correct for s in group if s.score.canonical == winner)
+    return winner is not None and any(
+        s.correct for s in group if s.score.canonical == winner
+    )
+
+
+def _estimate(values: Sequence[float], seed: int) -> Estimate:
+    interval = bootstrap_ci(values, seed=seed)
+    return Estimate(mean=interval.mean, ci95=(interval.lo, interval.hi))
