@@ -1,0 +1,144 @@
+"""What a report says when numbers are set beside each other: rows of tables, and no word stronger than they are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nalar.evals import units
+from nalar.evals.baselines import BlindBaseline
+from nalar.evals.report import Report
+from nalar.evals.results import Estimate, TaskResult
+from nalar.evals.text import printable
+
+_TITLES = {"countdown": "Countdown", "chain_sum": "Chain sums"}
+_STAGES = {
+    "pretrain": "Pretraining",
+    "evaluate_base": "Evaluation before RL",
+    "rl": "Reinforcement learning",
+    "evaluate_final": "Evaluation after RL",
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of a task's table. `None`: not measured, or nothing to measure."""
+
+    label: str
+    before: str | None
+    after: str | None
+    before_estimate: Estimate | None = None
+    after_estimate: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class BaselineRow:
+    """A baseline, and how the model after RL stands to it."""
+
+    task: str
+    label: str
+    pass_at_1: Estimate
+    mean_tries: float | None
+    """Of a search; None where there is nothing to try."""
+    standing: str | None
+    """`above`, `level` (the intervals overlap) or `below`; None where there is no model after RL."""
+
+
+def task_title(task: str) -> str:
+    return _TITLES.get(task, task)
+
+
+def stage_title(stage: str) -> str:
+    return _STAGES.get(stage, stage)
+
+
+def measures(report: Report, task: str) -> list[Measure]:
+    """All rows of a task, before and after."""
+    before, after = report.results.before.get(task), report.results.after.get(task)
+    shown = after or before
+    if shown is None:
+        return []
+    k = shown.k
+    estimates: list[tuple[str, Callable[[TaskResult], Estimate]]] = [
+        ("pass@1", lambda r: r.pass_at_1)
+    ]
+    if k > 1:
+        estimates.append((f"pass@{k}", lambda r: r.pass_at_k))
+        estimates.append((f"majority@{k}", lambda r: r.maj_at_k))
+    plain: list[tuple[str, Callable[[TaskResult], str]]] = [
+        ("tokens a response", lambda r: f"{r.mean_response_tokens:.1f}"),
+        ("well-formed", lambda r: units.percent(r.well_formed_frac)),
+        ("cut off by the cap", lambda r: units.percent(r.truncated_frac)),
+    ]
+    if shown.self_check_frac is not None:
+        plain.append(("with a self-check", lambda r: units.percent(r.self_check_frac)))
+    rows = []
+    for label, take in estimates:
+        pair = [take(result) if result else None for result in (before, after)]
+        words = [units.percent(e.mean) if e else None for e in pair]
+        rows.append(Measure(label, words[0], words[1], pair[0], pair[1]))
+    for label, say in plain:
+        told = [say(result) if result else None for result in (before, after)]
+        rows.append(Measure(label, told[0], told[1]))
+    if task == "countdown" and report.tries:
+        said = [
+            f"{report.tries[w]:.1f}" if w in report.tries else None for w in ("before", "after")
+        ]
+        rows.append(Measure("tries a response", said[0], said[1]))
+    return rows
+
+
+def headline(report: Report) -> str:
+    """The run in one sentence."""
+    model = report.model
+    what = "A model"
+    if model is not None:
+        sizes = units.scaled(model.total_params), units.scaled(model.active_params)
+        what = f"A model of {sizes[0]} parameters, {sizes[1]} of them active"
+    took = ""
+    if report.total is not None:
+        took = f" in {units.duration(report.total.wall_s)} for {units.money(report.total.usd)}"
+    if not report.is_complete:
+        last = report.stages[-1].name if report.stages else None
+        done = f"after the stage {stage_title(last)!r}" if last else "at its start"
+        failed = report.probe and not report.probe[-1].passed
+        why = f" The base did not pass its probe: {report.probe[-1].reason}." if failed else ""
+        return f"{what}. This run stands {done}{took}; it has not been evaluated after RL.{why}"
+    return f"{what}, trained from random weights{took}, with a checkable reward as its only teacher in RL."
+
+
+def blind_label(row: BlindBaseline) -> str:
+    """Such as `blind search, no repeats, ≤ 264 tokens`."""
+    limits = []
+    if row.max_tokens is not None:
+        limits.append(f"{row.max_tokens} tokens")
+    if row.max_tries is not None:
+        limits.append(f"{row.max_tries:.3g} tries")
+    repeats = "repeats" if row.repeats else "no repeats"
+    return f"blind search, {repeats}, ≤ {' and '.join(limits)}"
+
+
+def baseline_rows(report: Report) -> list[BaselineRow]:
+    """All baselines, task by task."""
+    if report.baselines is None:
+        return []
+    found: list[tuple[str, str, Estimate, float | None]] = [
+        (task, f"always {printable(c.answer)}", c.pass_at_1, None)
+        for task, c in report.baselines.constant.items()
+    ]
+    found += [
+        (blind.task, blind_label(blind), blind.pass_at_1, blind.mean_tries)
+        for blind in report.baselines.blind_search
+    ]
+    order = list(dict.fromkeys(task for task, *_ in found))
+    rows = []
+    for task, label, value, tries in sorted(found, key=lambda row: order.index(row[0])):
+        after = report.results.after.get(task)
+        stands = standing(after.pass_at_1, value) if after else None
+        rows.append(BaselineRow(task, label, value, tries, stands))
+    return rows
+
+
+def standing(model: Estimate, baseline: Estimate) -> str:
+    """Of the model to the baseline; level where the intervals overlap."""
+    if model.overlaps(baseline):
+        return "level"
+    return "above" if model.mean > baseline.mean else "below"
