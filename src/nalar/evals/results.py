@@ -1,0 +1,66 @@
+"""What a measurement says, as files and programs read it. Imports no torch."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from nalar.stats import bootstrap_ci
+
+
+class Finite(BaseModel):
+    """The base of everything that a report holds: no nan, no infinity, so that any JSON reader can read it."""
+
+    model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Estimate(Finite):
+    """A mean and its 95% interval by bootstrap over problems."""
+
+    mean: float
+    ci95: tuple[float, float]
+
+    def overlaps(self, other: "Estimate") -> bool:
+        """Whether the intervals share a point: if they do, neither is claimed to be better."""
+        return self.ci95[0] <= other.ci95[1] and other.ci95[0] <= self.ci95[1]
+
+
+def estimate(values_per_problem: Sequence[float], *, seed: int) -> Estimate:
+    """From one value a problem."""
+    interval = bootstrap_ci(values_per_problem, seed=seed)
+    return Estimate(mean=interval.mean, ci95=(interval.lo, interval.hi))
+
+
+class TaskResult(Finite):
+    """One task. Shares lie in [0, 1]."""
+
+    n: int
+    """Problems."""
+    k: int
+    """Samples of each."""
+    pass_at_1: Estimate
+    pass_at_k: Estimate
+    maj_at_k: Estimate
+    truncated_frac: float
+    well_formed_frac: float
+    mean_response_tokens: float
+    self_check_frac: float | None
+    """Share of responses in which a try marked wrong is followed by another; None where nothing is searched."""
+    verifier_errors: int = 0
+
+
+class ProbeResult(Finite):
+    """Shares lie in [0, 1]."""
+
+    hits: int
+    """Tries that were right, used each number and reached the target."""
+    misses: int
+    recall: float
+    """Of the hits, marked as hits."""
+    false_frac: float
+    """Of the misses, marked as hits."""
+    after_hit_correct_frac: float
+    """Of the responses that marked a true hit, answered correctly."""
+    pass_at_1: float
+    passed: bool
+    reason: str
+    """Why it did not pass, or that it did."""
