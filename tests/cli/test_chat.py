@@ -7,7 +7,7 @@ from nalar.cli import chat
 from nalar.data.dialogue import Delta
 
 
-def fake_load(folder, asked):
+def fake_load(folder, asked, cap):
     def speak(prompt, seed):
         if asked.no_thinking:
             thought = ""
@@ -26,7 +26,7 @@ def fake_load(folder, asked):
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch):
     monkeypatch.setattr(chat, "_load", fake_load)
-    monkeypatch.setattr(chat, "model_folder", Path)
+    monkeypatch.setattr(chat, "chosen_model", lambda name: (Path(name), None))
 
 
 def test_one_prompt_gives_thought_and_answer_apart(nalar_):

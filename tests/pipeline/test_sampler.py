@@ -78,5 +78,5 @@ def test_chat_streams_the_same_reply_for_the_same_seed(folder, capsys):
 
 
 def test_a_prompt_that_is_too_long_is_said_so(folder, capsys):
-    assert main(["chat", str(folder), "--prompt", "9" * 200]) == 2
+    assert main(["chat", str(folder), "--prompt", "9" * 200, "--max-tokens", "8"]) == 2
     assert re.search("max_model_len=128", capsys.readouterr().err)

@@ -10,9 +10,10 @@ import tyro
 from rich.text import Text
 
 from nalar.cli import flags
-from nalar.cli.choice import model_folder
+from nalar.cli.choice import chosen_model
 from nalar.cli.output import Document, Output
 from nalar.config import UserError
+from nalar.evals.config import EvalConfig
 from nalar.evals.text import printable
 
 
@@ -35,8 +36,8 @@ class Chat:
     """Let the model answer at once."""
     temperature: float = 1.0
     """0: greedy, which at this size loops."""
-    max_tokens: int = 264
-    """Cap on a response, thought and answer together."""
+    max_tokens: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Cap on a response, thought and answer together. None: as the run trained it."""
     seed: int = 0
     """Sets the samples; the n-th prompt has a stream of its own."""
     json: bool = False
@@ -73,14 +74,16 @@ def run(args: Sequence[str]) -> int:
     asked = flags.parse(Chat, args, verb="chat")
     if asked.temperature < 0:
         raise UserError(at="--temperature", got=str(asked.temperature), want="0 (greedy) or more")
-    if asked.max_tokens < 1:
+    if asked.max_tokens is not None and asked.max_tokens < 1:
         raise UserError(at="--max-tokens", got=str(asked.max_tokens), want="at least 1")
-    folder, prompt = model_folder(asked.model), asked.prompt
+    folder, config = chosen_model(asked.model)
+    cap = asked.max_tokens or (config.evals if config else EvalConfig()).max_tokens
+    prompt = asked.prompt
     if prompt is None and asked.json:
         prompt = sys.stdin.readline().rstrip("\n")
     if prompt is not None and not prompt.strip():
         raise UserError(at="--prompt", got="no text", want="a prompt, such as 'make 24 from 3 8 9'")
-    speaker = _load(folder, asked)
+    speaker = _load(folder, asked, cap)
     if prompt is not None:
         out.document(say(speaker, prompt, asked.seed, out))
         return 0
@@ -145,7 +148,7 @@ def _write(out: Output, text: str, *, style: str) -> None:
     out.console.file.flush()
 
 
-def _load(folder: Path, asked: Chat) -> Speaker:
+def _load(folder: Path, asked: Chat, cap: int) -> Speaker:
     from nalar.data.dialogue import Parser, encode_prompt
     from nalar.engine.sequence import Request, SamplingParams
     from nalar.pipeline.sampler import load_sampler  # imports torch
@@ -158,7 +161,7 @@ def _load(folder: Path, asked: Chat) -> Speaker:
         text = prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         messages = [{"role": "user", "content": text}]
         params = SamplingParams(
-            max_tokens=asked.max_tokens,
+            max_tokens=cap,
             temperature=asked.temperature,
             stop_token_ids=(tokenizer.end_id,),
             seed=seed,

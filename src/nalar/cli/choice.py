@@ -76,9 +76,10 @@ def stored_config(run: Run) -> ZeroConfig:
         ) from error
 
 
-def model_folder(name: str) -> Path:
-    """The model of a run, or a folder that is a model itself."""
+def chosen_model(name: str) -> tuple[Path, ZeroConfig | None]:
+    """The model of a run and the run's config, or a folder that is a model itself, of which no run is known."""
     path = run_path(name)
     if (path / "config.json").is_file() and not (path / "run.json").exists():
-        return path
-    return open_run(name).model_dir()
+        return path, None
+    run = open_run(name)
+    return run.model_dir(), stored_config(run)

@@ -8,11 +8,12 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field
 
 from nalar.cli import flags
-from nalar.cli.choice import model_folder
+from nalar.cli.choice import chosen_model
 from nalar.cli.output import SCHEMA_VERSION, Output
 from nalar.cli.summary import results_table
 from nalar.config import UserError, lookup
 from nalar.evals.config import EvalConfig
+from nalar.evals.results import TaskResult
 from nalar.tasks.problem import Split
 from nalar.tasks.registry import TASKS
 
@@ -30,20 +31,20 @@ class Eval:
     """A run's folder (a name under runs/, or a path), or a folder that is a model."""
     task: tuple[str, ...] = tuple(TASKS)
     """Task ids."""
-    problems: int = EvalConfig().problems
-    """Distinct problems a task, fewer where the split has fewer."""
-    k: int = EvalConfig().k
-    """Samples a problem."""
-    temperature: float = EvalConfig().temperature
-    """0: greedy."""
-    max_tokens: int = EvalConfig().max_tokens
-    """Cap on a response."""
+    problems: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Distinct problems a task, fewer where the split has fewer. None: as many as the run asks itself."""
+    k: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Samples a problem. None: the run's own."""
+    temperature: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """0: greedy. None: the run's own."""
+    max_tokens: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Cap on a response. None: the run's own."""
     greedy: bool = False
     """Short for --temperature 0 --k 1."""
     split: Split = "test"
     """Problems to ask: choose settings on valid, and read test once."""
-    seed: int = 0
-    """Sets the problems and the samples."""
+    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Sets the problems and the samples. None: those of the run's own evaluation."""
     json: bool = False
     """Print one JSON document on stdout, all else on stderr."""
 
@@ -60,29 +61,29 @@ def run(args: Sequence[str]) -> int:
     asked = flags.parse(Eval, args, verb="eval")
     for name in asked.task:
         lookup(name, TASKS, at="--task")
-    folder = model_folder(asked.run)
-    config = _config(asked)
-    from nalar.pipeline.sampler import load_sampler, measure  # imports torch
+    folder, run_config = chosen_model(asked.run)
+    config = _config(asked, run_config.evals if run_config else EvalConfig())
+    from nalar.pipeline.sampler import load_sampler, measure, tasks_for  # imports torch
 
-    sampler, results = load_sampler(folder), {}
+    sampler, tasks = load_sampler(folder), tasks_for(run_config)
+    seed = {} if asked.seed is None else {"seed": asked.seed}
+    results: dict[str, TaskResult] = {}
     for name in config.tasks:
-        out.text(
-            f"{name}: {config.problems} problems of the {asked.split} split, {config.k} samples each"
-        )
-        results[name] = measure(sampler, TASKS[name](), config, split=asked.split, seed=asked.seed)
+        what = f"up to {config.problems} problems of the {asked.split} split × {config.k} samples"
+        out.text(f"{name}: {what}")
+        results[name] = measure(sampler, tasks[name], config, split=asked.split, **seed)
     out.text(results_table(results))
     out.document(EvalDocument.model_validate(results))
     return 0
 
 
-def _config(asked: Eval) -> EvalConfig:
-    """What to measure. The engine checks the temperature only when it samples: too late to say so kindly."""
-    if asked.temperature < 0:
+def _config(asked: Eval, own: EvalConfig) -> EvalConfig:
+    """The run's own settings with what was asked for in their place."""
+    if asked.temperature is not None and asked.temperature < 0:
+        # The engine checks this only when it samples.
         raise UserError(at="--temperature", got=str(asked.temperature), want="0 (greedy) or more")
-    return EvalConfig(
-        tasks=tuple(dict.fromkeys(asked.task)),
-        problems=asked.problems,
-        k=1 if asked.greedy else asked.k,
-        temperature=0.0 if asked.greedy else asked.temperature,
-        max_tokens=asked.max_tokens,
-    )
+    fields = ("problems", "k", "temperature", "max_tokens")
+    given = {name: value for name in fields if (value := getattr(asked, name)) is not None}
+    greedy = {"k": 1, "temperature": 0.0} if asked.greedy else {}
+    tasks = {"tasks": tuple(dict.fromkeys(asked.task))}
+    return EvalConfig(**(own.model_dump() | tasks | given | greedy))

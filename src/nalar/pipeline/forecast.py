@@ -14,9 +14,10 @@ SECONDS_FOR_START_S = 10.0
 INTERPRETER_BYTES = 400_000_000
 LOGS_BYTES = 20_000_000
 PROMPT_TOKENS = 24
+"""Mean length of a prompt."""
 RESPONSE_FILL_FRAC = 0.4
 """Mean length of a response as a share of its cap."""
-KEPT_CHECKPOINTS = 8
+KEPT_CHECKPOINTS = 4
 
 
 class StageForecast(BaseModel):
@@ -73,13 +74,8 @@ def forecast(config: ZeroConfig) -> Forecast:
     )
 
 
-def _context(config: ZeroConfig) -> int:
-    """Rows of pretraining are as long as a prompt and a response: later positions would stay untrained."""
-    return PROMPT_TOKENS + config.rl.max_tokens
-
-
 def _train_flops_per_token(config: ZeroConfig) -> float:
-    return flops_per_token(config.model, _context(config) / 2, backward=True)
+    return flops_per_token(config.model, config.rows.row_tokens / 2, backward=True)
 
 
 def _pretrain(config: ZeroConfig) -> StageForecast:
@@ -122,8 +118,10 @@ def _stage(
 
 def _memory_bytes(config: ZeroConfig) -> int:
     """The larger of training and sampling, and what an interpreter with torch takes."""
-    model, rl, context = config.model, config.rl, _context(config)
-    training = training_memory(model, batch_tokens=rl.micro_batch_tokens, row_tokens=context)
+    model, rl = config.model, config.rl
+    batch = max(rl.micro_batch_tokens, config.rows.rows * config.rows.row_tokens)
+    context = PROMPT_TOKENS + max(rl.max_tokens, config.evals.max_tokens)
+    training = training_memory(model, batch_tokens=batch, row_tokens=context)
     samples = max(rl.prompts_per_step * rl.group_size, 256)
     cache = FP32_BYTES * samples * context * model.num_hidden_layers * model.latent_dim
     return INTERPRETER_BYTES + training.total_bytes + cache

@@ -12,7 +12,10 @@ from nalar.evals.config import EvalConfig
 from nalar.evals.protocol import evaluate
 from nalar.evals.results import TaskResult
 from nalar.model.weights import load_model
+from nalar.pipeline.config import ZeroConfig
+from nalar.pipeline.zero import EVAL_SEED, tasks_of
 from nalar.tasks.problem import Split, Task
+from nalar.tasks.registry import TASKS
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,15 @@ def load_sampler(folder: Path) -> Sampler:
     return Sampler(Engine(model, limits), Tokenizer.load(folder))
 
 
+def tasks_for(config: ZeroConfig | None) -> dict[str, Task]:
+    """The tasks as a run's corpus sets them, by id; in their default settings where there is no run."""
+    return tasks_of(config) if config else {name: make() for name, make in TASKS.items()}
+
+
 def measure(
-    sampler: Sampler, task: Task, config: EvalConfig, *, split: Split, seed: int
+    sampler: Sampler, task: Task, config: EvalConfig, *, split: Split, seed: int = EVAL_SEED
 ) -> TaskResult:
-    """The figures of one task. The same seed asks the same problems."""
+    """The figures of one task. The same seed asks the same problems, the default those that a run asks itself."""
     problems = task.problems(split, config.problems, seed)
     with torch.inference_mode():
         measured = evaluate(sampler.engine, sampler.tokenizer, task, problems, config, seed=seed)
