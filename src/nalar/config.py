@@ -15,7 +15,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """Bad input from a user. The command line prints it without a traceback and exits with 2."""
 
     def __init__(self, *, at: str, got: str, want: str, hint: str | None = None) -> None:

@@ -25,6 +25,10 @@ class Rows:
     ) -> None:
         self.tokenizer, self.corpus, self.config, self.seed = tokenizer, corpus, config, seed
 
+    @property
+    def tokens_per_step(self) -> int:
+        return self.config.rows * self.config.row_tokens
+
     def batch(self, step: int) -> npt.NDArray[np.int32]:
         """[rows, row_tokens + 1]: inputs are all but the last column, targets all but the first."""
         wanted = self.config.row_tokens + 1

@@ -1,42 +1,25 @@
 """Is a base ready for RL? Sample its own searches and see whether it marks what hits, and only that."""
 
-from pydantic import BaseModel
-
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import SamplingParams
 from nalar.evals.config import ProbeConfig
 from nalar.evals.protocol import Sample, sample_problems
+from nalar.evals.results import ProbeResult
 from nalar.tasks.problem import Task
 from nalar.tasks.traces import is_hit, marked_tries
 
 PROBE_SEED = 20_240_601  # fixed: every slice of every run is asked the same
 
 
-class ProbeResult(BaseModel):
-    """Shares lie in [0, 1]."""
-
-    hits: int
-    """Tries that were right, used each number and reached the target."""
-    misses: int
-    recall: float
-    """Of the hits, marked as hits."""
-    false_frac: float
-    """Of the misses, marked as hits."""
-    after_hit_correct_frac: float
-    """Of the responses that marked a true hit, answered correctly."""
-    pass_at_1: float
-    passed: bool
-    reason: str
-    """Why it did not pass, or that it did."""
-
-
-def probe(engine: Engine, tokenizer: Tokenizer, task: Task, config: ProbeConfig) -> ProbeResult:
-    """Deterministic for given weights: fixed valid problems, fixed seeds."""
+def probe(
+    engine: Engine, tokenizer: Tokenizer, task: Task, config: ProbeConfig
+) -> tuple[ProbeResult, list[list[Sample]]]:
+    """The verdict and the samples. Deterministic for given weights: fixed valid problems and seeds."""
     problems = task.problems("valid", config.problems, PROBE_SEED)
     params = SamplingParams(n=config.samples, max_tokens=config.max_tokens, seed=PROBE_SEED)
     groups = sample_problems(engine, tokenizer, task, problems, params)
-    return judge([s for group in groups for s in group], config)
+    return judge([s for group in groups for s in group], config), groups
 
 
 def judge(samples: list[Sample], config: ProbeConfig) -> ProbeResult:

@@ -4,40 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from pydantic import BaseModel
-
-from nalar.data.dialogue import Message, Parsed, encode_prompt, parse
+from nalar.data.dialogue import Parsed, encode_prompt, parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import BannedTokens, Completion, Request, SamplingParams
 from nalar.evals.config import EvalConfig
-from nalar.stats import bootstrap_ci, majority, pass_at_k
+from nalar.evals.results import TaskResult, estimate
+from nalar.stats import majority, pass_at_k
 from nalar.tasks.problem import Problem, Score, Task
 from nalar.tasks.traces import checks_itself
-
-
-class Estimate(BaseModel):
-    """A mean and its 95% interval by bootstrap over problems."""
-
-    mean: float
-    ci95: tuple[float, float]
-
-
-class TaskResult(BaseModel):
-    """One task. Shares lie in [0, 1]."""
-
-    n: int
-    """Problems."""
-    k: int
-    pass_at_1: Estimate
-    pass_at_k: Estimate
-    maj_at_k: Estimate
-    truncated_frac: float
-    well_formed_frac: float
-    mean_response_tokens: float
-    self_check_frac: float | None
-    """Share of responses in which a try marked wrong is followed by another; None where nothing is searched."""
-    verifier_errors: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +20,7 @@ class Sample:
     """One measured response."""
 
     problem: Problem
+    num_prompt_tokens: int
     completion: Completion
     parsed: Parsed
     score: Score
@@ -56,11 +32,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Measured:
+    """What an evaluation gives: the figures, and what they came from."""
+
     result: TaskResult
     samples: list[list[Sample]]
     """By problem."""
-    prompt_tokens: int
-    sampled_tokens: int
 
 
 def sample_problems(
@@ -72,26 +48,22 @@ def sample_problems(
     banned_tokens: Sequence[BannedTokens | None] | None = None,
 ) -> list[list[Sample]]:
     """`params.n` scored responses to each problem; each problem has a seed of its own, from its place."""
-    stop = (tokenizer.end_id,)
-    requests = [
-        Request(
-            tuple(encode_prompt(tokenizer, [Message(role="user", content=problem.prompt)])),
-            params.model_copy(
-                update={"stop_token_ids": stop, "seed": params.seed * 1_000_003 + i}
-            ),
-            banned_tokens[i] if banned_tokens else None,
-        )
-        for i, problem in enumerate(problems)
-    ]
+    requests = []
+    for i, problem in enumerate(problems):
+        own = {"stop_token_ids": (tokenizer.end_id,), "seed": params.seed * 1_000_003 + i}
+        prompt_ids = encode_prompt(tokenizer, [{"role": "user", "content": problem.prompt}])
+        banned = banned_tokens[i] if banned_tokens else None
+        requests.append(Request(tuple(prompt_ids), params.model_copy(update=own), banned))
     out = []
-    for problem, completions in zip(problems, engine.generate(requests), strict=True):
-        parsed = [parse(tokenizer, c.token_ids) for c in completions]
-        out.append(
-            [
-                Sample(problem, c, p, task.score(problem, p.answer))
-                for c, p in zip(completions, parsed, strict=True)
-            ]
-        )
+    for request, problem, completions in zip(
+        requests, problems, engine.generate(requests), strict=True
+    ):
+        group = []
+        for completion in completions:
+            parsed = parse(tokenizer, completion.token_ids)
+            score = task.score(problem, parsed.answer)
+            group.append(Sample(problem, len(request.prompt_ids), completion, parsed, score))
+        out.append(group)
     return out
 
 
@@ -109,11 +81,7 @@ def evaluate(
         n=config.k, max_tokens=config.max_tokens, temperature=config.temperature, seed=seed
     )
     samples = sample_problems(engine, tokenizer, task, problems, params)
-    prompt_tokens = sum(
-        len(encode_prompt(tokenizer, [Message(role="user", content=p.prompt)])) for p in problems
-    )
-    sampled = sum(len(s.completion.token_ids) for group in samples for s in group)
-    return Measured(summarise(samples, seed=seed), samples, prompt_tokens, sampled)
+    return Measured(summarise(samples, seed=seed), samples)
 
 
 def summarise(samples: Sequence[Sequence[Sample]], *, seed: int) -> TaskResult:
@@ -125,9 +93,9 @@ def summarise(samples: Sequence[Sequence[Sample]], *, seed: int) -> TaskResult:
     return TaskResult(
         n=len(samples),
         k=k,
-        pass_at_1=_estimate([c / k for c in correct], seed),
-        pass_at_k=_estimate([pass_at_k(k, c, k) for c in correct], seed),
-        maj_at_k=_estimate([float(_majority_correct(group)) for group in samples], seed),
+        pass_at_1=estimate([c / k for c in correct], seed=seed),
+        pass_at_k=estimate([pass_at_k(k, c, k) for c in correct], seed=seed),
+        maj_at_k=estimate([float(_majority_correct(group)) for group in samples], seed=seed),
         truncated_frac=fmean(s.completion.finish_reason == "length" for s in flat),
         well_formed_frac=fmean(s.parsed.well_formed and s.score.well_formed for s in flat),
         mean_response_tokens=fmean(len(s.completion.token_ids) for s in flat),
@@ -137,12 +105,6 @@ def summarise(samples: Sequence[Sequence[Sample]], *, seed: int) -> TaskResult:
 
 
 def _majority_correct(group: Sequence[Sample]) -> bool:
-    winner = majority([s.score.canonical if s.parsed.well_formed else None for s in group])
-    return winner is not None and any(
-        s.correct for s in group if s.score.canonical == winner
-    )
-
-
-def _estimate(values: Sequence[float], seed: int) -> Estimate:
-    interval = bootstrap_ci(values, seed=seed)
-    return Estimate(mean=interval.mean, ci95=(interval.lo, interval.hi))
+    votes = [s.score.canonical if s.parsed.well_formed else None for s in group]
+    correct = {vote: s.correct for vote, s in zip(votes, group, strict=True) if vote is not None}
+    return majority(votes, correct)

@@ -1,7 +1,7 @@
 """A whole run from random weights to a report, as one config. Imports no torch."""
 
-from nalar.config import Config
-from nalar.data.config import CorpusConfig, TokenizerConfig
+from nalar.config import Config, ConfigError
+from nalar.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from nalar.evals.config import EvalConfig, ProbeConfig
 from nalar.model.config import ModelConfig
 from nalar.plan.cost import PriceConfig
@@ -21,8 +21,23 @@ class ZeroConfig(Config):
     model: ModelConfig
     tokenizer: TokenizerConfig
     corpus: CorpusConfig
+    rows: RowsConfig
     pretrain: PretrainConfig
     probe: ProbeConfig
     rl: RLConfig
     evals: EvalConfig
     price: PriceConfig
+
+    def model_post_init(self, _context: object) -> None:
+        longest = max(self.rl.max_tokens, self.evals.max_tokens, self.probe.max_tokens)
+        room = self.model.max_position_embeddings - longest
+        if room < PROMPT_TOKENS:
+            raise ConfigError(
+                at="model.max_position_embeddings",
+                got=str(self.model.max_position_embeddings),
+                want=f"room for a prompt of {PROMPT_TOKENS} tokens and responses of {longest}",
+            )
+
+
+PROMPT_TOKENS = 64
+"""No prompt of the demo's tasks is longer."""

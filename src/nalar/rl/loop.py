@@ -60,7 +60,7 @@ def train_rl(
     step = first_step
     while step < config.steps and not should_stop():
         problems = draw_problems(tasks, config.prompts_per_step, seed, step)
-        groups = collect(engine, tokenizer, problems, config, seed=seed * 100_003 + step)
+        groups = collect(engine, tokenizer, tasks, problems, config, seed=seed * 100_003 + step)
         updates = _updates(model, optimizer, groups, config, step)
         step += 1
         engine.load(model.state_dict(), version=step)

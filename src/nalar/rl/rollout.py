@@ -4,13 +4,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nalar.data.dialogue import Message, Parsed, encode_prompt, parse
+from nalar.data.dialogue import Parsed, encode_prompt, parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import Completion, Request, SamplingParams
 from nalar.rl.config import RewardConfig, RLConfig
 from nalar.tasks.problem import Problem, Score, Task
-from nalar.tasks.registry import task_of
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,10 @@ class Rollout:
     parsed: Parsed
     score: Score
     reward: float
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.prompt_ids)
 
     @property
     def truncated(self) -> bool:
@@ -43,15 +46,17 @@ def reward_of(score: Score, well_formed: bool, config: RewardConfig) -> float:
 def collect(
     engine: Engine,
     tokenizer: Tokenizer,
+    tasks: Sequence[Task],
     problems: Sequence[Problem],
     config: RLConfig,
     *,
     seed: int,
 ) -> list[list[Rollout]]:
     """A group of `config.group_size` scored samples for each problem."""
+    by_id = {task.id: task for task in tasks}
     requests = []
     for i, problem in enumerate(problems):
-        prompt_ids = tuple(encode_prompt(tokenizer, [Message(role="user", content=problem.prompt)]))
+        prompt_ids = tuple(encode_prompt(tokenizer, [{"role": "user", "content": problem.prompt}]))
         params = SamplingParams(
             n=config.group_size,
             max_tokens=config.max_tokens,
@@ -62,7 +67,7 @@ def collect(
         requests.append(Request(prompt_ids, params))
     return [
         [
-            _scored(tokenizer, problem, request.prompt_ids, completion, config.reward)
+            _scored(tokenizer, by_id[problem.task], problem, request.prompt_ids, completion, config.reward)
             for completion in completions
         ]
         for problem, request, completions in zip(
@@ -73,12 +78,13 @@ def collect(
 
 def _scored(
     tokenizer: Tokenizer,
+    task: Task,
     problem: Problem,
     prompt_ids: tuple[int, ...],
     completion: Completion,
     reward: RewardConfig,
 ) -> Rollout:
     parsed = parse(tokenizer, completion.token_ids)
-    score = task_of(problem).score(problem, parsed.answer)
+    score = task.score(problem, parsed.answer)
     earned = reward_of(score, parsed.well_formed, reward)
     return Rollout(problem, prompt_ids, completion, parsed, score, earned)

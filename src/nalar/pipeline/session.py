@@ -1,0 +1,160 @@
+"""What every stage of a run shares: the folder, the clock, the price, what is done, what to resume from."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from nalar.data.tokenizer import Tokenizer
+from nalar.engine.sequence import Completion
+from nalar.model.config import ModelConfig
+from nalar.model.transformer import Transformer
+from nalar.optim.muonclip import MuonClip
+from nalar.pipeline.config import ZeroConfig
+from nalar.pipeline.observer import Observer
+from nalar.plan.model import sampling_flops
+from nalar.run import Meter, Receipt, Run
+from nalar.train.checkpoint import load_checkpoint, load_optimizer, save_checkpoint
+
+STATE_FILE = "state.json"
+
+
+class Sampled(Protocol):
+    """A response to a prompt, wherever it came from."""
+
+    @property
+    def num_prompt_tokens(self) -> int: ...
+    @property
+    def completion(self) -> Completion: ...
+
+
+@dataclass
+class Work:
+    """Tokens and FLOPs since the last receipt."""
+
+    tokens: int = 0
+    flops: float = 0.0
+
+
+@dataclass
+class Session:
+    """One process working on one run."""
+
+    config: ZeroConfig
+    run: Run
+    observer: Observer
+    should_stop: Callable[[], bool]
+    work: Work = field(default_factory=Work)
+
+    def is_done(self, stage: str) -> bool:
+        return stage in self._state().get("done", [])
+
+    def mark_done(self, stage: str) -> None:
+        state = self._state()
+        self._write_state(state | {"done": [*state.get("done", []), stage]})
+
+    def start(self, stage: str, *, steps: int | None, done: int = 0) -> Meter:
+        """Begin or go on with a stage; the meter counts from what earlier sessions have used."""
+        self.work = Work()
+        self.observer.stage_started(stage, steps=steps, done=done)
+        return Meter(self.run.stage_total(stage))
+
+    def add_sampling(self, model: ModelConfig, groups: Sequence[Sequence[Sampled]]) -> None:
+        """Count sampled groups: each prompt was prefilled once."""
+        for group in groups:
+            lengths = [len(sampled.completion.token_ids) for sampled in group]
+            self.work.tokens += sum(lengths)
+            self.work.flops += sampling_flops(model, group[0].num_prompt_tokens, lengths)
+
+    def receipt(self, stage: str, meter: Meter) -> None:
+        """Put what was used since the last receipt into the ledger."""
+        lap = meter.lap()
+        self.run.record(
+            Receipt(
+                name=stage,
+                tokens=self.work.tokens,
+                flops=self.work.flops,
+                wall_s=lap.wall_s,
+                usd=self.config.price.usd(lap.wall_s),
+                energy_wh=lap.energy_wh,
+                started_at=lap.started_at,
+            )
+        )
+        self.work = Work()
+
+    def log(self, stage: str, step: int, meter: Meter, values: Mapping[str, float]) -> None:
+        """Write a step's metrics and show them, with time, cost and speed of the stage so far."""
+        total = meter.total
+        before = self.run_tokens.get(stage, 0)
+        tokens = before + self.work.tokens
+        shown = dict(values) | {
+            "tokens": tokens,
+            "wall_s": total.wall_s,
+            "usd": self.config.price.usd(total.wall_s),
+            "tokens_per_s": tokens / total.wall_s if total.wall_s else 0.0,
+        }
+        self.run.log_metrics(stage, step, shown)
+        self.observer.step(stage, step, shown)
+
+    @property
+    def run_tokens(self) -> dict[str, int]:
+        """Tokens in the ledger, by stage."""
+        return {receipt.name: receipt.tokens for receipt in self.run.stage_totals()}
+
+    def save(
+        self,
+        stage: str,
+        step: int,
+        model: Transformer,
+        optimizer: MuonClip,
+        tokenizer: Tokenizer,
+    ) -> None:
+        """Write a checkpoint, make it the run's model, drop the one it replaces."""
+        name = f"{stage}-{step:06d}"
+        folder = self.run.checkpoint_dir(name)
+        save_checkpoint(
+            folder,
+            model,
+            optimizer,
+            {"stage": stage, "step": step},
+            token_ids={
+                "eos_token_id": tokenizer.end_id,
+                "pad_token_id": tokenizer.end_id,
+                "bos_token_id": tokenizer.user_id,
+            },
+            save_tokenizer=tokenizer.save,
+        )
+        self.run.point_model_to(folder)
+        state = self._state()
+        replaced = state.get("checkpoints", {}).get(stage)
+        self._write_state(
+            state | {"checkpoints": state.get("checkpoints", {}) | {stage: name}}
+        )
+        if replaced not in (None, name):
+            shutil.rmtree(self.run.checkpoint_dir(replaced))
+
+    def checkpoint(self, stage: str) -> str | None:
+        """The name of the latest checkpoint of a stage."""
+        name: str | None = self._state().get("checkpoints", {}).get(stage)
+        return name
+
+    def load(self, stage: str) -> tuple[Transformer, Tokenizer, int]:
+        """Model, tokenizer and step of the latest checkpoint of a stage that has one."""
+        name = self.checkpoint(stage)
+        assert name is not None, f"{stage} has no checkpoint"
+        folder = self.run.checkpoint_dir(name)
+        resumed = load_checkpoint(folder)
+        return resumed.model, Tokenizer.load(folder), int(resumed.progress["step"])
+
+    def load_optimizer(self, stage: str, optimizer: MuonClip) -> None:
+        name = self.checkpoint(stage)
+        assert name is not None, f"{stage} has no checkpoint"
+        load_optimizer(self.run.checkpoint_dir(name), optimizer)
+
+    def _state(self) -> dict[str, Any]:
+        path = self.run.path / STATE_FILE
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _write_state(self, state: dict[str, Any]) -> None:
+        self.run.write_json(STATE_FILE, state)

@@ -1,0 +1,319 @@
+"""R1-Zero from random weights: pretrain, probe, evaluate, RL, evaluate again, report. Resumes where it stopped."""
+
+import itertools
+import json
+import random
+from dataclasses import asdict
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Literal
+
+import torch
+
+from nalar.data.corpora.procedural import documents
+from nalar.data.packing import Rows
+from nalar.data.tokenizer import Tokenizer
+from nalar.engine.config import EngineConfig
+from nalar.engine.engine import Engine
+from nalar.evals.baselines import mean_tries, measure_baselines
+from nalar.evals.probe import probe
+from nalar.config import lookup
+from nalar.evals.protocol import Sample, evaluate
+from nalar.evals.results import TaskResult
+from nalar.evals.report_html import write_report
+from nalar.model.config import ModelConfig
+from nalar.model.transformer import Transformer
+from nalar.optim.muonclip import MuonClip
+from nalar.pipeline.config import PROMPT_TOKENS, ZeroConfig
+from nalar.pipeline.observer import Observer
+from nalar.pipeline.session import Session
+from nalar.plan.model import sequence_flops
+from nalar.rl.loop import RLProgress, train_rl
+from nalar.rl.rollout import Rollout
+from nalar.rl.step import useful
+from nalar.run import Run
+from nalar.tasks.chain_sum import ChainSum
+from nalar.tasks.countdown import Countdown
+from nalar.tasks.problem import Problem, Task
+from nalar.train.pretrain import Progress, pretrain_slice, steps_per_slice
+
+Stage = Literal["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
+STAGES: tuple[Stage, ...] = ("pretrain", "evaluate_base", "rl", "evaluate_final", "report")
+EVAL_SEED = 7  # the same samples' seeds before and after
+
+
+class Outcome(StrEnum):
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    """Asked to stop; everything is saved."""
+    PROBE_FAILED = "probe_failed"
+    """The base does not recognise its own hits, so RL would unlearn to search."""
+
+
+def run_zero(
+    config: ZeroConfig,
+    run: Run,
+    observer: Observer,
+    should_stop: Callable[[], bool],
+    *,
+    force: bool = False,
+    until: Stage = "report",
+) -> Outcome:
+    """Do every stage up to `until` that the run has not done. `force` goes on after a failed probe."""
+    torch.set_num_threads(config.threads)
+    session = Session(config, run, observer, should_stop)
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        if session.is_done(stage):
+            continue
+        outcome = _STAGES[stage](session, force)
+        if outcome is not Outcome.FINISHED:
+            return outcome
+        session.mark_done(stage)
+        observer.stage_finished(stage)
+    return Outcome.FINISHED
+
+
+def tasks_of(config: ZeroConfig) -> dict[str, Task]:
+    """The tasks as the corpus is configured, by id."""
+    tasks: tuple[Task, ...] = (
+        Countdown(config.corpus.countdown),
+        ChainSum(config.corpus.chain_sum),
+    )
+    return {task.id: task for task in tasks}
+
+
+def train_tokenizer(config: ZeroConfig) -> Tokenizer:
+    """From the corpus alone, the same for every seed."""
+    sample = itertools.islice(
+        documents(config.corpus, random.Random(0)), config.tokenizer.sample_documents
+    )
+    return Tokenizer.train(sample, config.tokenizer)
+
+
+def engine_for(model: Transformer, config: ZeroConfig) -> Engine:
+    longest = max(config.rl.max_tokens, config.evals.max_tokens, config.probe.max_tokens)
+    return Engine(model, EngineConfig(max_model_len=PROMPT_TOKENS + longest))
+
+
+def _pretrain(session: Session, force: bool) -> Outcome:
+    config = session.config
+    if session.checkpoint("pretrain"):
+        model, tokenizer, step = session.load("pretrain")
+    else:
+        tokenizer, step = train_tokenizer(config), 0
+        model = Transformer(config.model.model_copy(update={"vocab_size": tokenizer.vocab_size}))
+        model.initialize(config.seed)
+    optimizer = MuonClip(model.named_parameters(), config.pretrain.optim)
+    if step:
+        session.load_optimizer("pretrain", optimizer)
+    rows = Rows(tokenizer, config.corpus, config.rows, config.seed)
+    per_slice = steps_per_slice(config.pretrain, rows.tokens_per_step)
+    total = per_slice * config.pretrain.max_slices
+    row_flops = sequence_flops(model.config, config.rows.row_tokens, backward=True)
+
+    with session.start("pretrain", steps=total, done=step) as meter:
+
+        def on_step(progress: Progress) -> None:
+            session.work.tokens += rows.tokens_per_step
+            session.work.flops += config.rows.rows * row_flops
+            if progress.step % config.pretrain.log_every_steps == 0:
+                values = {k: float(v) for k, v in vars(progress.metrics).items()}
+                session.log("pretrain", progress.step, meter, values)
+
+        while True:
+            at_boundary = step > 0 and step % per_slice == 0
+            if at_boundary and _probe_passed(session, model, tokenizer, step // per_slice):
+                session.receipt("pretrain", meter)
+                return Outcome.FINISHED
+            if step >= total:
+                session.receipt("pretrain", meter)
+                return Outcome.FINISHED if force else Outcome.PROBE_FAILED
+            step = pretrain_slice(
+                model,
+                optimizer,
+                rows,
+                config.pretrain,
+                first_step=step,
+                on_step=on_step,
+                should_stop=session.should_stop,
+            )
+            session.save("pretrain", step, model, optimizer, tokenizer)
+            session.receipt("pretrain", meter)
+            if session.should_stop():
+                return Outcome.STOPPED
+
+
+def _probe_passed(
+    session: Session, model: Transformer, tokenizer: Tokenizer, slice_number: int
+) -> bool:
+    """Probe after a slice, write it down, say what came out."""
+    config = session.config
+    countdown = tasks_of(config)["countdown"]
+    result, samples = probe(engine_for(model, config), tokenizer, countdown, config.probe)
+    session.add_sampling(model.config, samples)
+    path = session.run.path / "probe.json"
+    earlier = json.loads(path.read_text()) if path.exists() else []
+    kept = [entry for entry in earlier if entry["slice"] != slice_number]
+    session.run.write_json("probe.json", [*kept, result.model_dump() | {"slice": slice_number}])
+    verdict = "passed" if result.passed else "not yet"
+    session.observer.note(
+        f"probe after slice {slice_number}: {verdict}: {result.reason} "
+        f"(recall {result.recall:.0%} of {result.hits} hits, "
+        f"{result.false_frac:.1%} of {result.misses} misses marked as hits)"
+    )
+    return result.passed
+
+
+def _evaluate(session: Session, stage: Stage, model_stage: str, results_name: str) -> Outcome:
+    config = session.config
+    model, tokenizer, _ = session.load(model_stage)
+    engine = engine_for(model, config)
+    tasks = tasks_of(config)
+    results: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
+    with session.start(stage, steps=len(config.evals.tasks)) as meter:
+        for step, task_id in enumerate(config.evals.tasks, start=1):
+            if session.should_stop():
+                return Outcome.STOPPED
+            task = lookup(task_id, tasks, at="evals.tasks")
+            problems = test_problems(task, config)
+            measured = evaluate(engine, tokenizer, task, problems, config.evals, seed=EVAL_SEED)
+            session.add_sampling(model.config, measured.samples)
+            results[task_id] = measured.result.model_dump()
+            rows += [sample_row(sample) for group in measured.samples for sample in group]
+            session.log(stage, step, meter, {"pass_at_1": measured.result.pass_at_1.mean})
+            session.observer.note(describe(task_id, measured.result))
+        session.run.write_samples(stage, rows)
+        session.run.write_json(results_name, results)
+        session.receipt(stage, meter)
+    return Outcome.FINISHED
+
+
+def _evaluate_base(session: Session, force: bool) -> Outcome:
+    return _evaluate(session, "evaluate_base", "pretrain", "results_before.json")
+
+
+def _evaluate_final(session: Session, force: bool) -> Outcome:
+    outcome = _evaluate(session, "evaluate_final", "rl", "results_after.json")
+    if outcome is Outcome.FINISHED:
+        write_baselines(session)
+    return outcome
+
+
+def _rl(session: Session, force: bool) -> Outcome:
+    config = session.config
+    source = "rl" if session.checkpoint("rl") else "pretrain"
+    model, tokenizer, step = session.load(source)
+    optimizer = MuonClip(model.named_parameters(), config.rl.optim)
+    if source == "rl":
+        session.load_optimizer("rl", optimizer)
+    else:
+        step = 0
+    tasks = tasks_of(config)
+    with session.start("rl", steps=config.rl.steps, done=step) as meter:
+
+        def on_step(progress: RLProgress, groups: list[list[Rollout]]) -> None:
+            session.add_sampling(model.config, groups)
+            session.work.flops += trained_flops(session, model.config, groups)
+            session.log("rl", progress.step, meter, rl_values(progress))
+            if progress.step % config.rl.save_every_steps == 0 or progress.step == config.rl.steps:
+                session.save("rl", progress.step, model, optimizer, tokenizer)
+                session.receipt("rl", meter)
+
+        done = train_rl(
+            model,
+            optimizer,
+            engine_for(model, config),
+            tokenizer,
+            [lookup(task_id, tasks, at="rl.tasks") for task_id in config.rl.tasks],
+            config.rl,
+            seed=config.seed,
+            first_step=step,
+            on_step=on_step,
+            should_stop=session.should_stop,
+        )
+        if done < config.rl.steps:
+            if done % config.rl.save_every_steps:
+                session.save("rl", done, model, optimizer, tokenizer)
+                session.receipt("rl", meter)
+            return Outcome.STOPPED
+    return Outcome.FINISHED
+
+
+def _report(session: Session, force: bool) -> Outcome:
+    write_report(session.run)
+    return Outcome.FINISHED
+
+
+def write_baselines(session: Session) -> None:
+    """What is reached without a model, on the same test problems and under the same cap."""
+    config = session.config
+    tasks = tasks_of(config)
+    chosen = [tasks[task_id] for task_id in config.evals.tasks]
+    tokenizer = Tokenizer.load(session.run.model_dir())
+    rows = session.run.samples("evaluate_final")
+    baselines = measure_baselines(
+        chosen,
+        {task.id: test_problems(task, config) for task in chosen},
+        max_tokens=config.evals.max_tokens,
+        token_cost=lambda text: len(tokenizer.encode(text)),
+        model_tries=mean_tries(row["thought"] for row in rows if row["task"] == "countdown"),
+        seed=EVAL_SEED,
+    )
+    session.run.write_json("baselines.json", baselines.model_dump())
+
+
+def test_problems(task: Task, config: ZeroConfig) -> list[Problem]:
+    """The held-out problems that every evaluation of a run is read on."""
+    return task.problems("test", config.evals.problems, EVAL_SEED)
+
+
+def trained_flops(session: Session, model: ModelConfig, groups: list[list[Rollout]]) -> float:
+    """Forward and backward over the sequences of an RL step that had something to teach."""
+    rollouts, _ = useful(groups, session.config.rl)
+    lengths = [r.num_prompt_tokens + len(r.completion.token_ids) - 1 for r in rollouts]
+    return sum(sequence_flops(model, length, backward=True) for length in lengths)
+
+
+def describe(task_id: str, result: TaskResult) -> str:
+    """One line on an evaluation."""
+    one, k, maj = result.pass_at_1, result.pass_at_k, result.maj_at_k
+    return (
+        f"{task_id}: pass@1 {one.mean:.1%} [{one.ci95[0]:.1%}, {one.ci95[1]:.1%}], "
+        f"pass@{result.k} {k.mean:.1%}, majority@{result.k} {maj.mean:.1%}, "
+        f"{result.mean_response_tokens:.0f} tokens a response ({result.n} problems)"
+    )
+
+
+def sample_row(sample: Sample) -> dict[str, Any]:
+    """A measured response as it stands in samples/*.jsonl."""
+    return {
+        "task": sample.problem.task,
+        "key": sample.problem.key,
+        "prompt": sample.problem.prompt,
+        "thought": sample.parsed.thought,
+        "answer": sample.parsed.answer,
+        "correct": sample.correct,
+        "finish_reason": sample.completion.finish_reason,
+        "tokens": len(sample.completion.token_ids),
+    }
+
+
+def rl_values(progress: RLProgress) -> dict[str, float]:
+    """A step's report as flat metrics; what a step lacks is left out."""
+    values: dict[str, float] = {}
+    for name, value in asdict(progress).items():
+        if isinstance(value, dict):
+            values |= {f"{name}/{task}": float(v) for task, v in value.items()}
+        elif value is not None and name != "step":
+            values[name] = float(value)
+    return values
+
+
+_STAGES: dict[Stage, Callable[[Session, bool], Outcome]] = {
+    "pretrain": _pretrain,
+    "evaluate_base": _evaluate_base,
+    "rl": _rl,
+    "evaluate_final": _evaluate_final,
+    "report": _report,
+}

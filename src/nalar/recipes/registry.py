@@ -1,0 +1,8 @@
+"""The recipes that a name on the command line can mean."""
+
+from collections.abc import Callable, Mapping
+
+from nalar.pipeline.config import ZeroConfig
+from nalar.recipes.zero import zero_cpu, zero_tiny
+
+RECIPES: Mapping[str, Callable[[], ZeroConfig]] = {"zero-cpu": zero_cpu, "zero-tiny": zero_tiny}
