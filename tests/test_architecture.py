@@ -125,6 +125,8 @@ def objection(importer: str, imported: str) -> str | None:
             if GROUND_RANK[there] < GROUND_RANK[here]
             else f"layer 0: {there!r} is not below {here!r}"
         )
+    if is_room_config(imported):  # counts as layer 0
+        return None
     if LAYER_OF[there] == LAYER_OF[here]:
         return f"{here!r} and {there!r} share layer {LAYER_OF[here]} and do not know each other"
     if LAYER_OF[there] > LAYER_OF[here]:

@@ -81,11 +81,11 @@ def test_saving_and_loading_changes_nothing(tokenizer: Tokenizer, tmp_path: Path
 def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         Tokenizer.load(tmp_path)
+    bare = Tokenizer.train(["a"], TokenizerConfig())
+    bare.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text().replace('"<think>"', '"<other>"'))
     with pytest.raises(UserError, match="no <think>"):
-        bare = Tokenizer.train(["a"], TokenizerConfig())
-        bare.save(tmp_path)
-        path = tmp_path / "tokenizer.json"
-        path.write_text(path.read_text().replace('"<think>"', '"<other>"'))
         Tokenizer.load(tmp_path)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from nalar.config import UserError
+from nalar.config import ConfigError, UserError
 from nalar.engine.sequence import Request, SamplingParams
 
 
@@ -19,7 +19,7 @@ from nalar.engine.sequence import Request, SamplingParams
     ],
 )
 def test_a_bad_sampling_parameter_is_named(field, value):
-    with pytest.raises(ValueError, match=rf"sampling\.{field}: got"):
+    with pytest.raises(ConfigError, match=rf"sampling\.{field}: got"):
         SamplingParams(**{field: value})
 
 

@@ -10,6 +10,7 @@ from nalar.evals.baselines import (
     Space,
     best_constant,
     blind_search,
+    limit_for_mean,
     mean_tries,
     measure_baselines,
     search,
@@ -91,6 +92,25 @@ def test_a_line_costs_what_the_corpus_would_write():
     assert any(text.endswith("✗\n") for text in seen)
     assert task.gold(problem) in seen
     assert all(not text.endswith("✓\n") for text in seen)
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_the_limit_for_a_mean_gives_that_mean(repeats):
+    task = Countdown()
+    problems = task.problems("test", 5, 0)
+    limit = limit_for_mean(task, problems, 4.2, repeats=repeats)
+    found = blind_search(task, problems, repeats=repeats, max_tries=limit, runs=RUNS, seed=0)
+    assert limit > 4.2
+    assert found.mean_tries == pytest.approx(4.2, abs=0.03)
+
+
+def test_a_mean_that_is_never_reached_gives_a_search_to_the_end():
+    task = Countdown()
+    problems = task.problems("test", 5, 0)
+    limit = limit_for_mean(task, problems, 1000, repeats=False)
+    assert limit <= max(len(task.tries(p.data["numbers"])) for p in problems)
+    found = blind_search(task, problems, repeats=False, max_tries=limit, runs=200, seed=0)
+    assert found.pass_at_1.mean == 1.0
 
 
 def test_a_search_without_a_limit_is_refused():

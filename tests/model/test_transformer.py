@@ -16,7 +16,9 @@ def test_cached_decoding_equals_the_full_forward(tiny_model):
     ids, starts = random_ids((3, 40)), torch.tensor([5, 17, 1])
     whole = tiny_model(ids).states_BTD
     _, entries = tiny_model.prefill(ids)
-    cache = torch.full((3, 3, 64, tiny_model.config.latent_dim), 7.0)  # stale junk beyond the prompt
+    cache = torch.full(
+        (3, 3, 64, tiny_model.config.latent_dim), 7.0
+    )  # stale junk beyond the prompt
     for b, start in enumerate(starts):
         cache[:, b, :start] = entries[:, b, :start]
     for step in range(20):
@@ -58,7 +60,9 @@ def test_observed_logits_are_the_largest_and_the_bound_is_close_above(tiny_model
 def test_fused_attention_equals_softmax_written_out():
     gen = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 19, 8, generator=gen) for _ in range(3))
-    logits = (q @ k.transpose(-1, -2) * 0.3).masked_fill(torch.ones(19, 19).triu(1).bool(), -torch.inf)
+    logits = (q @ k.transpose(-1, -2) * 0.3).masked_fill(
+        torch.ones(19, 19).triu(1).bool(), -torch.inf
+    )
     out, bound = causal_attention(q, k, v, scale=0.3, observe="bound")
     assert_close(out, logits.softmax(-1) @ v, rtol=1e-5, atol=1e-5)
     assert_close(bound, logits.logsumexp(-1).amax((0, 2)), rtol=1e-5, atol=1e-5)

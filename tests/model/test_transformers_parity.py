@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from nalar.config import UserError
 from nalar.model.transformer import Transformer
 from nalar.model.weights import load_model, save_model
 
@@ -60,5 +61,5 @@ def test_weights_that_do_not_fit_the_config_are_refused(tiny_model, tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.layers.1.mlp.experts.3.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"experts\.3\.up_proj"):
+    with pytest.raises(UserError, match=r"experts\.3\.up_proj"):
         load_model(tmp_path)

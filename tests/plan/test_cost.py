@@ -29,7 +29,7 @@ def test_an_hour_costs_the_price_of_an_hour():
 
 @pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
 def test_a_price_that_is_none_is_refused(price):
-    with pytest.raises(ValueError, match=r"price\.usd_per_hour"):
+    with pytest.raises(ConfigError, match=r"price\.usd_per_hour"):
         PriceConfig(usd_per_hour=price)
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nalar.config import ConfigError
 from nalar.tasks.chain_sum import ChainSum, terms_of
 from nalar.tasks.config import ChainSumConfig
 from nalar.tasks.problem import Problem, split_of
@@ -49,5 +50,5 @@ def test_any_answer_is_scored(text: str) -> None:
 
 
 def test_bounds_that_disagree_are_refused() -> None:
-    with pytest.raises(ValueError, match="min_terms"):
+    with pytest.raises(ConfigError, match="min_terms"):
         ChainSumConfig(min_terms=9)

@@ -123,5 +123,5 @@ def test_constants_are_distinct_expressions(task: Countdown) -> None:
 def test_a_configuration_without_problems_is_refused() -> None:
     with pytest.raises(ConfigError, match="every split"):
         Countdown(CountdownConfig(max_number=2))
-    with pytest.raises(ValueError, match="operators"):
+    with pytest.raises(ConfigError, match="operators"):
         CountdownConfig(operators="+^")

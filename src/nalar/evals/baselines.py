@@ -22,6 +22,9 @@ CLOSING_TOKENS = 2
 TRAIN_PROBLEMS = 300
 """On which the constant is chosen."""
 
+SURELY = 1e-6
+"""A share of searches that does not matter."""
+
 TokenCost = Callable[[str], int]
 """Tokens that a text takes in the model's own tokenizer."""
 
@@ -210,6 +213,29 @@ def _free(_text: str) -> int:
     return 0
 
 
+def limit_for_mean(
+    task: Countdown, problems: Sequence[Problem], mean: float, *, repeats: bool
+) -> float:
+    """The limit under which blind search makes `mean` tries on average, exactly.
+
+    Where it never makes so many, because it finds a hit sooner, the limit at which it has found all there is.
+    """
+    spaces = [Space.of(task, problem, _free) for problem in problems]
+    sizes = np.array([len(space.is_hit_N) for space in spaces], dtype=np.float64)
+    misses = sizes - np.array([space.is_hit_N.sum() for space in spaces])
+    searching = np.ones(len(spaces))  # chance, by problem, that no try so far was a hit
+    made, limit = 0.0, 0
+    while (more := float(searching.mean())) > SURELY:
+        if made + more >= mean:
+            return limit + (mean - made) / more
+        made += more
+        drawn = 0 if repeats else limit
+        left = np.maximum(sizes - drawn, 1)
+        searching = searching * np.maximum(misses - drawn, 0) / left
+        limit += 1
+    return float(limit)
+
+
 def mean_tries(thoughts: Iterable[str]) -> float | None:
     """Marked tries a thought; None where there is no thought."""
     counts = [len(marked_tries(thought)) for thought in thoughts]
@@ -227,7 +253,8 @@ def measure_baselines(
 ) -> Baselines:
     """Every baseline over `problems` (by task id): the test problems that the model is measured on.
 
-    Blind search gets the model's token cap, and where `model_tries` is given also as many tries as the model makes.
+    Blind search gets the model's token cap; where `model_tries` is given, also the limit under which it makes as
+    many tries on average as the model.
     """
     constant = {}
     blind = []
@@ -241,7 +268,7 @@ def measure_baselines(
         for repeats in (True, False):
             limits: list[tuple[float | None, int | None]] = [(None, max_tokens)]
             if model_tries is not None:
-                limits.append((model_tries, None))
+                limits.append((limit_for_mean(task, test, model_tries, repeats=repeats), None))
             for tries, tokens in limits:
                 one = blind_search(
                     task,

@@ -31,7 +31,9 @@ def experts(
     Rows are sorted by expert, so each expert is one dense product; gathers both ways replace
     scatter-adds, which are slow on a CPU and not deterministic on a GPU.
     """
-    out_TD: Tensor = _Experts.apply(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)
+    out_TD: Tensor = _Experts.apply(  # type: ignore[no-untyped-call]
+        x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF
+    )
     return out_TD
 
 

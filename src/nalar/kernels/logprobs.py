@@ -27,7 +27,9 @@ def token_logprobs(
     The first result is differentiable in states and head; the entropy is a metric without gradient.
     At most chunk_tokens x V logits exist at a time; the backward pass computes them again.
     """
-    logprob_T, entropy_T = _TokenLogprobs.apply(states_TD, head_VD, targets_T, chunk_tokens)
+    logprob_T, entropy_T = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
+        states_TD, head_VD, targets_T, chunk_tokens
+    )
     return logprob_T, entropy_T
 
 

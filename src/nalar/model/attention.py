@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from nalar.kernels.attention import Observe, causal_attention, latent_attention
 from nalar.model.config import ModelConfig
 
-LATENT_NORM_EPS = 1e-6  # the published code builds the inner norms with this, whatever rms_norm_eps says
+LATENT_NORM_EPS = (
+    1e-6  # the published code builds the inner norms with this, whatever rms_norm_eps says
+)
 
 
 class RMSNorm(nn.Module):
@@ -90,7 +92,9 @@ class LatentAttention(nn.Module):
         q = torch.cat([q_nope, q_rope], -1).transpose(1, 2)
         shared = key_BTP[:, :, None].expand(-1, -1, c.num_attention_heads, -1)
         k = torch.cat([k_nope, shared], -1).transpose(1, 2)
-        out, observed_H = causal_attention(q, k, v.transpose(1, 2), scale=self.scale, observe=observe)
+        out, observed_H = causal_attention(
+            q, k, v.transpose(1, 2), scale=self.scale, observe=observe
+        )
         entries_BTC = torch.cat([latent_BTR, key_BTP], -1)
         return self.o_proj(out.transpose(1, 2).flatten(2)), entries_BTC, observed_H
 
@@ -114,7 +118,8 @@ class LatentAttention(nn.Module):
             q_BHC, cache_BTC, hidden_BT, latent_dim=c.kv_lora_rank, scale=self.scale
         )
         out_HBW = torch.bmm(mixed_BHR.transpose(0, 1), v_HWR.transpose(1, 2))
-        return self.o_proj(out_HBW.transpose(0, 1).flatten(1))
+        out_BD: Tensor = self.o_proj(out_HBW.transpose(0, 1).flatten(1))
+        return out_BD
 
     def qk_weights(self) -> tuple[Tensor, Tensor]:
         """The two weights whose per-head rows set the logits: queries [H*(N+P), ...], keys and values [H*(N+W), R]."""

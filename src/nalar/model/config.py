@@ -49,7 +49,9 @@ class ModelConfig(Config):
 
     def model_post_init(self, _context: object) -> None:
         if self.qk_rope_head_dim % 2:
-            raise ConfigError(at="model.qk_rope_head_dim", got=str(self.qk_rope_head_dim), want="an even number")
+            raise ConfigError(
+                at="model.qk_rope_head_dim", got=str(self.qk_rope_head_dim), want="an even number"
+            )
         if self.n_routed_experts and not 0 < self.num_experts_per_tok <= self.n_routed_experts:
             raise ConfigError(
                 at="model.num_experts_per_tok",
@@ -58,5 +60,7 @@ class ModelConfig(Config):
             )
         if self.n_group != 1 or self.topk_group != 1:
             raise ConfigError(
-                at="model.n_group", got=f"{self.n_group} (topk_group {self.topk_group})", want="1: groups are not built"
+                at="model.n_group",
+                got=f"{self.n_group} (topk_group {self.topk_group})",
+                want="1: groups are not built",
             )

@@ -31,7 +31,9 @@ def load_model(folder: Path) -> Transformer:
     for path in (config_path, weights_path):
         if not path.is_file():
             raise UserError(
-                at=str(folder), got=f"no {path.name}", want="a folder with config.json and model.safetensors"
+                at=str(folder),
+                got=f"no {path.name}",
+                want="a folder with config.json and model.safetensors",
             )
     config = deepseek_v3.read_config(json.loads(config_path.read_text()))
     model = Transformer(config)
@@ -40,7 +42,9 @@ def load_model(folder: Path) -> Transformer:
         model.load_state_dict(state)
     except (KeyError, RuntimeError) as error:
         raise UserError(
-            at=str(weights_path), got=str(error), want="exactly the weights that config.json describes"
+            at=str(weights_path),
+            got=str(error),
+            want="exactly the weights that config.json describes",
         ) from error
     return model
 

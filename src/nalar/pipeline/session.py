@@ -128,9 +128,7 @@ class Session:
         self.run.point_model_to(folder)
         state = self._state()
         replaced = state.get("checkpoints", {}).get(stage)
-        self._write_state(
-            state | {"checkpoints": state.get("checkpoints", {}) | {stage: name}}
-        )
+        self._write_state(state | {"checkpoints": state.get("checkpoints", {}) | {stage: name}})
         if replaced not in (None, name):
             shutil.rmtree(self.run.checkpoint_dir(replaced))
 

@@ -3,13 +3,14 @@
 import itertools
 import json
 import random
-from dataclasses import asdict
 from collections.abc import Callable
+from dataclasses import asdict
 from enum import StrEnum
 from typing import Any, Literal
 
 import torch
 
+from nalar.config import lookup
 from nalar.data.corpora.procedural import documents
 from nalar.data.packing import Rows
 from nalar.data.tokenizer import Tokenizer
@@ -17,10 +18,9 @@ from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
 from nalar.evals.baselines import mean_tries, measure_baselines
 from nalar.evals.probe import probe
-from nalar.config import lookup
 from nalar.evals.protocol import Sample, evaluate
-from nalar.evals.results import TaskResult
 from nalar.evals.report_html import write_report
+from nalar.evals.results import TaskResult
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip

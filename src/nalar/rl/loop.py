@@ -88,9 +88,7 @@ def _updates(
     return done
 
 
-def _progress(
-    step: int, groups: list[list[Rollout]], updates: list[UpdateMetrics]
-) -> RLProgress:
+def _progress(step: int, groups: list[list[Rollout]], updates: list[UpdateMetrics]) -> RLProgress:
     flat = [r for group in groups for r in group]
     by_task: dict[str, list[Rollout]] = {}
     for r in flat:

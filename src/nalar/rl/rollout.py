@@ -67,7 +67,14 @@ def collect(
         requests.append(Request(prompt_ids, params))
     return [
         [
-            _scored(tokenizer, by_id[problem.task], problem, request.prompt_ids, completion, config.reward)
+            _scored(
+                tokenizer,
+                by_id[problem.task],
+                problem,
+                request.prompt_ids,
+                completion,
+                config.reward,
+            )
             for completion in completions
         ]
         for problem, request, completions in zip(

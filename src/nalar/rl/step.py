@@ -44,7 +44,11 @@ class UpdateMetrics:
 
 
 def policy_batches(
-    rollouts: Sequence[Rollout], advantages: Sequence[float], *, max_tokens: int, device: torch.device
+    rollouts: Sequence[Rollout],
+    advantages: Sequence[float],
+    *,
+    max_tokens: int,
+    device: torch.device,
 ) -> Iterator[PolicyBatch]:
     """Sequences of like length together, at most max_tokens with padding (one sequence at least)."""
     order = sorted(range(len(rollouts)), key=lambda i: _length(rollouts[i]))
@@ -66,7 +70,10 @@ def _pad(
     rollouts: Sequence[Rollout], advantages: Sequence[float], device: torch.device
 ) -> PolicyBatch:
     width = max(_length(r) for r in rollouts)
-    ids, where, old, advantage = [], [], [], []
+    ids: list[tuple[int, ...]] = []
+    where: list[int] = []
+    old: list[float] = []
+    advantage: list[float] = []
     for row, (rollout, a) in enumerate(zip(rollouts, advantages, strict=True)):
         sequence = rollout.prompt_ids + rollout.completion.token_ids
         ids.append(sequence + (0,) * (width - len(sequence)))
@@ -94,7 +101,9 @@ def trainer_logprobs(model: Transformer, batch: PolicyBatch) -> tuple[Tensor, Te
     return logprobs_N, entropy_N, list(hidden.loads)
 
 
-def useful(groups: Sequence[Sequence[Rollout]], config: RLConfig) -> tuple[list[Rollout], list[float]]:
+def useful(
+    groups: Sequence[Sequence[Rollout]], config: RLConfig
+) -> tuple[list[Rollout], list[float]]:
     """The samples of all groups that can teach, with their advantages: a group of equal rewards cannot."""
     rollouts: list[Rollout] = []
     advantages: list[float] = []

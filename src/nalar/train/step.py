@@ -46,7 +46,9 @@ def pretrain_step(
     loss.backward()
     max_logits = hidden.max_logits
     if tau is not None and any(bool((bound_H > tau).any()) for bound_H in max_logits):
-        with torch.no_grad():  # a bound passed the ceiling; only now is the exact value worth a pass
+        with (
+            torch.no_grad()
+        ):  # a bound passed the ceiling; only now is the exact value worth a pass
             max_logits = model(ids_BT, observe="exact").max_logits
     return apply_gradients(
         model,

@@ -179,7 +179,7 @@ def test_four_numbers_work_too(kind: str) -> None:
 def test_weights_that_make_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match="weights"):
         next(documents(only("none"), random.Random(0)))
-    with pytest.raises(ValueError, match="slip_frac"):
+    with pytest.raises(ConfigError, match="slip_frac"):
         CorpusConfig(slip_frac=1.5)
 
 
