@@ -83,6 +83,21 @@ def test_bad_input_exits_with_2_and_says_what_to_try(args, hint, nalar_, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("flags", "at"),
+    [
+        (["--rl.group-size", "1"], "rl.group_size"),
+        (["--rows.row-tokens", "1"], "rows.row_tokens"),
+        (["--seed", "x"], "--seed"),
+    ],
+)
+def test_a_value_that_cannot_work_is_named_by_its_field(flags, at, nalar_):
+    called = nalar_("plan", *flags, "--json")
+    assert called.code == 2
+    assert called.document["error"]["at"] == at
+    assert "pydantic" not in called.err
+
+
 def test_exit_codes_and_one_json_document_as_a_program_sees_them(tmp_path):
     good = shell("plan", "zero-tiny", "--json", cwd=tmp_path)
     assert good.returncode == 0
