@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import pytest
@@ -21,7 +22,13 @@ def test_chains_have_the_stated_length_and_split() -> None:
         lengths.add(len(terms_of(problem.prompt)))
         assert split_of(problem.key) == "valid" and terms_of(problem.prompt)[0] > 0
         assert "0" not in problem.prompt
+        assert min(itertools.accumulate(terms_of(problem.prompt))) >= 0
     assert lengths == {5, 6, 7}
+
+
+def test_totals_go_below_zero_where_that_is_allowed() -> None:
+    task, rng = ChainSum(ChainSumConfig(min_total=-50)), random.Random(0)
+    assert any(task.draw(rng, "train").data["total"] < 0 for _ in range(200))
 
 
 @pytest.mark.parametrize("task_id", sorted(TASKS))

@@ -33,6 +33,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line `args`, sys.argv's by default. Returns the exit code."""
     args = sys.argv[1:] if args is None else list(args)
     _never_fail_to_print()
+    # Read when torch loads. By default an idle OpenMP thread spins for so long that on two cores shared
+    # with anything else a step takes 5 to 20 times as long (LOG.md); with a short spin it costs nothing.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         code = _dispatch(args)
         sys.stdout.flush()

@@ -17,7 +17,7 @@ def terms_of(chain: str) -> list[int]:
 
 
 class ChainSum:
-    """Chains of single digits 1..9 with + and -. Their sum may be negative."""
+    """Chains of single digits 1..9 with + and -, whose running total stays at or above min_total."""
 
     def __init__(self, config: ChainSumConfig | None = None) -> None:
         self.config = config or ChainSumConfig()
@@ -27,19 +27,26 @@ class ChainSum:
         return "chain_sum"
 
     def draw(self, rng: random.Random, split: Split) -> Problem:
-        """Uniform length, digits and signs; the first term is positive."""
+        """Uniform length and digits, uniform signs where both are allowed; the first term is positive."""
         spread = self.config.max_terms - self.config.min_terms + 1
         while True:
             count = self.config.min_terms + int(rng.random() * spread)
-            picks = [int(rng.random() * 18) for _ in range(count)]
-            chain = str(picks[0] // 2 + 1) + "".join(
-                "+-"[p % 2] + str(p // 2 + 1) for p in picks[1:]
-            )
+            chain, total = self._chain(rng, count)
             key = f"chain_sum:{chain}"
             if split_of(key) == split:
-                return Problem(
-                    task=self.id, key=key, prompt=chain, data={"total": sum(terms_of(chain))}
-                )
+                return Problem(task=self.id, key=key, prompt=chain, data={"total": total})
+
+    def _chain(self, rng: random.Random, count: int) -> tuple[str, int]:
+        total = 1 + int(rng.random() * 9)
+        chain = str(total)
+        for _ in range(count - 1):
+            pick = int(rng.random() * 18)
+            digit, is_minus = pick // 2 + 1, pick % 2 == 1
+            if is_minus and total - digit < self.config.min_total:
+                is_minus = False
+            chain += f"{'-' if is_minus else '+'}{digit}"
+            total += -digit if is_minus else digit
+        return chain, total
 
     def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
         rng = random.Random(f"chain_sum {split} {seed}")
@@ -63,4 +70,4 @@ class ChainSum:
         return Score(correct=value == problem.data["total"], well_formed=True, canonical=str(value))
 
     def constants(self) -> Iterator[str]:
-        yield from map(str, range(-20, 41))
+        yield from map(str, range(-20, 61))

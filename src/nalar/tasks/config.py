@@ -33,6 +33,8 @@ class ChainSumConfig(Config):
     """Shortest chain."""
     max_terms: int = Field(default=7, le=50)
     """Longest chain, inclusive."""
+    min_total: int = Field(default=0, le=0)
+    """No running total is lower; a term that would go below is added instead."""
 
     def model_post_init(self, _context: object) -> None:
         if self.min_terms > self.max_terms:

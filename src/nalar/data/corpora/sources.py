@@ -11,8 +11,8 @@ from nalar.tasks.countdown import Countdown, Try, split_of_numbers
 
 _SAMPLED_TRIES = 20_000
 _ENUMERATED_NUMBERS = 3
-CHAIN_TOTALS = range(-30, 51)
-"""Running totals that facts about chains cover."""
+CHAIN_TOTALS = range(41)
+"""Running totals that facts about chains start from."""
 
 
 class Sources:
@@ -63,7 +63,7 @@ def _by_value(tries: Sequence[Try]) -> dict[int, list[Try]]:
 
 
 def _facts(config: CorpusConfig) -> dict[str, list[Try]]:
-    """True facts over two numbers with results that steps of tries can have, and `chain`: totals that go below 0."""
+    """True facts over two numbers with results that steps of tries can have, and `chain`: those of running totals."""
     top, limit = config.countdown.max_number, config.countdown.max_intermediate
     pairs = [(a, b) for a in range(1, limit + 1) for b in range(1, top + 1)]
     return {
@@ -75,6 +75,7 @@ def _facts(config: CorpusConfig) -> dict[str, list[Try]]:
             for a in CHAIN_TOTALS
             for b in range(1, 10)
             for sign in "+-"
+            if sign == "+" or a - b >= config.chain_sum.min_total
         ],
     }
 
