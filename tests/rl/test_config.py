@@ -24,3 +24,8 @@ def test_settings_that_disagree_are_named(field, value):
 def test_a_count_of_nothing_is_refused(field):
     with pytest.raises(ValidationError, match=field):
         RLConfig(**({"steps": 1, "optim": OptimConfig()} | {field: 0}))
+
+
+def test_a_ceiling_on_logits_that_nobody_watches_is_refused():
+    with pytest.raises(ConfigError, match=r"rl\.optim\.qk_clip_tau"):
+        RLConfig(steps=1, optim=OptimConfig(qk_clip_tau=30.0))

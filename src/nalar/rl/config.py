@@ -57,6 +57,12 @@ class RLConfig(Config):
                 want="1: RL trains on samples of the model's own distribution",
                 hint="evaluation and chat take any temperature",
             )
+        if self.optim.qk_clip_tau is not None:
+            raise ConfigError(
+                at="rl.optim.qk_clip_tau",
+                got=str(self.optim.qk_clip_tau),
+                want="None: RL does not observe attention logits",
+            )
         if not self.tasks:
             raise ConfigError(at="rl.tasks", got="no task", want="at least one task id")
         if self.prompts_per_step % self.minibatches:
