@@ -152,3 +152,13 @@ def test_all_baselines_take_seconds_and_repeat():
     assert set(found.constant) == {"countdown", "chain_sum"}
     by_limit = {(b.repeats, b.max_tokens): b.pass_at_1.mean for b in found.blind_search}
     assert by_limit[False, 264] > by_limit[True, 264]
+
+
+@pytest.mark.parametrize("limits", [{"max_tries": 0.0}, {"max_tokens": 3}])
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_limit_that_allows_no_try_is_a_search_that_finds_nothing(repeats, limits):
+    """A base that makes no tries gives blind search none either."""
+    found = run(repeats, **limits)
+    assert not found.solved_R.any()
+    assert not found.tries_R.any()
+    assert not found.tokens_R.any()

@@ -1,9 +1,11 @@
 import json
 import re
+import shutil
 
 import pytest
 
 from nalar.cli.main import main
+from nalar.config import UserError
 from nalar.data.config import TokenizerConfig
 from nalar.data.tokenizer import Tokenizer
 from nalar.evals.config import EvalConfig
@@ -80,3 +82,12 @@ def test_chat_streams_the_same_reply_for_the_same_seed(folder, capsys):
 def test_a_prompt_that_is_too_long_is_said_so(folder, capsys):
     assert main(["chat", str(folder), "--prompt", "9" * 200, "--max-tokens", "8"]) == 2
     assert re.search("max_model_len=128", capsys.readouterr().err)
+
+
+def test_a_tokenizer_with_ids_that_the_model_lacks_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    Tokenizer.train(["make 24 from 3 8 9"] * 4, TokenizerConfig(vocab_size=264)).save(
+        tmp_path / "model"
+    )
+    with pytest.raises(UserError, match="264 ids and a model of 262"):
+        load_sampler(tmp_path / "model")

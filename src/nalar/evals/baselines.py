@@ -137,7 +137,9 @@ def search(
         fits_RL &= spent_RL <= max_tokens
     found_RL = space.is_hit_N[order_RL] & fits_RL
     solved_R = np.asarray(found_RL.any(axis=1))
-    tries_R = np.where(solved_R, found_RL.argmax(axis=1) + 1, fits_RL.sum(axis=1))
+    # counted, not argmax, which has no answer where not one try fits
+    misses_R = (~np.logical_or.accumulate(found_RL, axis=1)).sum(axis=1)
+    tries_R = np.where(solved_R, misses_R + 1, fits_RL.sum(axis=1))
     padded_RL = np.pad(spent_RL, ((0, 0), (1, 0)))
     return Searches(solved_R, tries_R, padded_RL[np.arange(runs), tries_R])
 

@@ -1,0 +1,108 @@
+"""What a step reports, and which policy sampled it."""
+
+from statistics import fmean
+
+import pytest
+import torch
+
+from nalar.engine.config import EngineConfig
+from nalar.engine.engine import Engine
+from nalar.model.transformer import Transformer
+from nalar.optim.muonclip import MuonClip
+from nalar.recipes.zero import zero_cpu
+from nalar.rl import rollout as rollout_module
+from nalar.rl.loop import train_rl
+from nalar.tasks.chain_sum import ChainSum
+from nalar.tasks.countdown import Countdown
+
+
+@pytest.fixture
+def graded(monkeypatch):
+    """Every second response to any problem is paid, so that an untrained model has something to learn."""
+    count = iter(range(10**6))
+    monkeypatch.setattr(rollout_module, "reward_of", lambda *_: float(next(count) % 2))
+
+
+@pytest.fixture
+def train(tokenizer, rl_config):
+    """A few steps of a small model; returns it with what every step reported."""
+
+    def run(*, first_step=0, steps=3, stop_after=None, **changes):
+        shape = {"hidden_size": 32, "num_hidden_layers": 2, "kv_lora_rank": 16}
+        model = Transformer(zero_cpu().model.model_copy(update=shape))
+        model.initialize(seed=0)
+        settings = {"steps": steps, "prompts_per_step": 4, "group_size": 4, "max_tokens": 12}
+        config = rl_config(**(settings | changes))
+        seen = []
+        done = train_rl(
+            model,
+            MuonClip(model.named_parameters(), config.optim),
+            Engine(model, EngineConfig(max_model_len=64)),
+            tokenizer,
+            [Countdown(), ChainSum()],
+            config,
+            seed=3,
+            first_step=first_step,
+            on_step=lambda progress, groups: seen.append((progress, groups)),
+            should_stop=lambda: stop_after is not None and len(seen) >= stop_after,
+        )
+        return model, done, seen
+
+    return run
+
+
+def test_steps_are_counted_and_a_stop_is_heard_between_them(graded, train):
+    assert train(steps=3)[1] == 3
+    _, done, seen = train(steps=3, stop_after=2)
+    assert done == 2
+    assert [progress.step for progress, _ in seen] == [1, 2]
+    assert train(steps=3, stop_after=0)[1:] == (0, [])
+
+
+@pytest.mark.parametrize("first_step", [0, 5])
+def test_samples_carry_the_version_of_the_policy_that_drew_them(graded, train, first_step):
+    _, _, seen = train(first_step=first_step, steps=first_step + 3)
+    versions = [
+        {r.completion.policy_version for group in groups for r in group} for _, groups in seen
+    ]
+    assert versions == [{first_step}, {first_step + 1}, {first_step + 2}]
+
+
+def test_every_step_samples_from_the_weights_that_the_one_before_left(graded, train):
+    """The first update of each step is on policy; with a stale sampler it would not be."""
+    _, _, seen = train(steps=3)
+    assert all(progress.first_log_ratio_rms < 1e-5 for progress, _ in seen)
+    _, _, once = train(steps=3, minibatches=1)
+    assert all(progress.first_log_ratio_rms < 1e-5 for progress, _ in once)
+
+
+def test_a_step_reports_what_its_samples_say(graded, train):
+    _, _, seen = train(steps=1)
+    ((progress, groups),) = seen
+    flat = [r for group in groups for r in group]
+    assert len(flat) == 16
+    assert progress.reward == 0.5
+    assert progress.sampled_tokens == sum(len(r.completion.token_ids) for r in flat)
+    assert progress.prompt_tokens == sum(len(group[0].prompt_ids) for group in groups)
+    assert progress.truncated_frac == fmean(r.completion.finish_reason == "length" for r in flat)
+    assert progress.silent_groups == 0
+    assert progress.trained_tokens == progress.sampled_tokens
+    assert set(progress.accuracy) == set(progress.response_tokens) == {"countdown", "chain_sum"}
+    for task, mean in progress.response_tokens.items():
+        own = [len(r.completion.token_ids) for r in flat if r.problem.task == task]
+        assert mean == fmean(own)
+    assert 0 < progress.entropy < 6
+    assert progress.grad_norm > 0
+
+
+def test_nothing_moves_where_no_group_has_anything_to_say(train, monkeypatch):
+    monkeypatch.setattr(rollout_module, "reward_of", lambda *_: 0.1)
+    before, _, _ = train(steps=0 + 1, stop_after=0)
+    after, _, seen = train(steps=2)
+    assert all(
+        torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
+    )
+    for progress, _ in seen:
+        assert progress.silent_groups == 4
+        assert progress.trained_tokens == 0
+        assert progress.entropy is progress.grad_norm is progress.first_log_ratio_rms is None
