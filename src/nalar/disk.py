@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,9 +28,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        code = error.errno if isinstance(error, OSError) else None
-        # safetensors raises an error class of its own, which carries the system's words but no errno.
-        if code in _DISK_FULL or "No space left" in str(error):
+        code = _errno_of(error)
+        if code in _DISK_FULL:
             hint = "free some space; the last complete state is kept, --resume goes on from it"
             raise UserError(
                 at=str(path), got="a full disk", want="room to write", hint=hint
@@ -41,6 +41,14 @@ def disk_errors(path: Path) -> Iterator[None]:
             )
             raise UserError(at=str(path), got=str(error), want=want, hint=hint) from error
         raise
+
+
+def _errno_of(error: Exception) -> int | None:
+    """safetensors raises an error class of its own, with the number in its text: `... (os error 28)`."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def write_atomic(path: Path, data: bytes) -> None:

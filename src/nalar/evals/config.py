@@ -17,11 +17,9 @@ class EvalConfig(Config):
     """Cap on a response."""
 
     def model_post_init(self, _context: object) -> None:
-        for field in ("problems", "k", "max_tokens"):
-            if getattr(self, field) < 1:
-                raise ConfigError(
-                    at=f"evals.{field}", got=str(getattr(self, field)), want="at least 1"
-                )
+        _at_least_one(self, "evals", "problems", "k", "max_tokens")
+        if not self.tasks:
+            raise ConfigError(at="evals.tasks", got="no task", want="at least one task id")
 
 
 class ProbeConfig(Config):
@@ -38,3 +36,13 @@ class ProbeConfig(Config):
     """Share of tries that miss and are marked as hits, at most."""
     min_hits: int = 40
     """Tries that hit, at least: a share of fewer says nothing."""
+
+    def model_post_init(self, _context: object) -> None:
+        _at_least_one(self, "probe", "problems", "samples", "max_tokens")
+
+
+def _at_least_one(config: Config, room: str, *fields: str) -> None:
+    for field in fields:
+        value = getattr(config, field)
+        if value < 1:
+            raise ConfigError(at=f"{room}.{field}", got=str(value), want="at least 1")

@@ -22,7 +22,7 @@ class Hidden:
     states_BTD: Tensor
     """After the final norm: ready for the output head."""
     loads: tuple[Tensor, ...]
-    """Per mixture layer: tokens sent to each expert, int64 [E]."""
+    """Per mixture layer: tokens sent to each expert, int64 [E]; those of `counted_BT` where it was given."""
     max_logits: tuple[Tensor, ...]
     """Per layer, when observed: fp32 [H], the largest pre-softmax logit of each head or a bound on it."""
 
@@ -41,11 +41,13 @@ class Block(nn.Module):
             else FeedForward(config.hidden_size, config.intermediate_size)
         )
 
-    def feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def feed_forward(
+        self, x: Tensor, counted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Adds the second half of the block; the load is None where the layer is dense."""
         normed = self.post_attention_layernorm(x)
         if isinstance(self.mlp, MoE):
-            out, load_E = self.mlp(normed)
+            out, load_E = self.mlp(normed, counted)
             return x + out, load_E
         return x + self.mlp(normed), None
 
@@ -86,15 +88,20 @@ class Transformer(nn.Module):
         for router in self.routers():
             router.e_score_correction_bias.zero_()
 
-    def forward(self, ids_BT: Tensor, *, observe: Observe = "nothing") -> Hidden:
-        """Whole sequences from position 0, causal. `observe` asks for the largest attention logits."""
+    def forward(
+        self, ids_BT: Tensor, *, observe: Observe = "nothing", counted_BT: Tensor | None = None
+    ) -> Hidden:
+        """Whole sequences from position 0, causal. `observe` asks for the largest attention logits.
+
+        counted_BT: bool, false where a token is padding and no load of an expert; None: all count.
+        """
         x_BTD = self.model.embed_tokens(ids_BT)
         turn_TP = self.turn[: ids_BT.shape[1]]
         loads, max_logits = [], []
         for block in self.model.blocks():
             normed = block.input_layernorm(x_BTD)
             out, _, observed_H = block.self_attn(normed, turn_TP, observe=observe)
-            x_BTD, load_E = block.feed_forward(x_BTD + out)
+            x_BTD, load_E = block.feed_forward(x_BTD + out, counted_BT)
             if load_E is not None:
                 loads.append(load_E)
             if observed_H is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
@@ -29,8 +30,15 @@ class Sampler:
 def load_sampler(folder: Path) -> Sampler:
     """The model in a Hugging Face folder, for inference alone."""
     model = load_model(folder).eval().requires_grad_(False)
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(
+            at=str(folder),
+            got=f"a tokenizer of {tokenizer.vocab_size} ids and a model of {model.config.vocab_size}",
+            want="a model that knows every id of its tokenizer",
+        )
     limits = EngineConfig(max_model_len=model.config.max_position_embeddings)
-    return Sampler(Engine(model, limits), Tokenizer.load(folder))
+    return Sampler(Engine(model, limits), tokenizer)
 
 
 def tasks_for(config: ZeroConfig | None) -> dict[str, Task]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from nalar.config import lookup
+from nalar.config import ConfigError, lookup
 from nalar.data.corpora.procedural import documents
 from nalar.data.packing import Rows
 from nalar.data.tokenizer import Tokenizer
@@ -83,11 +83,19 @@ def tasks_of(config: ZeroConfig) -> dict[str, Task]:
 
 
 def train_tokenizer(config: ZeroConfig) -> Tokenizer:
-    """From the corpus alone, the same for every seed."""
+    """From the corpus alone, the same for every seed. ConfigError where the corpus has too few merges."""
     sample = itertools.islice(
         documents(config.corpus, random.Random(0)), config.tokenizer.sample_documents
     )
-    return Tokenizer.train(sample, config.tokenizer)
+    tokenizer = Tokenizer.train(sample, config.tokenizer)
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise ConfigError(
+            at="tokenizer.vocab_size",
+            got=f"{config.tokenizer.vocab_size}, but the corpus gave {tokenizer.vocab_size} ids",
+            want="no more ids than the corpus has merges for",
+            hint=f"--tokenizer.vocab-size {tokenizer.vocab_size} --model.vocab-size {tokenizer.vocab_size}",
+        )
+    return tokenizer
 
 
 def engine_for(model: Transformer, config: ZeroConfig) -> Engine:
@@ -101,7 +109,7 @@ def _pretrain(session: Session, force: bool) -> Outcome:
         model, tokenizer, step = session.load("pretrain")
     else:
         tokenizer, step = train_tokenizer(config), 0
-        model = Transformer(config.model.model_copy(update={"vocab_size": tokenizer.vocab_size}))
+        model = Transformer(config.model)
         model.initialize(config.seed)
     optimizer = MuonClip(model.named_parameters(), config.pretrain.optim)
     if step:

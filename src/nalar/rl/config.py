@@ -1,5 +1,7 @@
 """Settings of reinforcement learning on verifiable rewards. Imports no torch."""
 
+from pydantic import Field
+
 from nalar.config import Config, ConfigError
 from nalar.optim.config import OptimConfig, ScheduleConfig
 
@@ -15,23 +17,24 @@ class RewardConfig(Config):
 class RLConfig(Config):
     """GRPO (arXiv:2402.03300) with the corrections named beside each field."""
 
-    steps: int
+    steps: int = Field(ge=1)
     tasks: tuple[str, ...] = ("countdown", "chain_sum")
     """Task ids. The prompts of a step take them in turn; naming one twice doubles its weight."""
-    prompts_per_step: int = 16
+    prompts_per_step: int = Field(default=16, ge=1)
     group_size: int = 16
     """Samples per prompt; rewards are compared within the group."""
-    max_tokens: int = 256
+    max_tokens: int = Field(default=256, ge=1)
     """Cap on a response, thought and answer together."""
     temperature: float = 1.0
-    minibatches: int = 2
+    """Only 1: the log-probabilities that the loss compares are those of the model as it is."""
+    minibatches: int = Field(default=2, ge=1)
     """Optimizer steps per rollout; each sees its share of the groups once."""
     advantage_std: bool = True
     """Divide by the group's standard deviation (GRPO); False: only centre (Dr. GRPO, arXiv:2503.20783)."""
-    advantage_eps: float = 0.05
+    advantage_eps: float = Field(default=0.05, gt=0)
     """Added to the standard deviation, so that one rare success does not dwarf the rest."""
-    clip_low: float = 0.2
-    clip_high: float = 0.28
+    clip_low: float = Field(default=0.2, ge=0, le=1)
+    clip_high: float = Field(default=0.28, ge=0)
     """Wider above than below (DAPO's clip-higher, arXiv:2503.14476)."""
     mask_truncated: bool = False
     """Leave responses cut by the cap out of the loss (their reward still counts in the group)."""
@@ -40,11 +43,28 @@ class RLConfig(Config):
     schedule: ScheduleConfig = ScheduleConfig(warmup_steps=5, stable_frac=0.7)
     """Its horizon is all optimizer steps of the run."""
     balance_speed: float = 0.002
-    micro_batch_tokens: int = 8192
+    micro_batch_tokens: int = Field(default=8192, ge=1)
     """Padded tokens in one forward pass; bounds memory, changes no result but rounding."""
-    save_every_steps: int = 25
+    save_every_steps: int = Field(default=25, ge=1)
 
     def model_post_init(self, _context: object) -> None:
+        if self.temperature != 1:
+            # Samples drawn at another temperature come from another policy than the one whose
+            # log-probabilities are recorded and trained: the gradient would be biased in silence.
+            raise ConfigError(
+                at="rl.temperature",
+                got=str(self.temperature),
+                want="1: RL trains on samples of the model's own distribution",
+                hint="evaluation and chat take any temperature",
+            )
+        if self.optim.qk_clip_tau is not None:
+            raise ConfigError(
+                at="rl.optim.qk_clip_tau",
+                got=str(self.optim.qk_clip_tau),
+                want="None: RL does not observe attention logits",
+            )
+        if not self.tasks:
+            raise ConfigError(at="rl.tasks", got="no task", want="at least one task id")
         if self.prompts_per_step % self.minibatches:
             raise ConfigError(
                 at="rl.minibatches",

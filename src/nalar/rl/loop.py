@@ -58,6 +58,7 @@ def train_rl(
 ) -> int:
     """Run steps first_step.. until config.steps or told to stop; returns steps done in all."""
     step = first_step
+    engine.load(model.state_dict(), version=step)
     while step < config.steps and not should_stop():
         problems = draw_problems(tasks, config.prompts_per_step, seed, step)
         groups = collect(engine, tokenizer, tasks, problems, config, seed=seed * 100_003 + step)

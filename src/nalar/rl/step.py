@@ -24,6 +24,8 @@ class PolicyBatch:
 
     ids_MT: Tensor
     """int64: prompt, response, padding."""
+    inputs_MT: Tensor
+    """bool [M, T-1]: positions with a next token in their own sequence, so neither padding nor a last token."""
     where_N: Tensor
     """Flat indices into [M, T-1] of the positions that predict a response token."""
     targets_N: Tensor
@@ -82,9 +84,11 @@ def _pad(
         old.extend(rollout.completion.logprobs)
         advantage.extend([a] * len(rollout.completion.token_ids))
     ids_MT = torch.tensor(ids)
+    lengths_M1 = torch.tensor([_length(r) for r in rollouts])[:, None]
     where_N = torch.tensor(where)
     batch = PolicyBatch(
         ids_MT=ids_MT,
+        inputs_MT=torch.arange(width - 1) < lengths_M1 - 1,
         where_N=where_N,
         targets_N=ids_MT[:, 1:].flatten()[where_N],
         old_logprobs_N=torch.tensor(old),
@@ -95,7 +99,8 @@ def _pad(
 
 def trainer_logprobs(model: Transformer, batch: PolicyBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Log-probability and entropy [N] of each response token by the training forward, and expert loads."""
-    hidden = model(batch.ids_MT[:, :-1])
+    # Padding goes through the experts too, but how much of it there is must not move their balance.
+    hidden = model(batch.ids_MT[:, :-1], counted_BT=batch.inputs_MT)
     states_ND = hidden.states_BTD.flatten(0, 1).index_select(0, batch.where_N)
     logprobs_N, entropy_N = token_logprobs(states_ND, model.lm_head.weight, batch.targets_N)
     return logprobs_N, entropy_N, list(hidden.loads)

@@ -7,9 +7,12 @@ from typing import Any
 
 HIT, MISS = "✓", "✗"
 _HIT_WORDS, _MISS_WORDS = (HIT, "yes"), (MISS, "no")
-# one step a(op)b=c; a try is one or more of them, ended by a verdict
-_STEP = re.compile(r"(-?\d{1,4})\s?([-+*])\s?(-?\d{1,4})\s?=\s?(-?\d{1,6})")
-_VERDICT = re.compile(f"{HIT}|{MISS}|yes|no")
+# One step a(op)b=c; a try is one or more of them, ended by a verdict. Numbers are read whole or not at
+# all, and `no` is no verdict inside another word. Only ASCII digits: \d would let others in.
+_STEP = re.compile(
+    r"(?<![0-9])(-?[0-9]{1,4})\s?([-+*/])\s?(-?[0-9]{1,4})\s?=\s?(-?[0-9]{1,6})(?![0-9])"
+)
+_VERDICT = re.compile(f"{HIT}|{MISS}|(?<![A-Za-z])(?:yes|no)(?![A-Za-z])")
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,15 @@ def marked_tries(thought: str) -> list[MarkedTry]:
 
 
 def checks_itself(thought: str) -> bool:
-    """Whether a try marked wrong is followed by another try."""
-    tries = marked_tries(thought)
-    if any(not t.marked_hit for t in tries[:-1]):
-        return True
-    # the last verdict may be followed by a try that was cut before its own
-    tail = _VERDICT.split(thought)[-1]
-    return bool(tries) and not tries[-1].marked_hit and _STEP.search(tail) is not None
+    """Whether a try marked wrong is followed by another try, finished or not. A try has a step at least."""
+    was_wrong, start = False, 0
+    for verdict in _VERDICT.finditer(thought):
+        is_try = _STEP.search(thought[start : verdict.start()]) is not None
+        if was_wrong and is_try:
+            return True
+        was_wrong = was_wrong or (is_try and verdict.group() in _MISS_WORDS)
+        start = verdict.end()
+    return was_wrong and _STEP.search(thought[start:]) is not None
 
 
 def is_hit(text: str, data: Mapping[str, Any]) -> bool:
@@ -55,8 +60,15 @@ def is_hit(text: str, data: Mapping[str, Any]) -> bool:
             if operand not in pool:
                 return False
             pool.remove(operand)
-        value = a + b if op == "+" else a - b if op == "-" else a * b
-        if value != int(claimed):
+        value = _result(a, op, b)
+        if value is None or value != int(claimed):
             return False
         pool.append(value)
     return value == data["target"] and pool == [value]
+
+
+def _result(a: int, op: str, b: int) -> int | None:
+    """None where a division does not come out."""
+    if op == "/":
+        return a // b if b and a % b == 0 else None
+    return a + b if op == "+" else a - b if op == "-" else a * b

@@ -1,5 +1,7 @@
 """Settings of pretraining. Imports no torch."""
 
+from pydantic import Field
+
 from nalar.config import Config
 from nalar.optim.config import OptimConfig, ScheduleConfig
 
@@ -7,13 +9,13 @@ from nalar.optim.config import OptimConfig, ScheduleConfig
 class PretrainConfig(Config):
     """Next-token prediction on packed rows, in equal slices of tokens."""
 
-    slice_tokens: int
+    slice_tokens: int = Field(ge=1)
     """Tokens of one slice; after each the run saves and may be told to stop."""
-    max_slices: int
+    max_slices: int = Field(ge=1)
     """Slices at most."""
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     """Its horizon is all slices. Warming up anew in every slice was tried and undid what a decay had taught."""
     balance_speed: float = 0.01
     """Step of the router's balance bias, times the learning-rate factor."""
-    log_every_steps: int = 20
+    log_every_steps: int = Field(default=20, ge=1)

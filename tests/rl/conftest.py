@@ -1,0 +1,87 @@
+"""Models of two sizes, a tokenizer, and rollouts written by hand."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from nalar.data.dialogue import Parsed
+from nalar.data.tokenizer import Tokenizer
+from nalar.engine.sequence import Completion, FinishReason
+from nalar.model.config import ModelConfig
+from nalar.model.transformer import Transformer
+from nalar.optim.config import OptimConfig
+from nalar.pipeline.zero import train_tokenizer
+from nalar.recipes.zero import zero_cpu
+from nalar.rl.config import RLConfig
+from nalar.rl.rollout import Rollout
+from nalar.tasks.problem import Problem, Score
+
+MakeRollout = Callable[..., Rollout]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """The demo's own."""
+    return train_tokenizer(zero_cpu())
+
+
+@pytest.fixture
+def toy_model() -> Transformer:
+    """Twelve tokens, two layers, one of them a mixture."""
+    config = ModelConfig(
+        vocab_size=12,
+        hidden_size=16,
+        intermediate_size=24,
+        moe_intermediate_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        kv_lora_rank=8,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=4,
+        v_head_dim=12,
+        max_position_embeddings=64,
+        initializer_range=0.15,
+    )
+    model = Transformer(config)
+    model.initialize(seed=0)
+    return model
+
+
+@pytest.fixture
+def rl_config() -> Callable[..., RLConfig]:
+    """The defaults with AdamW, and what a test changes."""
+
+    def make(**changes: object) -> RLConfig:
+        adamw = OptimConfig(
+            name="adamw", lr=1e-2, adamw_lr=1e-2, weight_decay=0.0, clip_grad_norm=None
+        )
+        return RLConfig(**({"steps": 10, "optim": adamw} | changes))
+
+    return make
+
+
+@pytest.fixture
+def make_rollout() -> MakeRollout:
+    """A rollout of given ids; logprobs of -1 each where none are given."""
+
+    def make(
+        prompt: Sequence[int],
+        response: Sequence[int],
+        *,
+        reward: float = 0.0,
+        logprobs: Sequence[float] | None = None,
+        finish: FinishReason = "stop",
+    ) -> Rollout:
+        logprobs = [-1.0] * len(response) if logprobs is None else logprobs
+        return Rollout(
+            problem=Problem(task="chain_sum", key="chain_sum:1+1", prompt="1+1"),
+            prompt_ids=tuple(prompt),
+            completion=Completion(tuple(response), tuple(logprobs), finish, policy_version=0),
+            parsed=Parsed("", "", closed=finish == "stop", well_formed=finish == "stop"),
+            score=Score(correct=False, well_formed=False),
+            reward=reward,
+        )
+
+    return make

@@ -1,0 +1,208 @@
+"""Log-probabilities recorded while sampling are those of the training forward, on real rollouts in fp32.
+
+The two walk different paths: prefill and absorbed attention over a growing cache, a few rows at a time that come and
+go, against one expanded pass over padded sequences. A token may differ by more than rounding only where a router
+stood between two experts so evenly that rounding chose.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from nalar.data.packing import Rows
+from nalar.engine import engine as engine_module
+from nalar.engine.config import EngineConfig
+from nalar.engine.engine import Engine
+from nalar.engine.scheduler import Scheduler
+from nalar.model.transformer import Transformer
+from nalar.optim.muonclip import MuonClip
+from nalar.recipes.zero import zero_cpu
+from nalar.rl.rollout import Rollout, collect, draw_problems
+from nalar.rl.step import policy_batches, trainer_logprobs, update
+from nalar.tasks.chain_sum import ChainSum
+from nalar.tasks.countdown import Countdown
+from nalar.train.step import pretrain_step
+
+PROMPTS, SAMPLES, MAX_TOKENS, ROWS = 6, 6, 200, 20
+NEAR_TIE = 1e-5
+CPU = torch.device("cpu")
+
+Experts = dict[tuple[int, int, int], list[frozenset[int]]]
+"""By prompt, sample and position: who was chosen, layer by layer."""
+
+
+def untrained() -> Transformer:
+    """Weights large enough that some tokens are likely and others are not."""
+    model = Transformer(zero_cpu().model.model_copy(update={"initializer_range": 0.18}))
+    model.initialize(seed=1)
+    for router in model.routers():
+        router.e_score_correction_bias.copy_(0.1 * router.weight[:, 0])
+    return model
+
+
+def trained(tokenizer) -> Transformer:
+    """A few dozen steps on the demo's corpus."""
+    config = zero_cpu()
+    model = Transformer(config.model)
+    model.initialize(seed=1)
+    optimizer = MuonClip(model.named_parameters(), config.pretrain.optim)
+    rows = Rows(tokenizer, config.corpus, config.rows, seed=1)
+    for step in range(40):
+        batch = torch.from_numpy(rows.batch(step)).long()
+        pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+    return model
+
+
+class Watch:
+    """Notes the experts of every token that the engine runs, prompts and responses."""
+
+    def __init__(self, model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.of_prompts: dict[tuple[int, ...], list[list[frozenset[int]]]] = {}
+        self.of_responses: Experts = {}
+        self._chosen: list[torch.Tensor] = []
+        self._schedulers: list[Scheduler] = []
+        self._hooks = [router.register_forward_hook(self._note) for router in model.routers()]
+        prefill, decode, watch = model.prefill, model.decode, self
+
+        class Recorded(Scheduler):
+            def __init__(self, *args):
+                super().__init__(*args)
+                watch._schedulers.append(self)
+
+        def watched_prefill(ids_PT):
+            self._chosen.clear()
+            out = prefill(ids_PT)
+            layers = [ids.view(*ids_PT.shape, -1).tolist() for ids in self._chosen]
+            for p, ids in enumerate(ids_PT.tolist()):
+                experts = [[frozenset(layer[p][t]) for layer in layers] for t in range(len(ids))]
+                self.of_prompts[tuple(ids)] = experts
+            return out
+
+        def watched_decode(ids_B, positions_B, cache):
+            self._chosen.clear()
+            out = decode(ids_B, positions_B, cache)
+            layers = [ids.tolist() for ids in self._chosen]
+            running = self._schedulers[-1].running
+            assert len(running) == len(ids_B)
+            for row, (sample, at) in enumerate(zip(running, positions_B.tolist(), strict=True)):
+                # a finished row stays for a while and says things that nobody asked for
+                key = (sample.request_id, sample.sample_id, at)
+                self.of_responses.setdefault(key, [frozenset(layer[row]) for layer in layers])
+            return out
+
+        monkeypatch.setattr(engine_module, "Scheduler", Recorded)
+        monkeypatch.setattr(model, "prefill", watched_prefill)
+        monkeypatch.setattr(model, "decode", watched_decode)
+
+    def _note(self, _router, _inputs, output):
+        self._chosen.append(output[0].clone())
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def experts(self, prompt: int, sample: int, rollout: Rollout, at: int) -> list[frozenset[int]]:
+        if at < len(rollout.prompt_ids):
+            padded = next(
+                ids
+                for ids in self.of_prompts
+                if ids[: len(rollout.prompt_ids)] == rollout.prompt_ids
+            )
+            return self.of_prompts[padded][at]
+        return self.of_responses[prompt, sample, at]
+
+
+@dataclass(frozen=True)
+class Retraced:
+    """The training forward over one rollout, in a batch with others."""
+
+    logprobs: torch.Tensor
+    experts: list[list[frozenset[int]]]
+    """By position, then layer."""
+    margins: list[list[float]]
+    """By how much the last expert chosen beat the first one not chosen."""
+
+
+@torch.no_grad()
+def retrace(model: Transformer, rollouts: list[Rollout]) -> list[Retraced]:
+    """What training computes, in micro-batches as RL makes them."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def note(router, inputs, output):
+        scores_TE = (inputs[0] @ router.weight.T).sigmoid() + router.e_score_correction_bias
+        k = router.config.num_experts_per_tok
+        best_TK = scores_TE.topk(k + 1, dim=-1).values
+        seen.append((output[0], best_TK[:, k - 1] - best_TK[:, k]))
+
+    hooks = [router.register_forward_hook(note) for router in model.routers()]
+    found: dict[int, Retraced] = {}
+    indices = [float(i) for i in range(len(rollouts))]  # in the place of advantages
+    for batch in policy_batches(rollouts, indices, max_tokens=4096, device=CPU):
+        seen.clear()
+        logprobs_N, _, _ = trainer_logprobs(model, batch)
+        rows, width = len(batch.ids_MT), batch.ids_MT.shape[1] - 1
+        layers = [(ids.view(rows, width, -1), margin.view(rows, width)) for ids, margin in seen]
+        for row in range(rows):
+            own = batch.where_N // width == row
+            i = int(batch.advantages_N[own][0])
+            length = len(rollouts[i].prompt_ids) + len(rollouts[i].completion.token_ids) - 1
+            found[i] = Retraced(
+                logprobs_N[own],
+                [[frozenset(ids[row, t].tolist()) for ids, _ in layers] for t in range(length)],
+                [[float(margin[row, t]) for _, margin in layers] for t in range(length)],
+            )
+    for hook in hooks:
+        hook.remove()
+    return [found[i] for i in range(len(rollouts))]
+
+
+@pytest.mark.parametrize("kind", ["untrained", "trained"])
+def test_sampled_logprobs_are_the_trainers(kind, tokenizer, rl_config, monkeypatch):
+    model = untrained() if kind == "untrained" else trained(tokenizer)
+    tasks = [Countdown(), ChainSum()]
+    config = rl_config(group_size=SAMPLES, prompts_per_step=PROMPTS, max_tokens=MAX_TOKENS)
+    problems = draw_problems(tasks, PROMPTS, seed=0, step=0)
+    assert {p.task for p in problems} == {"countdown", "chain_sum"}
+    watch = Watch(model, monkeypatch)
+    # fewer rows than samples: rows are given back, moved and taken again, requests cut in two
+    engine = Engine(model, EngineConfig(max_model_len=264, max_num_seqs=ROWS))
+    groups = collect(engine, tokenizer, tasks, problems, config, seed=5)
+    watch.close()
+
+    places = [(g, s) for g in range(PROMPTS) for s in range(SAMPLES)]
+    rollouts = [groups[g][s] for g, s in places]
+    off: list[torch.Tensor] = []
+    apart = flips = 0
+    for (g, s), rollout, traced in zip(places, rollouts, retrace(model, rollouts), strict=True):
+        difference = (traced.logprobs - torch.tensor(rollout.completion.logprobs)).abs()
+        is_same = torch.ones(len(difference), dtype=torch.bool)
+        for at, (experts, margins) in enumerate(zip(traced.experts, traced.margins, strict=True)):
+            for sampled, own, margin in zip(
+                watch.experts(g, s, rollout, at), experts, margins, strict=True
+            ):
+                if sampled != own:
+                    assert margin < NEAR_TIE, f"experts differ at a margin of {margin}"
+                    flips += 1
+                    is_same[max(0, at - len(rollout.prompt_ids) + 1)] = False
+        apart += int((~is_same).sum())
+        off.append(difference[is_same])
+    off_N = torch.cat(off)
+    assert len(off_N) > 2000
+    assert off_N.max() <= 1e-4
+    assert (off_N <= 1e-5).double().mean() >= 0.999
+    assert apart <= 1e-3 * len(off_N), f"{flips} near-ties: too many to be chance"
+
+    uniform = -math.log(model.config.vocab_size)
+    mean = sum(sum(r.completion.logprobs) for r in rollouts) / len(off_N)
+    assert mean > uniform + 0.8, "a nearly uniform distribution would hide an error"
+
+    # the first update sees ratios of 1
+    paid = [[replace(r, reward=float(s % 2)) for s, r in enumerate(group)] for group in groups]
+    optimizer = MuonClip(model.named_parameters(), config.optim)
+    metrics = update(model, optimizer, paid, config, lr_factor=1.0)
+    assert metrics.log_ratio_rms <= 1e-5
+    assert metrics.clipped_frac == 0
+    # and the second, after a step, no longer does: the figure above measures something
+    assert update(model, optimizer, paid, config, lr_factor=1.0).log_ratio_rms > 1e-3

@@ -1,0 +1,78 @@
+"""A small model and batches of random ids."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from nalar.model.config import ModelConfig
+from nalar.model.transformer import Transformer
+from nalar.optim.config import OptimConfig
+from nalar.optim.muonclip import MuonClip
+
+VOCAB_SIZE = 40
+
+
+class RandomRows:
+    """Batches that are a pure function of the step, with something to learn: each id tends to repeat."""
+
+    tokens_per_step = 4 * 24
+
+    def batch(self, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(step)
+        ids = torch.randint(0, VOCAB_SIZE, (4, 25), generator=generator)
+        repeat = torch.rand(4, 25, generator=generator) < 0.7
+        for t in range(1, 25):
+            ids[:, t] = torch.where(repeat[:, t], ids[:, t - 1], ids[:, t])
+        return ids.numpy()
+
+
+@pytest.fixture
+def rows() -> RandomRows:
+    return RandomRows()
+
+
+@pytest.fixture
+def batch(rows: RandomRows) -> Tensor:
+    return torch.from_numpy(rows.batch(0))
+
+
+@pytest.fixture
+def make_model() -> Callable[[], Transformer]:
+    def make(seed: int = 0) -> Transformer:
+        config = ModelConfig(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=32,
+            intermediate_size=48,
+            moe_intermediate_size=16,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            n_routed_experts=4,
+            num_experts_per_tok=2,
+            kv_lora_rank=12,
+            qk_nope_head_dim=12,
+            qk_rope_head_dim=4,
+            v_head_dim=16,
+            max_position_embeddings=64,
+            initializer_range=0.08,
+        )
+        model = Transformer(config)
+        model.initialize(seed)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def model(make_model: Callable[[], Transformer]) -> Transformer:
+    return make_model()
+
+
+@pytest.fixture
+def make_optimizer() -> Callable[..., MuonClip]:
+    def make(model: Transformer, **changes: object) -> MuonClip:
+        settings = {"lr": 0.01, "adamw_lr": 5e-3, "weight_decay": 0.01} | changes
+        return MuonClip(model.named_parameters(), OptimConfig(**settings))
+
+    return make

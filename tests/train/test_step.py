@@ -1,0 +1,160 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from nalar.train.step import apply_gradients, pretrain_step
+
+
+def snapshot(model):
+    return {name: t.clone() for name, t in model.state_dict().items()}
+
+
+def same(before, after):
+    return all(torch.equal(before[name], after[name]) for name in before)
+
+
+@torch.no_grad()
+def mean_loss(model, batch):
+    logits = model.logits(model(batch[:, :-1]).states_BTD)
+    return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).item()
+
+
+@pytest.mark.parametrize("name", ["muonclip", "adamw"])
+def test_steps_on_one_batch_bring_its_loss_down(model, make_optimizer, batch, name):
+    optimizer = make_optimizer(model, name=name)
+    losses = [
+        pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01).loss
+        for _ in range(20)
+    ]
+    assert losses[0] == pytest.approx(3.69, abs=0.3)  # log 40: knows nothing
+    assert losses[1] < losses[0]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_loss_is_the_mean_cross_entropy_before_the_step(model, make_optimizer, batch):
+    expected = mean_loss(model, batch)
+    metrics = pretrain_step(model, make_optimizer(model), batch, lr_factor=1.0, balance_speed=0.0)
+    assert metrics.loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_gradient_is_left_over_from_the_step_before(make_model, make_optimizer, rows):
+    model = make_model()
+    optimizer = make_optimizer(model)
+    for step in range(2):
+        batch = torch.from_numpy(rows.batch(step))
+        weights = snapshot(model)
+        pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+    fresh = make_model()
+    fresh.load_state_dict(weights)
+    logits = fresh.logits(fresh(batch[:, :-1]).states_BTD)
+    F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).backward()
+    for (name, p), q in zip(model.named_parameters(), fresh.parameters(), strict=True):
+        assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-7, msg=name)
+
+
+def exact_logits(model, batch):
+    with torch.no_grad():
+        return model(batch[:, :-1], observe="exact").max_logits
+
+
+def test_qk_clip_brings_a_scaled_layer_down_to_the_ceiling_and_leaves_the_others(
+    model, make_optimizer, batch
+):
+    """With the learning rate at zero nothing else moves, so the largest logit must stand at tau itself."""
+    attention = model.model.layers[1].self_attn
+    with torch.no_grad():
+        attention.q_proj.weight.mul_(60)
+    largest = exact_logits(model, batch)
+    tau = float(largest[1].min()) * 0.6
+    assert max(largest[0].max(), largest[2].max()) < tau
+    optimizer = make_optimizer(model, qk_clip_tau=tau)
+    before = snapshot(model)
+    metrics = pretrain_step(model, optimizer, batch, lr_factor=0.0, balance_speed=0.0)
+    assert metrics.clipped_heads == 2
+    after = exact_logits(model, batch)
+    assert_close(after[1], torch.full((2,), tau), rtol=1e-4, atol=0)
+    moved = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+    prefix = "model.layers.1.self_attn"
+    assert moved == {f"{prefix}.q_proj.weight", f"{prefix}.kv_b_proj.weight"}
+    again = pretrain_step(model, optimizer, batch, lr_factor=0.0, balance_speed=0.0)
+    assert again.clipped_heads <= 2  # at the ceiling, up to rounding
+    assert_close(exact_logits(model, batch)[1], torch.full((2,), tau), rtol=1e-4, atol=0)
+
+
+def test_only_the_head_above_the_ceiling_is_clipped(model, make_optimizer, batch):
+    rows_of_a_head = model.config.qk_head_dim
+    weight = model.model.layers[0].self_attn.q_proj.weight
+    with torch.no_grad():
+        weight[rows_of_a_head:].mul_(80)
+    largest = exact_logits(model, batch)[0]
+    tau = float(largest[1]) * 0.5
+    assert largest[0] < tau
+    optimizer, before = make_optimizer(model, qk_clip_tau=tau), weight.detach().clone()
+    metrics = pretrain_step(model, optimizer, batch, lr_factor=0.0, balance_speed=0.0)
+    assert metrics.clipped_heads == 1
+    assert torch.equal(weight[:rows_of_a_head], before[:rows_of_a_head])
+    assert not torch.equal(weight[rows_of_a_head:], before[rows_of_a_head:])
+
+
+def test_a_bound_above_the_ceiling_is_no_ground_to_clip(model, make_optimizer, batch):
+    """The log-sum-exp passes tau long before a logit does; then the exact value decides."""
+    exact = max(float(x.max()) for x in exact_logits(model, batch))
+    with torch.no_grad():
+        bound = min(float(x.max()) for x in model(batch[:, :-1], observe="bound").max_logits)
+    tau = (exact + bound) / 2
+    assert exact < tau < bound
+    optimizer, before = make_optimizer(model, qk_clip_tau=tau), snapshot(model)
+    metrics = pretrain_step(model, optimizer, batch, lr_factor=0.0, balance_speed=0.0)
+    assert metrics.clipped_heads == 0
+    assert same(before, model.state_dict())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["lm_head.weight", "model.layers.1.mlp.experts.down"])
+def test_a_gradient_that_is_not_finite_moves_nothing(model, make_optimizer, batch, bad, where):
+    optimizer = make_optimizer(model, qk_clip_tau=1e-3)
+    pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+    before, state = snapshot(model), optimizer.state_tensors()
+    hidden = model(batch[:, :-1], observe="bound")
+    dict(model.named_parameters())[where].grad.view(-1)[0] = bad
+    metrics = apply_gradients(
+        model,
+        optimizer,
+        loss=1.0,
+        loads=hidden.loads,
+        max_logits=hidden.max_logits,  # far above the ceiling
+        lr_factor=1.0,
+        balance_speed=0.01,
+    )
+    assert metrics.skipped and metrics.clipped_heads == 0
+    assert same(before, model.state_dict())
+    assert same(state, optimizer.state_tensors())
+    assert pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01).loss < 10
+    assert not same(before, model.state_dict())
+
+
+def test_the_balance_bias_moves_by_one_centred_step(model, make_optimizer, batch):
+    with torch.no_grad():
+        loads = model(batch[:, :-1]).loads
+    optimizer = make_optimizer(model)
+    metrics = pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.02)
+    for router, load in zip(model.routers(), loads, strict=True):
+        sign = (load.float().mean() - load.float()).sign()
+        expected = 0.02 * (sign - sign.mean())
+        assert_close(router.e_score_correction_bias, expected, rtol=0, atol=1e-8)
+        assert expected.abs().max() > 0
+    busiest = max(float(load.max() / load.float().mean()) for load in loads)
+    assert metrics.max_load_frac == pytest.approx(busiest)
+
+
+def test_the_load_counts_only_what_it_is_told_to(model, batch):
+    ids = batch[:, :-1]
+    counted = torch.zeros_like(ids, dtype=torch.bool)
+    counted[1, :7] = True
+    with torch.no_grad():
+        whole, part = model(ids), model(ids, counted_BT=counted)
+        alone = model(ids[1:2, :7])
+    assert torch.equal(whole.states_BTD, part.states_BTD)
+    for load, expected in zip(part.loads, alone.loads, strict=True):
+        assert load.tolist() == expected.tolist()
