@@ -60,3 +60,12 @@ def is_hit(text: str, data: Mapping[str, Any]) -> bool:
             return False
         pool.append(value)
     return value == data["target"] and pool == [value]
+
+
+def steps_right(text: str) -> list[bool]:
+    """Of each step in a text, whether its arithmetic is right."""
+    results = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+    return [
+        results[op](int(left), int(right)) == int(claimed)
+        for left, op, right, claimed in _STEP.findall(text)
+    ]
