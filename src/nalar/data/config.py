@@ -18,14 +18,14 @@ class TokenizerConfig(Config):
 class DocumentWeights(Config):
     """Shares of the document kinds, by document. Need not add up to 1."""
 
-    facts: float = 0.16
+    facts: float = 0.12
     """Lists of sums, differences and products."""
-    verdicts: float = 0.18
+    verdicts: float = 0.24
     """A target and tries at it, each marked as hit or miss."""
-    word_problems: float = 0.04
-    conversions: float = 0.12
+    word_problems: float = 0.02
+    conversions: float = 0.06
     """Between steps and expressions, both ways."""
-    search: float = 0.34
+    search: float = 0.40
     """Dialogues that search blindly for a Countdown answer."""
     chains: float = 0.16
     """Dialogues on chain sums."""
@@ -42,7 +42,7 @@ class CorpusConfig(Config):
     """A result that is off by a little."""
     wrong_verdict_frac: float = 0.02
     """A mark that says the opposite of what the result shows."""
-    messy_frac: float = 0.1
+    messy_frac: float = 0.03
     """Lists of tries with spaces, with words for marks, or on one line."""
 
     hit_frac: float = 0.42

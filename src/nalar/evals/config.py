@@ -27,12 +27,12 @@ class EvalConfig(Config):
 class ProbeConfig(Config):
     """Is the base ready for RL? It must recognise its own hits on valid problems, or RL unlearns to search."""
 
-    problems: int = 64
+    problems: int = 120
     """Valid Countdown problems, the same every time."""
     samples: int = 4
     """Responses to each."""
     max_tokens: int = 264
-    min_recall: float = 0.75
+    min_recall: float = 0.85
     """Share of tries that hit the target and are marked as hits, at least."""
     max_false_frac: float = 0.05
     """Share of tries that miss and are marked as hits, at most."""

@@ -13,7 +13,7 @@ class PretrainConfig(Config):
     """Slices at most."""
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    """Its horizon is one slice: each slice warms up, holds and decays, so that any of them can be the last."""
+    """Its horizon is all slices. Warming up anew in every slice was tried and undid what a decay had taught."""
     balance_speed: float = 0.01
     """Step of the router's balance bias, times the learning-rate factor."""
     log_every_steps: int = 20

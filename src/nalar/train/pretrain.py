@@ -52,11 +52,12 @@ def pretrain_slice(
 ) -> int:
     """Train from `first_step` to the end of its slice, or until told to stop; returns steps done in all."""
     per_slice = steps_per_slice(config, batches.tokens_per_step)
+    total = per_slice * config.max_slices
     slice_index = first_step // per_slice
     step = first_step
     model.train()
     while step < (slice_index + 1) * per_slice and not should_stop():
-        factor = lr_factor(config.schedule, step - slice_index * per_slice, per_slice)
+        factor = lr_factor(config.schedule, step, total)
         batch = torch.from_numpy(batches.batch(step)).long().to(model.lm_head.weight.device)
         metrics = pretrain_step(
             model,
