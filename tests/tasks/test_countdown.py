@@ -48,13 +48,29 @@ def test_draws_are_uniform_over_distinct_problems(task: Countdown) -> None:
 def test_plain_sums_are_no_targets_and_all_targets_are_reached(task: Countdown) -> None:
     problems = task.problems("train", 10_000, 0)
     assert all(p.data["target"] != sum(p.data["numbers"]) for p in problems)
-    mine = {p.data["target"] for p in problems if p.data["numbers"] == problems[0].data["numbers"]}
+    first_set = sorted(problems[0].data["numbers"])
+    mine = {p.data["target"] for p in problems if sorted(p.data["numbers"]) == first_set}
     want = set()
     for a, b, c in itertools.permutations(problems[0].data["numbers"]):
         for first in (a + b, a - b, a * b):
             if 1 <= first <= 60:
                 want |= {v for v in (first + c, first - c, c - first, first * c) if 1 <= v <= 60}
     assert mine == want - {sum(problems[0].data["numbers"])}
+
+
+def test_a_methodical_searcher_goes_through_every_try_once_as_numbers_are_shown(
+    task: Countdown,
+) -> None:
+    ordered = task.tries_in_order((9, 3, 5))
+    assert [t.steps for t in ordered[:4]] == [
+        "9+3=12,12+5=17",
+        "9+3=12,12-5=7",
+        "9+3=12,12*5=60",
+        "9-3=6,6+5=11",
+    ]
+    assert len(set(ordered)) == len(ordered)
+    assert {t.value for t in ordered} == {t.value for t in task.tries((9, 3, 5))}
+    assert task.tries_in_order((5, 3, 9))[0].steps == "5+3=8,8+9=17"
 
 
 def test_the_same_seed_gives_the_same_problems(task: Countdown) -> None:

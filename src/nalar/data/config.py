@@ -64,8 +64,10 @@ class CorpusConfig(Config):
     """Mean of the geometric number of tries of a long search."""
     max_tries: int = 17
     """No search is longer."""
+    methodical_frac: float = 0.35
+    """Searches that go through all tries in order, from a random one on (where tries are enumerated)."""
     no_repeat_frac: float = 0.5
-    """Searches that never make a try twice (where all tries are enumerated)."""
+    """Of the other searches, those that never make a try twice (where tries are enumerated)."""
     past_hit_frac: float = 0.15
     """Marked hits after which the search goes on all the same."""
     answer_last_frac: float = 0.6

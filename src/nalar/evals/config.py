@@ -8,7 +8,7 @@ class EvalConfig(Config):
 
     tasks: tuple[str, ...] = ("countdown", "chain_sum")
     """Task ids."""
-    problems: int = 192
+    problems: int = 256
     """Distinct held-out problems per task, fewer where the split has fewer."""
     k: int = 8
     """Samples per problem: pass@1 is their mean, pass@k and majority@k use all."""
@@ -30,7 +30,7 @@ class ProbeConfig(Config):
     samples: int = 4
     """Responses to each."""
     max_tokens: int = 264
-    min_recall: float = 0.85
+    min_recall: float = 0.6
     """Share of tries that hit the target and are marked as hits, at least."""
     max_false_frac: float = 0.05
     """Share of tries that miss and are marked as hits, at most."""

@@ -102,6 +102,11 @@ def _table(config: CountdownConfig) -> _Table:
     return table
 
 
+@lru_cache(maxsize=4096)
+def _ordered(config: CountdownConfig, shown: tuple[int, ...]) -> tuple[Try, ...]:
+    return tuple({t.steps: t for t in _enumerate(_given(shown), (), config)}.values())
+
+
 class Countdown:
     """Problems such as `make 24 from 3 8 9`, answered by an expression such as `(9-3)*4`.
 
@@ -164,7 +169,7 @@ class Countdown:
         return list(found.values())
 
     def gold(self, problem: Problem) -> str:
-        numbers, target = tuple(problem.data["numbers"]), problem.data["target"]
+        numbers, target = tuple(sorted(problem.data["numbers"])), problem.data["target"]
         return next(t.expression for t in self._all_tries(numbers) if t.value == target)
 
     def score(self, problem: Problem, answer: str) -> Score:
@@ -188,6 +193,14 @@ class Countdown:
         if key in self._table.tries:
             return self._table.tries[key]
         return tuple({t.steps: t for t in _enumerate(_given(key), (), self.config)}.values())
+
+    def tries_in_order(self, shown: Sequence[int]) -> tuple[Try, ...]:
+        """All distinct valid tries as a methodical searcher goes through them, numbers taken as they are shown.
+
+        The first number with the second, with the third, then the rest; for each pair every first operator, and for
+        each of these every way to join what is left.
+        """
+        return _ordered(self.config, tuple(shown))
 
     def random_try(self, rng: random.Random, numbers: Sequence[int]) -> Try:
         """One blind try over the numbers, whatever the target.
@@ -237,5 +250,5 @@ class Countdown:
             task=self.id,
             key=f"countdown:{' '.join(map(str, numbers))}={target}",
             prompt=f"make {target} from {' '.join(map(str, shown))}",
-            data={"numbers": list(numbers), "target": target},
+            data={"numbers": shown, "target": target},
         )

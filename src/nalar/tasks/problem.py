@@ -58,7 +58,11 @@ class Task(Protocol):
         ...
 
 
+SALT = b"nalar-2/"
+"""Changed once, when the demo's recipe was fixed: its test problems had not been read before (LOG.md)."""
+
+
 def split_of(key: str) -> Split:
     """Where a key belongs, by hash alone: 80% train, 8% valid, 12% test."""
-    bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
+    bucket = int.from_bytes(hashlib.sha256(SALT + key.encode()).digest()[:4], "big") % 100
     return "test" if bucket < 12 else "valid" if bucket < 20 else "train"

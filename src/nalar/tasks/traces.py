@@ -67,6 +67,14 @@ def is_hit(text: str, data: Mapping[str, Any]) -> bool:
     return value == data["target"] and pool == [value]
 
 
+def steps_right(text: str) -> list[bool]:
+    """Of each step in a text, whether its arithmetic is right."""
+    return [
+        _result(int(left), op, int(right)) == int(claimed)
+        for left, op, right, claimed in _STEP.findall(text)
+    ]
+
+
 def _result(a: int, op: str, b: int) -> int | None:
     """None where a division does not come out."""
     if op == "/":

@@ -1,0 +1,224 @@
+"""Do sampler and trainer agree? Log-probabilities and chosen experts of real rollouts, compared token by token.
+
+L mixture layers · M sequences of a batch · P positions · K experts a token · R rows of the engine
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from controls.finished import Finished
+from controls.results import Agreement, Routed
+from nalar.engine.config import EngineConfig
+from nalar.engine.engine import Engine, OnStep
+from nalar.engine.runner import Runner
+from nalar.engine.scheduler import SampleId, Scheduler
+from nalar.engine.sequence import Completion, Request
+from nalar.model.moe import Router
+from nalar.model.transformer import Transformer
+from nalar.pipeline.zero import engine_for
+from nalar.rl.rollout import Rollout, collect, draw_problems
+from nalar.rl.step import policy_batches, trainer_logprobs
+
+ROLLOUTS = 256
+TOLERANCE = 1e-5
+
+
+@dataclass
+class RouterLog:
+    """What the routers chose since it was last emptied, layer after layer, call after call."""
+
+    ids: list[Tensor] = field(default_factory=list)
+    """[tokens, K], each row sorted: the order of equals does not matter."""
+    margins: list[Tensor] = field(default_factory=list)
+
+    def take(self, layers: int) -> list[tuple[Tensor, Tensor]]:
+        """Ids [L, tokens, K] and margins [L, tokens] of each call of the model since the last take."""
+        ids, margins = self.ids, self.margins
+        self.ids, self.margins = [], []
+        return [
+            (torch.stack(ids[i : i + layers]), torch.stack(margins[i : i + layers]))
+            for i in range(0, len(ids), max(layers, 1))
+        ]
+
+    def hook(self, router: torch.nn.Module, args: tuple[Any, ...], out: tuple[Tensor, ...]) -> None:
+        assert isinstance(router, Router)
+        with torch.no_grad():
+            self.ids.append(out[0].sort(-1).values.clone())
+            self.margins.append(router_margins(router, args[0]))
+
+
+def router_margins(router: Router, x_TD: Tensor) -> Tensor:
+    """By how much the last expert chosen beat the first not chosen; infinite where all are chosen."""
+    k = router.config.num_experts_per_tok
+    scores = torch.nn.functional.linear(x_TD.float(), router.weight.float()).sigmoid()
+    biased = scores + router.e_score_correction_bias
+    if biased.shape[-1] == k:
+        return biased.new_full((len(biased),), torch.inf)
+    top = biased.topk(k + 1, dim=-1).values
+    return top[:, k - 1] - top[:, k]
+
+
+@contextmanager
+def watched(model: Transformer) -> Iterator[RouterLog]:
+    log = RouterLog()
+    handles = [router.register_forward_hook(log.hook) for router in model.routers()]
+    try:
+        yield log
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class WatchedEngine(Engine):
+    """The engine's own loop, which also keeps the experts of every token that it passes through the model."""
+
+    def __init__(self, model: Transformer, config: EngineConfig) -> None:
+        super().__init__(model, config)
+        self._transformer = model
+        self._layers = sum(1 for _ in model.routers())
+        self.experts: list[list[Tensor]] = []
+        """By request and sample: [L, P, K] over the prompt and all but the last response token."""
+
+    def generate(
+        self, requests: Sequence[Request], on_step: OnStep | None = None
+    ) -> list[list[Completion]]:
+        with watched(self._transformer) as log:
+            self._log = log
+            return super().generate(requests, on_step)
+
+    def _generate(
+        self, requests: Sequence[Request], on_step: OnStep | None
+    ) -> list[list[Completion]]:
+        scheduler = Scheduler(requests, self.config)
+        runner = Runner(self._transformer, requests, self.config, self._device())
+        results: list[dict[int, Completion]] = [{} for _ in requests]
+        prompts: dict[int, Tensor] = {}
+        passed: dict[SampleId, list[Tensor]] = {}
+        while scheduler.has_work:
+            if scheduler.can_admit:
+                admission = scheduler.admit()
+                runner.admit(admission)
+                calls = self._log.take(self._layers)
+                for request_ids, (ids, _) in zip(admission.prefills, calls, strict=False):
+                    by_prompt = ids.unflatten(1, (len(request_ids), -1))
+                    for row, i in enumerate(request_ids):
+                        prompts[i] = by_prompt[:, row, : len(requests[i].prompt_ids)]
+            else:
+                running = list(scheduler.running)
+                runner.decode()
+                for ids, _ in self._log.take(self._layers):
+                    for row, sample in enumerate(running):
+                        passed.setdefault(sample, []).append(ids[:, row])
+            num_done = runner.num_done()
+            if scheduler.should_release(num_done):
+                self._collect(scheduler, runner, results)
+        ordered = [
+            [samples[j] for j in range(request.params.n)]
+            for request, samples in zip(requests, results, strict=True)
+        ]
+        self.experts = [
+            [
+                _joined(prompts, passed, SampleId(i, j), len(completion.token_ids) - 1)
+                for j, completion in enumerate(completions)
+            ]
+            for i, completions in enumerate(ordered)
+        ]
+        return ordered
+
+
+def _joined(
+    prompts: dict[int, Tensor], passed: dict[SampleId, list[Tensor]], sample: SampleId, count: int
+) -> Tensor:
+    """A finished row idles in the batch for some steps: what it passes then does not count."""
+    if sample.request_id not in prompts:
+        return torch.zeros(0, 0, 0, dtype=torch.int64)
+    parts = [part[:, None] for part in passed.get(sample, [])[:count]]
+    return torch.cat([prompts[sample.request_id], *parts], dim=1)
+
+
+@dataclass
+class _Tally:
+    difference_N: list[Tensor] = field(default_factory=list)
+    apart_N: list[Tensor] = field(default_factory=list)
+    rerouted: list[Routed] = field(default_factory=list)
+
+
+def agreement(finished: Finished) -> Agreement:
+    """Fresh rollouts of the final model on train problems, as RL would sample them next."""
+    config = finished.config
+    model, tokenizer = finished.final()
+    engine = WatchedEngine(model, engine_for(model, config).config)
+    tasks = [finished.tasks[task_id] for task_id in config.rl.tasks]
+    count = -(-ROLLOUTS // config.rl.group_size)
+    problems = draw_problems(tasks, count, config.seed, config.rl.steps)
+    groups = collect(engine, tokenizer, tasks, problems, config.rl, seed=config.seed)
+    rollouts = [r for group in groups for r in group]
+    experts = [e for group in engine.experts for e in group]
+    tally = _compare(model, rollouts, experts, config.rl.micro_batch_tokens)
+    difference_N, is_apart_N = torch.cat(tally.difference_N), torch.cat(tally.apart_N)
+    together_N, apart_N = difference_N[~is_apart_N], difference_N[is_apart_N]
+    firsts = [m.values.get("first_log_ratio_rms") for m in finished.run.metrics("rl")]
+    return Agreement(
+        rollouts=len(rollouts),
+        tokens=len(difference_N),
+        max_difference=float(together_N.max()),
+        within_1e_5_frac=float((together_N <= TOLERANCE).double().mean()),
+        rerouted=tally.rerouted,
+        apart_tokens=len(apart_N),
+        apart_max_difference=float(apart_N.max()) if len(apart_N) else None,
+        first_log_ratio_rms=max((x for x in firsts if x is not None), default=None),
+    )
+
+
+@torch.no_grad()
+def _compare(
+    model: Transformer, rollouts: Sequence[Rollout], experts: Sequence[Tensor], max_tokens: int
+) -> _Tally:
+    """The trainer's own batches, so its own rounding too."""
+    tally, layers = _Tally(), sum(1 for _ in model.routers())
+    by_id = {id(r): e for r, e in zip(rollouts, experts, strict=True)}
+    # policy_batches sorts by length, and a stable sort of what is sorted changes nothing
+    ordered = sorted(rollouts, key=lambda r: len(r.prompt_ids) + len(r.completion.token_ids))
+    batches = policy_batches(
+        ordered, [1.0] * len(ordered), max_tokens=max_tokens, device=model.lm_head.weight.device
+    )
+    start = 0
+    for batch in batches:
+        part = ordered[start : start + len(batch.ids_MT)]
+        start += len(part)
+        with watched(model) as log:
+            logprobs_N, _, _ = trainer_logprobs(model, batch)
+        difference_N = (logprobs_N - batch.old_logprobs_N).abs()
+        tally.difference_N.append(difference_N)
+        if not layers:
+            tally.apart_N.append(torch.zeros(len(difference_N), dtype=torch.bool))
+            continue
+        [(ids_LNK, margins_LN)] = log.take(layers)
+        ids = ids_LNK.unflatten(1, (len(part), -1))
+        margins = margins_LN.unflatten(1, (len(part), -1))
+        at = 0
+        for row, rollout in enumerate(part):
+            count = len(rollout.completion.token_ids)
+            length = len(rollout.prompt_ids) + count - 1
+            own = difference_N[at : at + count]
+            at += count
+            is_other_LP = (ids[:, row, :length] != by_id[id(rollout)]).any(-1)
+            is_apart_P = is_other_LP.any(0).cumsum(0) > 0
+            tally.apart_N.append(is_apart_P[-count:])
+            if is_apart_P.any():
+                tally.rerouted.append(_first(is_other_LP, margins[:, row, :length], own))
+    return tally
+
+
+def _first(is_other_LP: Tensor, margins_LP: Tensor, difference_N: Tensor) -> Routed:
+    """The first token whose experts differ, at its lowest such layer: all later ones may follow from it."""
+    position = int(is_other_LP.any(0).int().argmax())
+    layer = int(is_other_LP[:, position].int().argmax())
+    response = position - (is_other_LP.shape[1] - len(difference_N))
+    difference = float(difference_N[response]) if response >= 0 else 0.0
+    return Routed(margin=float(margins_LP[layer, position]), difference=difference)
