@@ -41,7 +41,7 @@ def zero_cpu() -> ZeroConfig:
         ),
         probe=ProbeConfig(),
         rl=RLConfig(
-            steps=110,
+            steps=120,
             max_tokens=264,
             optim=OptimConfig(name="adamw", lr=6e-4, adamw_lr=6e-4, weight_decay=0.01),
         ),
