@@ -182,9 +182,8 @@ def _evaluate(session: Session, stage: Stage, model_stage: str, results_name: st
     with session.start(stage, steps=len(config.evals.tasks)) as meter:
         for step, task_id in enumerate(config.evals.tasks, start=1):
             if session.should_stop():
-                if (
-                    session.work.tokens
-                ):  # is sampled again on resuming, and was paid for all the same
+                # What was sampled is sampled again on resuming, and was paid for all the same.
+                if session.work.tokens:
                     session.receipt(stage, meter)
                 return Outcome.STOPPED
             task = lookup(task_id, tasks, at="evals.tasks")

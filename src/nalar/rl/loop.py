@@ -98,7 +98,7 @@ def _progress(step: int, groups: list[list[Rollout]], updates: list[UpdateMetric
     return RLProgress(
         step=step,
         reward=fmean(r.reward for r in flat),
-        accuracy={t: fmean(r.score.correct for r in rs) for t, rs in by_task.items()},
+        accuracy={t: fmean(r.correct for r in rs) for t, rs in by_task.items()},
         response_tokens={
             t: fmean(len(r.completion.token_ids) for r in rs) for t, rs in by_task.items()
         },

@@ -108,7 +108,7 @@ def _ordered(config: CountdownConfig, shown: tuple[int, ...]) -> tuple[Try, ...]
 
 
 class Countdown:
-    """Problems such as `make 24 from 3 8 9`, answered by an expression such as `(9-3)*4`.
+    """Problems such as `make 20 from 10 5 2`, answered by an expression such as `(5*2)+10`.
 
     Numbers are 1..max_number, all results on the way 1..max_intermediate. Targets that equal the plain sum are left
     out: they would make adding everything up a shortcut.
