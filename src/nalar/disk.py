@@ -7,6 +7,7 @@ null.
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -51,6 +52,27 @@ def _errno_of(error: Exception) -> int | None:
     return int(found[1]) if found else None
 
 
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """UserError where another process is within this block for the same folder. A kill leaves nothing locked."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                at=str(folder),
+                got="another process at work on it",
+                want="one writer at a time",
+                hint="wait for it, or stop it by Ctrl-C",
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(fd)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, whole or not at all, through a power cut too."""
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -77,6 +99,7 @@ def replace_dir(path: Path) -> Iterator[Path]:
     with disk_errors(path):
         shutil.rmtree(temp, ignore_errors=True)
         temp.mkdir(parents=True)
+        was_moved = False
         try:
             yield temp
             for inner in [*temp.rglob("*"), temp]:
@@ -84,8 +107,11 @@ def replace_dir(path: Path) -> Iterator[Path]:
             if path.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 path.rename(old)
+                was_moved = True
             temp.rename(path)
         except BaseException:
+            if was_moved and not path.exists():
+                old.rename(path)
             shutil.rmtree(temp, ignore_errors=True)
             raise
         sync(path.parent)
@@ -150,7 +176,7 @@ def decode(line: bytes) -> dict[str, Any] | None:
     """The JSON object in these bytes; None where they are anything else."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

@@ -12,13 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from nalar.config import UserError
 from nalar.disk import append_line, decode, disk_errors, encode, read_lines, sync, write_atomic
 from nalar.machine import EnergyCounter, Environment, environment
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -27,6 +29,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 @dataclass(frozen=True)
 class Receipt:
     """What a stage, or a part of one, has used. The receipts of a stage that was resumed add up."""
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
     name: str
     tokens: int
@@ -143,6 +147,16 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class _MetricLine:
+    stage: str
+    step: int
+    values: dict[str, float | None]
+
+
+_RECEIPT, _METRIC = TypeAdapter(Receipt), TypeAdapter(_MetricLine)
+
+
+@dataclass(frozen=True)
 class Run:
     """One run's folder. Make it by `create` or `open`; one process at a time may write."""
 
@@ -209,12 +223,12 @@ class Run:
     def metrics(self, stage: str) -> list[Metric]:
         """What was logged, in order of steps. Where a resume went back, only what was logged after it counts."""
         found: list[Metric] = []
-        for record in read_lines(self.path / "metrics.jsonl"):
-            if record["stage"] != stage:
+        for record in _typed_lines(self.path / "metrics.jsonl", _METRIC):
+            if record.stage != stage:
                 continue
-            step, rewound = record["step"], False
+            step, rewound = record.step, False
             values = {
-                key: math.nan if value is None else value for key, value in record["values"].items()
+                key: math.nan if value is None else value for key, value in record.values.items()
             }
             while found and found[-1].step > step:
                 found.pop()
@@ -231,10 +245,7 @@ class Run:
 
     def ledger(self) -> list[Receipt]:
         """All receipts, as recorded. Unknown keys of later versions are ignored."""
-        adapter = TypeAdapter(Receipt)
-        return [
-            adapter.validate_python(record) for record in read_lines(self.path / "ledger.jsonl")
-        ]
+        return _typed_lines(self.path / "ledger.jsonl", _RECEIPT)
 
     def stage_totals(self) -> list[Receipt]:
         """One receipt a stage, its parts added up, in the order in which stages first appear."""
@@ -303,6 +314,24 @@ class Run:
 
     def _samples_path(self, stage: str) -> Path:
         return self.path / "samples" / f"{_plain(stage, at='stage name')}.jsonl"
+
+
+def _typed_lines(path: Path, form: TypeAdapter[T]) -> list[T]:
+    """The records of a log in their form; UserError where one has another."""
+    records = []
+    for record in read_lines(path):
+        try:
+            records.append(form.validate_python(record))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UserError(
+                at=f"{path}, record {len(records) + 1}",
+                got=f"{first['msg'].lower()} at {place}",
+                want="a line as nalar wrote it",
+                hint="delete that line",
+            ) from error
+    return records
 
 
 def run_folders(root: Path) -> list[Path]:

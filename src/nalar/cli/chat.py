@@ -72,7 +72,7 @@ class Speaker(Protocol):
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(Chat, args, verb="chat")
-    if asked.temperature < 0:
+    if not 0 <= asked.temperature < float("inf"):
         raise UserError(at="--temperature", got=str(asked.temperature), want="0 (greedy) or more")
     if asked.max_tokens is not None and asked.max_tokens < 1:
         raise UserError(at="--max-tokens", got=str(asked.max_tokens), want="at least 1")
@@ -82,7 +82,9 @@ def run(args: Sequence[str]) -> int:
     if prompt is None and asked.json:
         prompt = sys.stdin.readline().rstrip("\n")
     if prompt is not None and not prompt.strip():
-        raise UserError(at="--prompt", got="no text", want="a prompt, such as 'make 20 from 10 5 2'")
+        raise UserError(
+            at="--prompt", got="no text", want="a prompt, such as 'make 20 from 10 5 2'"
+        )
     speaker = _load(folder, asked, cap)
     if prompt is not None:
         out.document(say(speaker, prompt, asked.seed, out))

@@ -1,7 +1,6 @@
 """R1-Zero from random weights: pretrain, probe, evaluate, RL, evaluate again, report. Resumes where it stopped."""
 
 import itertools
-import json
 import random
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from nalar.engine.engine import Engine
 from nalar.evals.baselines import mean_tries, measure_baselines
 from nalar.evals.probe import probe
 from nalar.evals.protocol import Sample, evaluate
+from nalar.evals.report import read_probe
 from nalar.evals.report_html import write_report
 from nalar.evals.results import TaskResult
 from nalar.model.config import ModelConfig
@@ -159,8 +159,7 @@ def _probe_passed(
     countdown = tasks_of(config)["countdown"]
     result, samples = probe(engine_for(model, config), tokenizer, countdown, config.probe)
     session.add_sampling(model.config, samples)
-    path = session.run.path / "probe.json"
-    earlier = json.loads(path.read_text()) if path.exists() else []
+    earlier = [entry.model_dump() for entry in read_probe(session.run)]
     kept = [entry for entry in earlier if entry["slice"] != slice_number]
     session.run.write_json("probe.json", [*kept, result.model_dump() | {"slice": slice_number}])
     verdict = "passed" if result.passed else "not yet"
