@@ -35,11 +35,12 @@ def disk_errors(path: Path) -> Iterator[None]:
                 at=str(path), got="a full disk", want="room to write", hint=hint
             ) from error
         if code in _NO_RIGHT:
-            want, hint = (
-                "a place that can be written to",
-                "check its permissions, or choose another folder",
-            )
-            raise UserError(at=str(path), got=str(error), want=want, hint=hint) from error
+            raise UserError(
+                at=str(path),
+                got=str(error),
+                want="a place that can be written to",
+                hint="check its permissions, or choose another folder",
+            ) from error
         raise
 
 
@@ -86,6 +87,8 @@ def replace_dir(path: Path) -> Iterator[Path]:
                 path.rename(old)
             temp.rename(path)
         except BaseException:
+            if old.exists() and not path.exists():  # between the two renames
+                old.rename(path)
             shutil.rmtree(temp, ignore_errors=True)
             raise
         sync(path.parent)

@@ -79,6 +79,8 @@ def run(args: Sequence[str]) -> int:
 
 def _config(asked: Eval, own: EvalConfig) -> EvalConfig:
     """The run's own settings with what was asked for in their place."""
+    if asked.seed is not None and asked.seed < 0:
+        raise UserError(at="--seed", got=str(asked.seed), want="0 or more")
     if asked.temperature is not None and asked.temperature < 0:
         # The engine checks this only when it samples.
         raise UserError(at="--temperature", got=str(asked.temperature), want="0 (greedy) or more")

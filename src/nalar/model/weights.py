@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nalar.config import UserError
@@ -35,12 +36,17 @@ def load_model(folder: Path) -> Transformer:
                 got=f"no {path.name}",
                 want="a folder with config.json and model.safetensors",
             )
-    config = deepseek_v3.read_config(json.loads(config_path.read_text()))
+    try:
+        config = deepseek_v3.read_config(json.loads(config_path.read_text()))
+    except ValueError as error:  # no JSON, or a field that is missing or of another type
+        raise UserError(
+            at=str(config_path), got=str(error), want="the config.json of a deepseek_v3 model"
+        ) from error
     model = Transformer(config)
     try:
         state = deepseek_v3.read_weights(load_file(weights_path), config)
         model.load_state_dict(state)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             at=str(weights_path),
             got=str(error),

@@ -1,5 +1,7 @@
 """A whole run from random weights to a report, as one config. Imports no torch."""
 
+from pydantic import Field
+
 from nalar.config import Config, ConfigError, lookup
 from nalar.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from nalar.evals.config import EvalConfig, ProbeConfig
@@ -15,9 +17,9 @@ class ZeroConfig(Config):
 
     recipe: str
     """The name that this config came from."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Sets weights, corpus, prompts and samples."""
-    threads: int = 2
+    threads: int = Field(default=2, ge=1)
     """CPU threads; the same seed and threads give the same weights to the bit."""
     model: ModelConfig
     tokenizer: TokenizerConfig
