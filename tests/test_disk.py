@@ -106,6 +106,23 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_interrupt_between_the_renames_leaves_the_old_folder(tmp_path, monkeypatch):
+    path = tmp_path / "step-1"
+    write_weights(path, "one")
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if target == path and self.name.endswith(".tmp"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_weights(path, "two")
+    assert (path / "weights").read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_library_that_words_a_full_disk_its_own_way_is_understood(tmp_path):
     error = RuntimeError("I/O error: No space left on device (os error 28)")
     with pytest.raises(UserError, match="full disk"):

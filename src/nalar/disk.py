@@ -36,11 +36,12 @@ def disk_errors(path: Path) -> Iterator[None]:
                 at=str(path), got="a full disk", want="room to write", hint=hint
             ) from error
         if code in _NO_RIGHT:
-            want, hint = (
-                "a place that can be written to",
-                "check its permissions, or choose another folder",
-            )
-            raise UserError(at=str(path), got=str(error), want=want, hint=hint) from error
+            raise UserError(
+                at=str(path),
+                got=str(error),
+                want="a place that can be written to",
+                hint="check its permissions, or choose another folder",
+            ) from error
         raise
 
 
@@ -99,7 +100,6 @@ def replace_dir(path: Path) -> Iterator[Path]:
     with disk_errors(path):
         shutil.rmtree(temp, ignore_errors=True)
         temp.mkdir(parents=True)
-        was_moved = False
         try:
             yield temp
             for inner in [*temp.rglob("*"), temp]:
@@ -107,10 +107,9 @@ def replace_dir(path: Path) -> Iterator[Path]:
             if path.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 path.rename(old)
-                was_moved = True
             temp.rename(path)
         except BaseException:
-            if was_moved and not path.exists():
+            if old.exists() and not path.exists():  # between the two renames
                 old.rename(path)
             shutil.rmtree(temp, ignore_errors=True)
             raise

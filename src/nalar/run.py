@@ -34,6 +34,7 @@ class Receipt:
 
     name: str
     tokens: int
+    """Trained on in pretraining, sampled everywhere (by the probe too); prompts are not counted."""
     flops: float
     """Counted by formula, not measured."""
     wall_s: float
@@ -71,10 +72,10 @@ class Spent:
 class Meter:
     """Measures wall time and CPU energy of a `with` block: `with Meter(run.stage_total("rl")) as meter: ...`.
 
-    `lap` gives what has been used since the last lap, which is what one Receipt is made of: a stage that
-    records a lap at each checkpoint loses no cost to a kill. `total` is everything, earlier sessions of a
-    resumed stage included. The energy counters wrap around after some minutes of full load: read `total` or
-    `lap` at least once a minute.
+    `lap` gives what has been used since the last lap, which is what one Receipt is made of: where a stage
+    records a lap at each checkpoint, a kill costs the ledger what was used since the last one. `total` is
+    everything, earlier sessions of a resumed stage included. The energy counters wrap around after some
+    minutes of full load: read `total` or `lap` at least once a minute.
     """
 
     def __init__(self, earlier: Receipt | None = None) -> None:
@@ -199,21 +200,20 @@ class Run:
         )
         version = document.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
-            want, hint = (
-                f"version {SCHEMA_VERSION} or older",
-                "open it with the nalar that wrote it, or a newer one",
-            )
             raise UserError(
-                at=str(path), got=f"a run of schema version {version}", want=want, hint=hint
+                at=str(path),
+                got=f"a run of schema version {version}",
+                want=f"version {SCHEMA_VERSION} or older",
+                hint="open it with the nalar that wrote it, or a newer one",
             )
         try:
             return cls(path, RunInfo.model_validate(document))
         except ValidationError as error:
-            got, want = (
-                f"{error.error_count()} bad fields: {error.errors()[0]['loc']}",
-                "a run.json as nalar writes it",
-            )
-            raise UserError(at=str(path / "run.json"), got=got, want=want) from error
+            raise UserError(
+                at=str(path / "run.json"),
+                got=f"{error.error_count()} bad fields: {error.errors()[0]['loc']}",
+                want="a run.json as nalar writes it",
+            ) from error
 
     def log_metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Log a step. Steps of a stage only go up, except after a resume; calls for one step are merged."""

@@ -251,6 +251,7 @@ def _rl(session: Session, force: bool) -> Outcome:
 
 
 def _report(session: Session, force: bool) -> Outcome:
+    session.observer.stage_started("report", steps=None)
     write_report(session.run)
     return Outcome.FINISHED
 

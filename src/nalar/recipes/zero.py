@@ -43,7 +43,6 @@ def zero_cpu() -> ZeroConfig:
         rl=RLConfig(
             steps=120,
             max_tokens=264,
-            optim=OptimConfig(name="adamw", lr=6e-4, adamw_lr=6e-4, weight_decay=0.01),
         ),
         evals=EvalConfig(),
         price=PriceConfig(),

@@ -48,7 +48,7 @@ class _Table:
 
 
 def split_of_numbers(numbers: Sequence[int]) -> Split:
-    """Where a set of numbers belongs, whatever the target: so no sum over held-out numbers is ever taught."""
+    """Where a set of numbers belongs, whatever the target: so no try over held-out numbers is ever taught."""
     return split_of("countdown:" + " ".join(map(str, sorted(numbers))))
 
 
