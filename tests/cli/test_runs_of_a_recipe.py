@@ -25,7 +25,7 @@ def test_demo_runs_the_recipe_and_says_how_to_go_on(pipeline, nalar_, tmp_path):
     assert "\x1b" not in called.out + called.err
     info = Run.open(tmp_path / "runs" / "zero-cpu-1").info
     assert info.command == "nalar demo --seed 3 --rl.lr 0.25"
-    assert info.config["rl"]["optim"]["lr"] == 0.25
+    assert info.config["rl"]["lr"] == 0.25
 
 
 def test_each_run_gets_the_next_free_name(pipeline, nalar_, tmp_path):
