@@ -65,7 +65,8 @@ def run(args: Sequence[str]) -> int:
     config = _config(asked, run_config.evals if run_config else EvalConfig())
     from nalar.pipeline.sampler import load_sampler, measure, tasks_for  # imports torch
 
-    sampler, tasks = load_sampler(folder), tasks_for(run_config)
+    threads = run_config.threads if run_config else None
+    sampler, tasks = load_sampler(folder, threads=threads), tasks_for(run_config)
     seed = {} if asked.seed is None else {"seed": asked.seed}
     results: dict[str, TaskResult] = {}
     for name in config.tasks:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from nalar.config import ConfigError, lookup
+from nalar.config import ConfigError, UserError, lookup
 from nalar.data.corpora.procedural import documents
 from nalar.data.packing import Rows
 from nalar.data.tokenizer import Tokenizer
@@ -39,6 +39,7 @@ from nalar.train.pretrain import Progress, pretrain_slice, steps_per_slice
 
 Stage = Literal["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
 STAGES: tuple[Stage, ...] = ("pretrain", "evaluate_base", "rl", "evaluate_final", "report")
+MAX_SKIPPED = 10
 EVAL_SEED = 7  # the same samples' seeds before and after
 
 
@@ -121,7 +122,18 @@ def _pretrain(session: Session, force: bool) -> Outcome:
 
     with session.start("pretrain", steps=total, done=step) as meter:
 
+        skipped = 0
+
         def on_step(progress: Progress) -> None:
+            nonlocal skipped
+            skipped = skipped + 1 if progress.metrics.skipped else 0
+            if skipped == MAX_SKIPPED:
+                raise UserError(
+                    at=f"pretraining, step {progress.step}",
+                    got=f"{skipped} gradients in a row that are not finite",
+                    want="numbers",
+                    hint="a lower --pretrain.optim.lr, in a new run",
+                )
             session.work.tokens += rows.tokens_per_step
             session.work.flops += config.rows.rows * row_flops
             if progress.step % config.pretrain.log_every_steps == 0:
@@ -204,10 +216,7 @@ def _evaluate_base(session: Session, force: bool) -> Outcome:
 
 
 def _evaluate_final(session: Session, force: bool) -> Outcome:
-    outcome = _evaluate(session, "evaluate_final", "rl", "results_after.json")
-    if outcome is Outcome.FINISHED:
-        write_baselines(session)
-    return outcome
+    return _evaluate(session, "evaluate_final", "rl", "results_after.json")
 
 
 def _rl(session: Session, force: bool) -> Outcome:
@@ -251,7 +260,9 @@ def _rl(session: Session, force: bool) -> Outcome:
 
 
 def _report(session: Session, force: bool) -> Outcome:
-    session.observer.stage_started("report", steps=None)
+    with session.start("report", steps=None) as meter:
+        write_baselines(session)
+        session.receipt("report", meter)
     write_report(session.run)
     return Outcome.FINISHED
 
