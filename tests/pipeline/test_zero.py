@@ -116,7 +116,9 @@ def test_report_json_keeps_the_contract(finished, shrunk):
     assert [stage["name"] for stage in report["stages"]] == STAGES
     for stage in report["stages"]:
         assert {"name", "tokens", "flops", "wall_s", "usd", "energy_wh"} <= stage.keys()
-        assert stage["tokens"] > 0 and stage["flops"] > 0 and stage["wall_s"] > 0
+        assert stage["wall_s"] > 0
+        is_model_used = stage["name"] != "report"
+        assert (stage["tokens"] > 0) is (stage["flops"] > 0) is is_model_used
         assert stage["usd"] == pytest.approx(shrunk.price.usd(stage["wall_s"]))
     assert report["results"].keys() == {"before", "after"}
     for results in report["results"].values():

@@ -53,7 +53,7 @@ class CorpusConfig(Config):
 
     hit_frac: float = 0.42
     """Lines of a verdict list that reach the target."""
-    near_miss_frac: float = 0.3
+    near_miss_frac: float = 0.1
     """Misses of a verdict list whose result looks like the target."""
     one_step_frac: float = 0.35
     """Verdict lists over two numbers instead of the full count."""
