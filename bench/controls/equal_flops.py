@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 def more_pretraining(finished: Finished) -> MorePretraining:
-    """Go on from the base: same data stream, same optimizer state, one last slice of its own schedule."""
+    """Go on from the base: same data stream, same optimizer state, one whole schedule more: warm-up, plateau, decay."""
     config = finished.config
     with Meter() as meter:
         model, tokenizer, first = finished.base()
@@ -54,7 +54,7 @@ def more_pretraining(finished: Finished) -> MorePretraining:
             model,
             optimizer,
             LaterRows(rows, first),
-            config.pretrain.model_copy(update={"slice_tokens": tokens}),
+            config.pretrain.model_copy(update={"slice_tokens": tokens, "max_slices": 1}),
             first_step=0,
             on_step=lambda _: None,
             should_stop=lambda: False,
