@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import resource
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -105,8 +106,42 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_interrupt_between_the_renames_leaves_the_old_folder(tmp_path, monkeypatch):
+    path = tmp_path / "step-1"
+    write_weights(path, "one")
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if target == path and self.name.endswith(".tmp"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_weights(path, "two")
+    assert (path / "weights").read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_library_that_words_a_full_disk_its_own_way_is_understood(tmp_path):
     error = RuntimeError("I/O error: No space left on device (os error 28)")
     with pytest.raises(UserError, match="full disk"):
         write_weights(tmp_path / "step-1", "half", error)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_whose_replacement_fails_at_the_last_moment_is_put_back(tmp_path, monkeypatch):
+    path, rename = tmp_path / "step", Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name.endswith(".tmp"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with replace_dir(path) as partial:
+        (partial / "a").write_text("old")
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), replace_dir(path) as partial:
+        (partial / "a").write_text("new")
+    assert (path / "a").read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step"]

@@ -7,6 +7,7 @@ null.
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -35,11 +36,12 @@ def disk_errors(path: Path) -> Iterator[None]:
                 at=str(path), got="a full disk", want="room to write", hint=hint
             ) from error
         if code in _NO_RIGHT:
-            want, hint = (
-                "a place that can be written to",
-                "check its permissions, or choose another folder",
-            )
-            raise UserError(at=str(path), got=str(error), want=want, hint=hint) from error
+            raise UserError(
+                at=str(path),
+                got=str(error),
+                want="a place that can be written to",
+                hint="check its permissions, or choose another folder",
+            ) from error
         raise
 
 
@@ -49,6 +51,27 @@ def _errno_of(error: Exception) -> int | None:
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """UserError where another process is within this block for the same folder. A kill leaves nothing locked."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                at=str(folder),
+                got="another process at work on it",
+                want="one writer at a time",
+                hint="wait for it, or stop it by Ctrl-C",
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(fd)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -86,6 +109,8 @@ def replace_dir(path: Path) -> Iterator[Path]:
                 path.rename(old)
             temp.rename(path)
         except BaseException:
+            if old.exists() and not path.exists():  # between the two renames
+                old.rename(path)
             shutil.rmtree(temp, ignore_errors=True)
             raise
         sync(path.parent)
@@ -150,7 +175,7 @@ def decode(line: bytes) -> dict[str, Any] | None:
     """The JSON object in these bytes; None where they are anything else."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

@@ -12,13 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from nalar.config import UserError
 from nalar.disk import append_line, decode, disk_errors, encode, read_lines, sync, write_atomic
 from nalar.machine import EnergyCounter, Environment, environment
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -28,8 +30,11 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class Receipt:
     """What a stage, or a part of one, has used. The receipts of a stage that was resumed add up."""
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
+
     name: str
     tokens: int
+    """Trained on in pretraining, sampled everywhere (by the probe too); prompts are not counted."""
     flops: float
     """Counted by formula, not measured."""
     wall_s: float
@@ -67,10 +72,10 @@ class Spent:
 class Meter:
     """Measures wall time and CPU energy of a `with` block: `with Meter(run.stage_total("rl")) as meter: ...`.
 
-    `lap` gives what has been used since the last lap, which is what one Receipt is made of: a stage that
-    records a lap at each checkpoint loses no cost to a kill. `total` is everything, earlier sessions of a
-    resumed stage included. The energy counters wrap around after some minutes of full load: read `total` or
-    `lap` at least once a minute.
+    `lap` gives what has been used since the last lap, which is what one Receipt is made of: where a stage
+    records a lap at each checkpoint, a kill costs the ledger what was used since the last one. `total` is
+    everything, earlier sessions of a resumed stage included. The energy counters wrap around after some
+    minutes of full load: read `total` or `lap` at least once a minute.
     """
 
     def __init__(self, earlier: Receipt | None = None) -> None:
@@ -143,6 +148,16 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class _MetricLine:
+    stage: str
+    step: int
+    values: dict[str, float | None]
+
+
+_RECEIPT, _METRIC = TypeAdapter(Receipt), TypeAdapter(_MetricLine)
+
+
+@dataclass(frozen=True)
 class Run:
     """One run's folder. Make it by `create` or `open`; one process at a time may write."""
 
@@ -185,21 +200,20 @@ class Run:
         )
         version = document.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
-            want, hint = (
-                f"version {SCHEMA_VERSION} or older",
-                "open it with the nalar that wrote it, or a newer one",
-            )
             raise UserError(
-                at=str(path), got=f"a run of schema version {version}", want=want, hint=hint
+                at=str(path),
+                got=f"a run of schema version {version}",
+                want=f"version {SCHEMA_VERSION} or older",
+                hint="open it with the nalar that wrote it, or a newer one",
             )
         try:
             return cls(path, RunInfo.model_validate(document))
         except ValidationError as error:
-            got, want = (
-                f"{error.error_count()} bad fields: {error.errors()[0]['loc']}",
-                "a run.json as nalar writes it",
-            )
-            raise UserError(at=str(path / "run.json"), got=got, want=want) from error
+            raise UserError(
+                at=str(path / "run.json"),
+                got=f"{error.error_count()} bad fields: {error.errors()[0]['loc']}",
+                want="a run.json as nalar writes it",
+            ) from error
 
     def log_metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Log a step. Steps of a stage only go up, except after a resume; calls for one step are merged."""
@@ -209,12 +223,12 @@ class Run:
     def metrics(self, stage: str) -> list[Metric]:
         """What was logged, in order of steps. Where a resume went back, only what was logged after it counts."""
         found: list[Metric] = []
-        for record in read_lines(self.path / "metrics.jsonl"):
-            if record["stage"] != stage:
+        for record in _typed_lines(self.path / "metrics.jsonl", _METRIC):
+            if record.stage != stage:
                 continue
-            step, rewound = record["step"], False
+            step, rewound = record.step, False
             values = {
-                key: math.nan if value is None else value for key, value in record["values"].items()
+                key: math.nan if value is None else value for key, value in record.values.items()
             }
             while found and found[-1].step > step:
                 found.pop()
@@ -231,10 +245,7 @@ class Run:
 
     def ledger(self) -> list[Receipt]:
         """All receipts, as recorded. Unknown keys of later versions are ignored."""
-        adapter = TypeAdapter(Receipt)
-        return [
-            adapter.validate_python(record) for record in read_lines(self.path / "ledger.jsonl")
-        ]
+        return _typed_lines(self.path / "ledger.jsonl", _RECEIPT)
 
     def stage_totals(self) -> list[Receipt]:
         """One receipt a stage, its parts added up, in the order in which stages first appear."""
@@ -303,6 +314,24 @@ class Run:
 
     def _samples_path(self, stage: str) -> Path:
         return self.path / "samples" / f"{_plain(stage, at='stage name')}.jsonl"
+
+
+def _typed_lines(path: Path, form: TypeAdapter[T]) -> list[T]:
+    """The records of a log in their form; UserError where one has another."""
+    records = []
+    for record in read_lines(path):
+        try:
+            records.append(form.validate_python(record))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UserError(
+                at=f"{path}, record {len(records) + 1}",
+                got=f"{first['msg'].lower()} at {place}",
+                want="a line as nalar wrote it",
+                hint="delete that line",
+            ) from error
+    return records
 
 
 def run_folders(root: Path) -> list[Path]:

@@ -61,7 +61,7 @@ def test_every_verb_that_writes_has_a_dry_run(verb, capsys):
         (["dmeo"], "nalar demo"),
         (["plan", "zero-cpuu"], "zero-cpu"),
         (["demo", "--recipe", "zero-tny"], "zero-tiny"),
-        (["demo", "--rl.optm.lr", "1e-3"], "--rl.optim.lr"),
+        (["demo", "--rl.lrr", "1e-3"], "--rl.lr"),
         (["rl", "nope"], "nalar runs list"),
         (["eval", "nope"], "nalar runs list"),
         (["eval", "x", "--task", "countdwn"], "countdown"),

@@ -10,10 +10,10 @@ from nalar.run import Run
 
 
 def test_demo_runs_the_recipe_and_says_how_to_go_on(pipeline, nalar_, tmp_path):
-    called = nalar_("demo", "--seed", "3", "--rl.optim.lr", "0.25")
+    called = nalar_("demo", "--seed", "3", "--rl.lr", "0.25")
     assert called.code == 0, called.err
     (call,) = pipeline.calls
-    assert (call.config.recipe, call.config.seed, call.config.rl.optim.lr) == ("zero-cpu", 3, 0.25)
+    assert (call.config.recipe, call.config.seed, call.config.rl.lr) == ("zero-cpu", 3, 0.25)
     assert (call.until, call.force) == ("report", False)
     for text in (
         "50.0%",
@@ -24,8 +24,8 @@ def test_demo_runs_the_recipe_and_says_how_to_go_on(pipeline, nalar_, tmp_path):
         assert text in called.out
     assert "\x1b" not in called.out + called.err
     info = Run.open(tmp_path / "runs" / "zero-cpu-1").info
-    assert info.command == "nalar demo --seed 3 --rl.optim.lr 0.25"
-    assert info.config["rl"]["optim"]["lr"] == 0.25
+    assert info.command == "nalar demo --seed 3 --rl.lr 0.25"
+    assert info.config["rl"]["lr"] == 0.25
 
 
 def test_each_run_gets_the_next_free_name(pipeline, nalar_, tmp_path):

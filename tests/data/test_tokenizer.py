@@ -99,3 +99,20 @@ def test_transformers_reads_the_folder_alike(tokenizer: Tokenizer, tmp_path: Pat
         assert theirs.decode(ids) == text
     assert len(theirs) == tokenizer.vocab_size
     assert theirs.eos_token_id == theirs.pad_token_id == tokenizer.end_id
+
+
+@pytest.mark.parametrize("kind", ["cut", "no UTF-8", "a gap in the ids", "a character of no byte"])
+def test_a_damaged_tokenizer_is_bad_input(kind, tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    document = json.loads(path.read_text())
+    vocab = document["model"]["vocab"]
+    rare = next(text for text, token_id in vocab.items() if token_id == 200)
+    if kind == "a gap in the ids":
+        vocab[rare] = 100_000
+    if kind == "a character of no byte":
+        vocab["中"] = vocab.pop(rare)
+    data = json.dumps(document).encode()
+    path.write_bytes({"cut": data[:100], "no UTF-8": b"\xff"}.get(kind, data))
+    with pytest.raises(UserError):
+        Tokenizer.load(tmp_path)

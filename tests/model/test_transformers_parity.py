@@ -63,3 +63,10 @@ def test_weights_that_do_not_fit_the_config_are_refused(tiny_model, tmp_path):
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"experts\.3\.up_proj"):
         load_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        load_model(tmp_path)
+    for broken in ("{", '{"model_type": "deepseek_v3"}'):
+        (tmp_path / "config.json").write_text(broken)
+        with pytest.raises(UserError, match=r"config\.json"):
+            load_model(tmp_path)

@@ -46,7 +46,7 @@ def shrunk_config() -> ZeroConfig:
         "max_tokens": 24,
         "group_size": 8,
         "save_every_steps": 3,
-        "optim": {"name": "adamw", "adamw_lr": 3e-3},
+        "lr": 3e-3,
     }
     config["evals"] |= {"problems": 6, "k": 2, "max_tokens": 24}
     return ZeroConfig.model_validate(config)

@@ -9,7 +9,6 @@ from nalar.data.tokenizer import Tokenizer
 from nalar.engine.sequence import Completion, FinishReason
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
-from nalar.optim.config import OptimConfig
 from nalar.pipeline.zero import train_tokenizer
 from nalar.recipes.zero import zero_cpu
 from nalar.rl.config import RLConfig
@@ -51,13 +50,11 @@ def toy_model() -> Transformer:
 
 @pytest.fixture
 def rl_config() -> Callable[..., RLConfig]:
-    """The defaults with AdamW, and what a test changes."""
+    """The defaults with a plain AdamW, and what a test changes."""
 
     def make(**changes: object) -> RLConfig:
-        adamw = OptimConfig(
-            name="adamw", lr=1e-2, adamw_lr=1e-2, weight_decay=0.0, clip_grad_norm=None
-        )
-        return RLConfig(**({"steps": 10, "optim": adamw} | changes))
+        plain = {"steps": 10, "lr": 1e-2, "weight_decay": 0.0, "clip_grad_norm": None}
+        return RLConfig(**(plain | changes))
 
     return make
 

@@ -141,3 +141,9 @@ def test_a_configuration_without_problems_is_refused() -> None:
         Countdown(CountdownConfig(max_number=2))
     with pytest.raises(ConfigError, match="operators"):
         CountdownConfig(operators="+^")
+
+
+@pytest.mark.parametrize("settings", [{"max_number": 2}, {"operators": "+"}])
+def test_four_numbers_without_a_problem_are_refused_instead_of_drawn_for_ever(settings):
+    with pytest.raises(ConfigError, match="problems in every split"):
+        Countdown(CountdownConfig(num_numbers=4, **settings)).draw(random.Random(0), "test")

@@ -25,7 +25,7 @@ class Chat:
 
     Try, with a name that `nalar runs list` shows:
 
-    nalar chat zero-cpu-1 --prompt "make 24 from 3 8 9"
+    nalar chat zero-cpu-1 --prompt "make 20 from 10 5 2"
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
@@ -72,7 +72,7 @@ class Speaker(Protocol):
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(Chat, args, verb="chat")
-    if asked.temperature < 0:
+    if not 0 <= asked.temperature < float("inf"):
         raise UserError(at="--temperature", got=str(asked.temperature), want="0 (greedy) or more")
     if asked.max_tokens is not None and asked.max_tokens < 1:
         raise UserError(at="--max-tokens", got=str(asked.max_tokens), want="at least 1")
@@ -82,7 +82,9 @@ def run(args: Sequence[str]) -> int:
     if prompt is None and asked.json:
         prompt = sys.stdin.readline().rstrip("\n")
     if prompt is not None and not prompt.strip():
-        raise UserError(at="--prompt", got="no text", want="a prompt, such as 'make 24 from 3 8 9'")
+        raise UserError(
+            at="--prompt", got="no text", want="a prompt, such as 'make 20 from 10 5 2'"
+        )
     speaker = _load(folder, asked, cap)
     if prompt is not None:
         out.document(say(speaker, prompt, asked.seed, out))
@@ -115,7 +117,7 @@ def _converse(speaker: Speaker, asked: Chat, out: Output) -> None:
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         out.text(
-            "Each line is a new conversation; Ctrl-D ends. Try: make 24 from 3 8 9", style="dim"
+            "Each line is a new conversation; Ctrl-D ends. Try: make 20 from 10 5 2", style="dim"
         )
     for number, prompt in enumerate(_prompts(is_terminal)):
         try:

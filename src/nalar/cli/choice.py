@@ -33,7 +33,12 @@ def recipe_first(args: Sequence[str]) -> list[str]:
 
 def run_path(name: str) -> Path:
     """A path as it is; a bare name that is no folder here means a run under `runs/`."""
-    path = Path(name).expanduser()
+    if not name:
+        raise UserError(at="the run's name", got="no text", want="a name under runs/, or a path")
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(at=name, got="no such user", want="a folder's path") from error
     return path if path.is_dir() or len(path.parts) != 1 else RUNS / name
 
 

@@ -106,7 +106,8 @@ class LogDisplay:
 
     def stopping(self) -> None:
         """Called inside a signal handler: the file's own buffer may be half-way through a line."""
-        os.write(sys.stderr.fileno(), f"\n{STOPPING}\n".encode())
+        with contextlib.suppress(OSError, ValueError):  # nobody there to read it: stop all the same
+            os.write(sys.stderr.fileno(), f"\n{STOPPING}\n".encode())
 
     def _line(self, text: str) -> None:
         stamp = clock(self._now() - self._begun)

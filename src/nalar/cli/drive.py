@@ -14,8 +14,10 @@ from nalar.cli.output import Document, ErrorBody, Output
 from nalar.cli.signals import StopSignal
 from nalar.cli.summary import forecast_lines, forecast_table
 from nalar.config import UserError
+from nalar.disk import only_writer
 from nalar.evals.report import build_report
 from nalar.evals.table import samples, summary
+from nalar.evals.text import printable
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.forecast import Forecast, forecast
 from nalar.pipeline.preflight import refuse_if_not_writable, refuse_if_too_small, this_machine
@@ -103,12 +105,16 @@ def drive(job: Job, out: Output) -> int:
     refuse_if_too_small(job.config, this_machine(root))
     refuse_if_not_writable(root)
     run = _create(job) if job.is_new else Run.open(job.path)
-    from nalar.pipeline import zero  # imports torch
-
     spent = {total.name: total.usd for total in run.stage_totals()}
     out.text(f"run folder: {run.path}")
     try:
-        with watch(out.console, spent) as display, StopSignal(display.stopping) as should_stop:
+        from nalar.pipeline import zero  # imports torch
+
+        with (
+            only_writer(run.path),
+            watch(out.console, spent) as display,
+            StopSignal(display.stopping) as should_stop,
+        ):
             outcome = zero.run_zero(
                 job.config, run, display, should_stop, force=job.force, until=job.until
             )
@@ -138,7 +144,10 @@ def new_run_refusal(path: Path) -> None:
             want="a free name",
             hint=f"--run {path} --resume goes on with it; --run NAME chooses another",
         )
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    # What a kill left of a first run.json does not count.
+    if path.exists() and (
+        not path.is_dir() or any(not entry.match(".run.json.*.tmp") for entry in path.iterdir())
+    ):
         raise UserError(
             at=str(path),
             got="files that are not a run",
@@ -168,7 +177,7 @@ def _probe_failed(job: Job, run: Run, out: Output) -> int:
         want="a base that recognises its own hits: RL would unlearn to search",
         hint=f"more --pretrain.max-slices in a new run, or all the same: {force}",
     )
-    print(error, file=sys.stderr)
+    print(printable(str(error)), file=sys.stderr)
     out.document(
         RunDocument(
             run=str(run.path),

@@ -65,7 +65,8 @@ def run(args: Sequence[str]) -> int:
     config = _config(asked, run_config.evals if run_config else EvalConfig())
     from nalar.pipeline.sampler import load_sampler, measure, tasks_for  # imports torch
 
-    sampler, tasks = load_sampler(folder), tasks_for(run_config)
+    threads = run_config.threads if run_config else None
+    sampler, tasks = load_sampler(folder, threads=threads), tasks_for(run_config)
     seed = {} if asked.seed is None else {"seed": asked.seed}
     results: dict[str, TaskResult] = {}
     for name in config.tasks:
@@ -79,9 +80,10 @@ def run(args: Sequence[str]) -> int:
 
 def _config(asked: Eval, own: EvalConfig) -> EvalConfig:
     """The run's own settings with what was asked for in their place."""
-    if asked.temperature is not None and asked.temperature < 0:
-        # The engine checks this only when it samples.
+    if asked.temperature is not None and not 0 <= asked.temperature < float("inf"):
         raise UserError(at="--temperature", got=str(asked.temperature), want="0 (greedy) or more")
+    if asked.seed is not None and asked.seed < 0:
+        raise UserError(at="--seed", got=str(asked.seed), want="0 or more")
     fields = ("problems", "k", "temperature", "max_tokens")
     given = {name: value for name in fields if (value := getattr(asked, name)) is not None}
     greedy = {"k": 1, "temperature": 0.0} if asked.greedy else {}

@@ -4,12 +4,14 @@
 """
 
 import contextlib
+import errno
 import importlib
 import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from nalar.config import UserError, nearest
 
@@ -25,6 +27,18 @@ VERBS = {
     "doctor": "check that this machine has what nalar needs",
 }
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_OUTSIDE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENOSPC,
+    errno.EDQUOT,
+}
+"""What a folder or a disk can be blamed for."""
 
 Verb = Callable[[Sequence[str]], int]
 
@@ -46,19 +60,30 @@ def main(args: Sequence[str] | None = None) -> int:
         interrupt = UserError(at=_at(args), got="an interrupt", want="to run to its end")
         return _fail(args, interrupt, INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output went away. Nothing more may be written, at exit neither.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return FAILED
+    except OSError as error:
+        if error.errno not in _OUTSIDE:
+            return _bug(args, error)
+        at = str(error.filename or _at(args))
+        got, want = error.strerror or str(error), "a place that can be read and written"
+        return _fail(args, UserError(at=at, got=got, want=want), BAD_INPUT)
     except Exception as error:
-        traceback.print_exc()
-        got = f"{type(error).__name__}: {error}"
-        bug = UserError(at=_at(args), got=got, want="no error: this is one of nalar's own")
-        return _fail(args, bug, FAILED)
+        return _bug(args, error)
+
+
+def _bug(args: Sequence[str], error: Exception) -> int:
+    traceback.print_exc()
+    got = f"{type(error).__name__}: {error}"
+    bug = UserError(at=_at(args), got=got, want="no error: this is one of nalar's own")
+    return _fail(args, bug, FAILED)
 
 
 def _never_fail_to_print() -> None:
     """What a terminal's encoding lacks is escaped, in JSON's own way, instead of ending a run."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever called us
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -91,13 +116,24 @@ def _at(args: Sequence[str]) -> str:
 
 def _fail(args: Sequence[str], error: UserError, code: int) -> int:
     """Say it to people, and to a program that asked for JSON."""
-    with contextlib.suppress(BrokenPipeError):
-        print(str(error), file=sys.stderr, flush=True)
+    from nalar.evals.text import printable
+
+    try:
+        print(printable(str(error)), file=sys.stderr, flush=True)
         if "--json" in args:
             from nalar.cli.output import ErrorBody, ErrorDocument, Output
 
             Output(json=True).document(ErrorDocument(error=ErrorBody.of(error)))
+        sys.stdout.flush()
+    except OSError:
+        _write_no_more()
     return code
+
+
+def _write_no_more() -> None:
+    """Whoever read our output went away, or its disk is full: nothing more may be written, at exit neither."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help() -> str:

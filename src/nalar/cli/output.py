@@ -1,12 +1,15 @@
 """What a verb prints: text for people on stdout, or exactly one JSON document there and all text on stderr."""
 
 import sys
+from collections.abc import Iterable
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from nalar.config import UserError
+from nalar.evals.text import printable
 
 SCHEMA_VERSION = 1
 
@@ -38,6 +41,16 @@ class ErrorDocument(Document):
     error: ErrorBody
 
 
+class SafeConsole(Console):
+    """Whatever text comes, from a model or from a file of somebody else's run, cannot steer the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 class Output:
     """Text goes to stdout, or to stderr where a program reads stdout."""
 
@@ -48,7 +61,14 @@ class Output:
         self.json = json
         stream = sys.stderr if json else sys.stdout
         width = None if stream.isatty() else self.PLAIN_WIDTH
-        self.console = Console(file=stream, width=width, highlight=False, soft_wrap=False)
+        self.console = SafeConsole(
+            file=stream,
+            width=width,
+            highlight=False,
+            soft_wrap=False,
+            markup=False,  # nor can a name in brackets, or between colons, be anything but text
+            emoji=False,
+        )
 
     def text(self, what: RenderableType, *, style: str | None = None) -> None:
         """Print for people. A string is printed as it is: no markup, no wrapping."""

@@ -31,6 +31,7 @@ class Plan:
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     words = recipe_first(args)
-    config = recipe(flags.peek(words, "--recipe") or DEFAULT_RECIPE)
+    name = flags.peek(words, "--recipe")
+    config = recipe(DEFAULT_RECIPE if name is None else name)
     asked = flags.parse(Plan, words, verb="plan", usage="[RECIPE]", default=Plan(config=config))
     return show_plan(asked.config, None, out)

@@ -94,6 +94,8 @@ def _list(out: Output) -> int:
             found.append(_summary(Run.open(path)))
         except UserError as error:
             unreadable.append(f"{path}: {error.got}")
+        except OSError as error:
+            unreadable.append(f"{path}: {error.strerror}")
     table = Table("run", "begun", "stages done", "time", "price", "report")
     for item in found:
         table.add_row(*_cells(item))

@@ -63,7 +63,7 @@ def start(verb: str, cls: type[F], args: Sequence[str], *, until: Until) -> int:
         config, path = _resumed(verb, asked)
     else:
         config = asked.config
-        path = run_path(asked.run) if asked.run else free_run_path(config.recipe)
+        path = free_run_path(config.recipe) if asked.run is None else run_path(asked.run)
         new_run_refusal(path)
     if asked.dry_run:
         return show_plan(config, path, out)
@@ -85,7 +85,8 @@ def _defaults(words: Sequence[str]) -> ZeroConfig:
     name = flags.peek(words, "--run")
     if "--resume" in words and name:
         return stored_config(open_run(name))
-    return recipe(flags.peek(words, "--recipe") or DEFAULT_RECIPE)
+    chosen = flags.peek(words, "--recipe")
+    return recipe(DEFAULT_RECIPE if chosen is None else chosen)
 
 
 def _resumed(verb: str, asked: RecipeFlags) -> tuple[ZeroConfig, Path]:

@@ -11,24 +11,30 @@ class TokenizerConfig(Config):
 
     vocab_size: int = Field(default=320, ge=261)
     """All ids: 256 bytes, 5 special tokens, and merges for the rest."""
-    sample_documents: int = 4000
+    sample_documents: int = Field(default=4000, ge=1)
     """Documents of the corpus from which merges are learned."""
 
 
 class DocumentWeights(Config):
     """Shares of the document kinds, by document. Need not add up to 1."""
 
-    facts: float = 0.12
+    facts: float = Field(default=0.12, ge=0)
     """Lists of sums, differences and products."""
-    verdicts: float = 0.24
+    verdicts: float = Field(default=0.24, ge=0)
     """A target and tries at it, each marked as hit or miss."""
-    word_problems: float = 0.02
-    conversions: float = 0.06
+    word_problems: float = Field(default=0.02, ge=0)
+    conversions: float = Field(default=0.06, ge=0)
     """Between steps and expressions, both ways."""
-    search: float = 0.40
+    search: float = Field(default=0.40, ge=0)
     """Dialogues that search blindly for a Countdown answer."""
-    chains: float = 0.16
+    chains: float = Field(default=0.16, ge=0)
     """Dialogues on chain sums."""
+
+    def model_post_init(self, _context: object) -> None:
+        if not sum(share for _, share in self) > 0:
+            raise ConfigError(
+                at="corpus.weights", got="no share above 0", want="at least one kind of document"
+            )
 
 
 class CorpusConfig(Config):
@@ -47,7 +53,7 @@ class CorpusConfig(Config):
 
     hit_frac: float = 0.42
     """Lines of a verdict list that reach the target."""
-    near_miss_frac: float = 0.3
+    near_miss_frac: float = 0.1
     """Misses of a verdict list whose result looks like the target."""
     one_step_frac: float = 0.35
     """Verdict lists over two numbers instead of the full count."""
@@ -56,13 +62,13 @@ class CorpusConfig(Config):
 
     no_try_frac: float = 0.15
     """Search dialogues that answer at once."""
-    mean_tries: float = 2.8
+    mean_tries: float = Field(default=2.8, ge=1)
     """Mean of the geometric number of tries a search has patience for; a hit ends it early."""
     long_search_frac: float = 0.1
     """Searches with the patience of `long_mean_tries` instead."""
-    long_mean_tries: float = 9.0
+    long_mean_tries: float = Field(default=9.0, ge=1)
     """Mean of the geometric number of tries of a long search."""
-    max_tries: int = 17
+    max_tries: int = Field(default=17, ge=1)
     """No search is longer."""
     methodical_frac: float = 0.35
     """Searches that go through all tries in order, from a random one on (where tries are enumerated)."""

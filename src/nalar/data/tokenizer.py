@@ -44,6 +44,13 @@ class Tokenizer:
             raise UserError(
                 at="tokenizer", got="no " + " ".join(missing), want="all special tokens of nalar"
             )
+        last = max(vocab.values())
+        if last >= self.vocab_size:
+            raise UserError(
+                at="tokenizer",
+                got=f"an id {last} among {self.vocab_size}",
+                want="ids from 0 on, without gaps",
+            )
         self.end_id: int = ids[template.END]
         self.user_id: int = ids[template.USER]
         self.assistant_id: int = ids[template.ASSISTANT]
@@ -79,11 +86,19 @@ class Tokenizer:
     def load(cls, folder: Path) -> "Tokenizer":
         path = folder / "tokenizer.json"
         try:
-            return cls(tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8")))
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise UserError(
                 at=str(folder), got="no tokenizer.json", want="a folder with a tokenizer"
             ) from None
+        except UnicodeDecodeError as error:
+            raise _not_ours(path, "bytes that are no UTF-8") from error
+        try:
+            return cls(tokenizers.Tokenizer.from_str(text))
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # the library raises nothing more precise
+            raise _not_ours(path, f"{type(error).__name__}: {error}") from error
 
     def save(self, folder: Path) -> None:
         """Write the files that transformers reads: tokenizer, its config, the chat template."""
@@ -137,6 +152,10 @@ def _words(docs: Iterable[str]) -> Iterable[str]:
         for special in template.SPECIAL_TOKENS:
             doc = doc.replace(special, "\n")
         yield from _WORD.findall(doc)
+
+
+def _not_ours(path: Path, got: str) -> UserError:
+    return UserError(at=str(path), got=got, want="a byte-level tokenizer as nalar writes it")
 
 
 def _write(path: Path, text: str) -> None:

@@ -56,9 +56,8 @@ class Rows:
     ) -> "Rows":
         """Memory for rows of any of these requests."""
         num_stops = max(len(request.params.stop_token_ids) for request in requests)
-        num_tokens = 1 + max(
-            request.params.max_tokens for request in requests
-        )  # the last one is scratch
+        # One more than any row may keep: where finished rows write what they still draw.
+        num_tokens = 1 + max(request.params.max_tokens for request in requests)
 
         def new(dtype: torch.dtype, *width: int) -> Tensor:
             return torch.zeros((num_rows, *width), dtype=dtype, device=device)

@@ -15,6 +15,7 @@ _STAGES = {
     "evaluate_base": "Evaluation before RL",
     "rl": "Reinforcement learning",
     "evaluate_final": "Evaluation after RL",
+    "report": "Baselines",
 }
 
 

@@ -18,6 +18,12 @@ class EvalConfig(Config):
 
     def model_post_init(self, _context: object) -> None:
         _at_least_one(self, "evals", "problems", "k", "max_tokens")
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(
+                at="evals.temperature",
+                got=str(self.temperature),
+                want="a finite number from 0 (greedy) up",
+            )
         if not self.tasks:
             raise ConfigError(at="evals.tasks", got="no task", want="at least one task id")
 

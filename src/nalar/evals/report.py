@@ -20,6 +20,8 @@ STAGES = {"before": "evaluate_base", "after": "evaluate_final"}
 """Which stage's samples belong to which results."""
 SAMPLES_PER_TASK = 4
 CURVE_POINTS = 400
+_PLOTTABLE = 1e100
+"""What is larger, or is no number, is a gap in a curve."""
 
 
 class Cost(Finite):
@@ -141,12 +143,26 @@ class Report(Finite):
 
 def build_report(run: Run) -> Report:
     """The report of a run, finished or not. UserError where a file of the run is broken."""
+    try:
+        return _build(run)
+    except ValidationError as error:  # what the run wrote has its forms: one of them does not fit
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "report"
+        raise UserError(
+            at=str(run.path),
+            got=f"{first['msg'].lower()} at {place}",
+            want="run.json, ledger and samples as nalar wrote them",
+        ) from error
+
+
+def _build(run: Run) -> Report:
     config, environment = run.info.config, run.info.environment
     results = Results(
         before=_read(run, "results_before.json", dict[str, TaskResult]) or {},
         after=_read(run, "results_after.json", dict[str, TaskResult]) or {},
     )
-    rows = {when: run.samples(stage) for when, stage in STAGES.items()}
+    rows = {when: _sample_rows(run, stage) for when, stage in STAGES.items()}
+    price = config.get("price")
     stages = [Stage(**vars(total)) for total in run.stage_totals()]
     return Report(
         name=run.info.name,
@@ -163,8 +179,8 @@ def build_report(run: Run) -> Report:
         baselines=_read(run, "baselines.json", Baselines),
         stages=stages,
         total=_total(run.stage_totals()),
-        usd_per_hour=config.get("price", {}).get("usd_per_hour"),
-        probe=_read(run, "probe.json", list[ProbeSlice]) or [],
+        usd_per_hour=price.get("usd_per_hour") if isinstance(price, dict) else None,
+        probe=read_probe(run),
         model=_model_size(config),
         hardware=Hardware(**environment.model_dump(include=set(Hardware.model_fields))),
         software={"python": environment.python, **environment.packages},
@@ -172,6 +188,12 @@ def build_report(run: Run) -> Report:
         samples=_pairs(rows),
         config=config,
     )
+
+
+def read_probe(run: Run) -> list[ProbeSlice]:
+    """What the probe said after each slice so far."""
+    found: list[ProbeSlice] = _read(run, "probe.json", list[ProbeSlice]) or []
+    return found
 
 
 def _read(run: Run, name: str, form: Any) -> Any:
@@ -189,6 +211,16 @@ def _read(run: Run, name: str, form: Any) -> Any:
         raise UserError(
             at=str(path), got=got, want="a file as nalar wrote it", hint=hint
         ) from error
+
+
+class _SampleRow(Response):
+    task: str
+    key: str
+    prompt: str
+
+
+def _sample_rows(run: Run, stage: str) -> list[dict[str, Any]]:
+    return [_SampleRow.model_validate(row).model_dump() for row in run.samples(stage)]
 
 
 def _total(stages: Sequence[Receipt]) -> Cost | None:
@@ -279,14 +311,14 @@ def _curves(run: Run) -> Curves:
 
 def _curve(metrics: Sequence[Metric], key: str, x: Callable[[Metric], float]) -> Curve | None:
     """At most CURVE_POINTS points: above that, each is the mean of its neighbours."""
-    points = [(x(m), m.values[key]) for m in metrics if key in m.values and math.isfinite(x(m))]
+    points = [(x(m), m.values[key]) for m in metrics if key in m.values and abs(x(m)) < _PLOTTABLE]
     if not points:
         return None
     stride = math.ceil(len(points) / CURVE_POINTS)
     xs, ys = [], []
     for start in range(0, len(points), stride):
         part = points[start : start + stride]
-        finite = [y for _, y in part if math.isfinite(y)]
+        finite = [y for _, y in part if abs(y) < _PLOTTABLE]
         xs.append(part[-1][0])
         ys.append(fmean(finite) if finite else None)
     return Curve(x=xs, y=ys)

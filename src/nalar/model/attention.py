@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from nalar.kernels.attention import Observe, causal_attention, latent_attention
 from nalar.model.config import ModelConfig
 
-LATENT_NORM_EPS = (
-    1e-6  # the published code builds the inner norms with this, whatever rms_norm_eps says
-)
+# The published code builds the inner norms with this, whatever rms_norm_eps says.
+LATENT_NORM_EPS = 1e-6
 
 
 class RMSNorm(nn.Module):

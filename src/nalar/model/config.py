@@ -1,37 +1,39 @@
 """The shape of a model, spelled as in the published `config.json` of the deepseek_v3 family. Imports no torch."""
 
+from pydantic import Field
+
 from nalar.config import Config, ConfigError
 
 
 class ModelConfig(Config):
     """A decoder-only transformer with latent attention and a sparse mixture of experts (arXiv:2412.19437)."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
+    vocab_size: int = Field(ge=1)
+    hidden_size: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1)
     """Hidden width of the dense feed-forward blocks."""
-    moe_intermediate_size: int
+    moe_intermediate_size: int = Field(ge=1)
     """Hidden width of one expert."""
-    num_hidden_layers: int
-    num_attention_heads: int
-    n_routed_experts: int
+    num_hidden_layers: int = Field(ge=1)
+    num_attention_heads: int = Field(ge=1)
+    n_routed_experts: int = Field(ge=0)
     """0: every layer is dense."""
     num_experts_per_tok: int
-    n_shared_experts: int = 1
-    first_k_dense_replace: int = 1
+    n_shared_experts: int = Field(default=1, ge=0)
+    first_k_dense_replace: int = Field(default=1, ge=0)
     """This many first layers are dense."""
     q_lora_rank: int | None = None
     """None: queries are not compressed."""
-    kv_lora_rank: int
-    qk_nope_head_dim: int
-    qk_rope_head_dim: int
-    v_head_dim: int
+    kv_lora_rank: int = Field(ge=1)
+    qk_nope_head_dim: int = Field(ge=1)
+    qk_rope_head_dim: int = Field(ge=2)
+    v_head_dim: int = Field(ge=1)
     n_group: int = 1
     topk_group: int = 1
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 1.0
-    rope_theta: float = 10000.0
-    max_position_embeddings: int = 4096
+    rope_theta: float = Field(default=10000.0, gt=0)
+    max_position_embeddings: int = Field(default=4096, ge=2)
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
 

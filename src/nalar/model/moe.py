@@ -90,7 +90,7 @@ class MoE(nn.Module):
         x_TD = x.reshape(-1, x.shape[-1])
         ids_TK, weights_TK = self.gate(x_TD)
         out = self.experts(x_TD, ids_TK, weights_TK)
-        if hasattr(self, "shared_experts"):
+        if self.gate.config.n_shared_experts:
             out = out + self.shared_experts(x_TD)
         return out.view_as(x), self._load(ids_TK, counted)
 

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nalar.config import UserError
+from nalar.disk import decode
+from nalar.model.config import ModelConfig
 from nalar.model.families import deepseek_v3
 from nalar.model.transformer import Transformer
 
@@ -35,18 +39,33 @@ def load_model(folder: Path) -> Transformer:
                 got=f"no {path.name}",
                 want="a folder with config.json and model.safetensors",
             )
-    config = deepseek_v3.read_config(json.loads(config_path.read_text()))
-    model = Transformer(config)
+    config = _read_config(config_path)
     try:
+        model = Transformer(config)
         state = deepseek_v3.read_weights(load_file(weights_path), config)
         model.load_state_dict(state)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             at=str(weights_path),
             got=str(error),
             want="exactly the weights that config.json describes",
         ) from error
     return model
+
+
+def _read_config(path: Path) -> ModelConfig:
+    document = decode(path.read_bytes())
+    if document is None:
+        raise UserError(
+            at=str(path), got="text that is not a JSON object", want="a published config.json"
+        )
+    try:
+        return deepseek_v3.read_config(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "config"
+        want = "a config.json of the deepseek_v3 family"
+        raise UserError(at=f"{path}: {field}", got=first["msg"].lower(), want=want) from error
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

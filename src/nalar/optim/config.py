@@ -43,6 +43,16 @@ class OptimConfig(Config):
             "both in [0, 1)",
         )
         _require("optim.ns_steps", self.ns_steps, self.ns_steps >= 1, "at least 1")
+        if self.name == "adamw" and self.lr not in (
+            type(self).model_fields["lr"].default,
+            self.adamw_lr,
+        ):
+            raise ConfigError(
+                at="optim.lr",
+                got=f"{self.lr} with name='adamw'",
+                want="nothing: no parameter is under Muon",
+                hint=f"adamw_lr={self.lr}",
+            )
         if self.qk_clip_tau is not None and self.name != "muonclip":
             raise ConfigError(
                 at="optim.qk_clip_tau",

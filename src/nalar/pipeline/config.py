@@ -1,5 +1,7 @@
 """A whole run from random weights to a report, as one config. Imports no torch."""
 
+import math
+
 from nalar.config import Config, ConfigError, lookup
 from nalar.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from nalar.evals.config import EvalConfig, ProbeConfig
@@ -30,6 +32,11 @@ class ZeroConfig(Config):
     price: PriceConfig
 
     def model_post_init(self, _context: object) -> None:
+        _refuse_endless(self)
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(at="seed", got=str(self.seed), want="a number from 0 to 2**63 - 1")
+        if self.threads < 1:
+            raise ConfigError(at="threads", got=str(self.threads), want="at least 1")
         for field, names in (("rl.tasks", self.rl.tasks), ("evals.tasks", self.evals.tasks)):
             for name in names:
                 lookup(name, TASKS, at=field)
@@ -57,3 +64,19 @@ class ZeroConfig(Config):
 
 PROMPT_TOKENS = 64
 """No prompt of the demo's tasks is longer."""
+_LARGEST = 2**53
+"""No setting is larger: what is counted from them still fits a float."""
+
+
+def _refuse_endless(config: Config, prefix: str = "") -> None:
+    """ConfigError where a number anywhere in the config is not finite, or is beyond all use."""
+    for name, value in config:
+        at = prefix + name
+        if isinstance(value, Config):
+            _refuse_endless(value, f"{at}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(at=at, got=str(value), want="a finite number")
+        elif isinstance(value, int) and at != "seed" and abs(value) > _LARGEST:
+            raise ConfigError(
+                at=at, got="a number too large to count with", want=f"at most {_LARGEST}"
+            )

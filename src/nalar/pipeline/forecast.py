@@ -6,10 +6,10 @@ from nalar.pipeline.config import ZeroConfig
 from nalar.plan.cost import FP32_BYTES, training_memory
 from nalar.plan.model import count_parameters, flops_per_token, sampling_flops
 
-# Assumptions, measured on one core of a shared server with a model of 0.3M parameters, where overhead and not
+# Assumptions, as a run of zero-cpu gave on two cores of a server: a model of 0.3M parameters, where overhead and not
 # arithmetic sets the pace. A larger model or more cores do better: the estimate errs on the slow side.
-TRAIN_FLOPS_PER_S = 32e9
-SAMPLE_FLOPS_PER_S = 9e9
+TRAIN_FLOPS_PER_S = 52e9
+SAMPLE_FLOPS_PER_S = 10.4e9
 SECONDS_FOR_START_S = 10.0
 INTERPRETER_BYTES = 400_000_000
 LOGS_BYTES = 20_000_000
@@ -66,7 +66,7 @@ def forecast(config: ZeroConfig) -> Forecast:
         usd=config.price.usd(SECONDS_FOR_START_S) + sum(s.usd for s in stages),
         assumptions=[
             f"{TRAIN_FLOPS_PER_S / 1e9:.0f} GFLOP/s in training and "
-            f"{SAMPLE_FLOPS_PER_S / 1e9:.0f} in sampling, as one core of a server gave",
+            f"{SAMPLE_FLOPS_PER_S / 1e9:.0f} in sampling, as two cores of a server gave",
             "pretraining uses all its slices; the probe may end it earlier",
             f"a response fills {RESPONSE_FILL_FRAC:.0%} of its cap",
             f"{config.price.usd_per_hour} USD an hour",

@@ -1,11 +1,13 @@
 """What every stage of a run shares: the folder, the clock, the price, what is done, what to resume from."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.sequence import Completion
 from nalar.model.config import ModelConfig
@@ -18,6 +20,15 @@ from nalar.run import Meter, Receipt, Run
 from nalar.train.checkpoint import load_checkpoint, load_optimizer, save_checkpoint
 
 STATE_FILE = "state.json"
+
+
+class _State(BaseModel):
+    """`state.json`: what a resumed run need not do again. Only gains keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    done: list[str] = []
+    checkpoints: dict[str, str] = {}
 
 
 class Sampled(Protocol):
@@ -130,7 +141,7 @@ class Session:
         replaced = state.get("checkpoints", {}).get(stage)
         self._write_state(state | {"checkpoints": state.get("checkpoints", {}) | {stage: name}})
         if replaced not in (None, name):
-            shutil.rmtree(self.run.checkpoint_dir(replaced))
+            shutil.rmtree(self.run.checkpoint_dir(replaced), ignore_errors=True)
 
     def checkpoint(self, stage: str) -> str | None:
         """The name of the latest checkpoint of a stage."""
@@ -152,7 +163,18 @@ class Session:
 
     def _state(self) -> dict[str, Any]:
         path = self.run.path / STATE_FILE
-        return json.loads(path.read_text()) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            return _State.model_validate(self.run.read_json(STATE_FILE)).model_dump()
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UserError(
+                at=str(path),
+                got=f"{first['msg'].lower()} at {place}",
+                want="a file as nalar wrote it",
+            ) from error
 
     def _write_state(self, state: dict[str, Any]) -> None:
         self.run.write_json(STATE_FILE, state)

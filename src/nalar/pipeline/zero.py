@@ -1,7 +1,6 @@
 """R1-Zero from random weights: pretrain, probe, evaluate, RL, evaluate again, report. Resumes where it stopped."""
 
 import itertools
-import json
 import random
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from nalar.config import ConfigError, lookup
+from nalar.config import ConfigError, UserError, lookup
 from nalar.data.corpora.procedural import documents
 from nalar.data.packing import Rows
 from nalar.data.tokenizer import Tokenizer
@@ -19,6 +18,7 @@ from nalar.engine.engine import Engine
 from nalar.evals.baselines import mean_tries, measure_baselines
 from nalar.evals.probe import probe
 from nalar.evals.protocol import Sample, evaluate
+from nalar.evals.report import read_probe
 from nalar.evals.report_html import write_report
 from nalar.evals.results import TaskResult
 from nalar.model.config import ModelConfig
@@ -39,6 +39,7 @@ from nalar.train.pretrain import Progress, pretrain_slice, steps_per_slice
 
 Stage = Literal["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
 STAGES: tuple[Stage, ...] = ("pretrain", "evaluate_base", "rl", "evaluate_final", "report")
+MAX_SKIPPED = 10
 EVAL_SEED = 7  # the same samples' seeds before and after
 
 
@@ -121,7 +122,18 @@ def _pretrain(session: Session, force: bool) -> Outcome:
 
     with session.start("pretrain", steps=total, done=step) as meter:
 
+        skipped = 0
+
         def on_step(progress: Progress) -> None:
+            nonlocal skipped
+            skipped = skipped + 1 if progress.metrics.skipped else 0
+            if skipped == MAX_SKIPPED:
+                raise UserError(
+                    at=f"pretraining, step {progress.step}",
+                    got=f"{skipped} gradients in a row that are not finite",
+                    want="numbers",
+                    hint="a lower --pretrain.optim.lr, in a new run",
+                )
             session.work.tokens += rows.tokens_per_step
             session.work.flops += config.rows.rows * row_flops
             if progress.step % config.pretrain.log_every_steps == 0:
@@ -159,8 +171,7 @@ def _probe_passed(
     countdown = tasks_of(config)["countdown"]
     result, samples = probe(engine_for(model, config), tokenizer, countdown, config.probe)
     session.add_sampling(model.config, samples)
-    path = session.run.path / "probe.json"
-    earlier = json.loads(path.read_text()) if path.exists() else []
+    earlier = [entry.model_dump() for entry in read_probe(session.run)]
     kept = [entry for entry in earlier if entry["slice"] != slice_number]
     session.run.write_json("probe.json", [*kept, result.model_dump() | {"slice": slice_number}])
     verdict = "passed" if result.passed else "not yet"
@@ -182,9 +193,8 @@ def _evaluate(session: Session, stage: Stage, model_stage: str, results_name: st
     with session.start(stage, steps=len(config.evals.tasks)) as meter:
         for step, task_id in enumerate(config.evals.tasks, start=1):
             if session.should_stop():
-                if (
-                    session.work.tokens
-                ):  # is sampled again on resuming, and was paid for all the same
+                # What was sampled is sampled again on resuming, and was paid for all the same.
+                if session.work.tokens:
                     session.receipt(stage, meter)
                 return Outcome.STOPPED
             task = lookup(task_id, tasks, at="evals.tasks")
@@ -206,10 +216,7 @@ def _evaluate_base(session: Session, force: bool) -> Outcome:
 
 
 def _evaluate_final(session: Session, force: bool) -> Outcome:
-    outcome = _evaluate(session, "evaluate_final", "rl", "results_after.json")
-    if outcome is Outcome.FINISHED:
-        write_baselines(session)
-    return outcome
+    return _evaluate(session, "evaluate_final", "rl", "results_after.json")
 
 
 def _rl(session: Session, force: bool) -> Outcome:
@@ -253,6 +260,9 @@ def _rl(session: Session, force: bool) -> Outcome:
 
 
 def _report(session: Session, force: bool) -> Outcome:
+    with session.start("report", steps=None) as meter:
+        write_baselines(session)
+        session.receipt("report", meter)
     write_report(session.run)
     return Outcome.FINISHED
 

@@ -39,13 +39,27 @@ class RLConfig(Config):
     mask_truncated: bool = False
     """Leave responses cut by the cap out of the loss (their reward still counts in the group)."""
     reward: RewardConfig = RewardConfig()
-    optim: OptimConfig
+    lr: float = Field(default=6e-4, gt=0)
+    """Peak step size of AdamW, for every parameter. (Under Muon the rewards of a prototype swung.)"""
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Largest global norm of the gradients. None: not clipped."""
     schedule: ScheduleConfig = ScheduleConfig(warmup_steps=5, stable_frac=0.7)
     """Its horizon is all optimizer steps of the run."""
     balance_speed: float = 0.002
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Padded tokens in one forward pass; bounds memory, changes no result but rounding."""
     save_every_steps: int = Field(default=25, ge=1)
+
+    @property
+    def optim(self) -> OptimConfig:
+        return OptimConfig(
+            name="adamw",
+            lr=self.lr,
+            adamw_lr=self.lr,
+            weight_decay=self.weight_decay,
+            clip_grad_norm=self.clip_grad_norm,
+        )
 
     def model_post_init(self, _context: object) -> None:
         if self.temperature != 1:
@@ -56,12 +70,6 @@ class RLConfig(Config):
                 got=str(self.temperature),
                 want="1: RL trains on samples of the model's own distribution",
                 hint="evaluation and chat take any temperature",
-            )
-        if self.optim.qk_clip_tau is not None:
-            raise ConfigError(
-                at="rl.optim.qk_clip_tau",
-                got=str(self.optim.qk_clip_tau),
-                want="None: RL does not observe attention logits",
             )
         if not self.tasks:
             raise ConfigError(at="rl.tasks", got="no task", want="at least one task id")

@@ -36,6 +36,8 @@ class RLProgress:
     entropy: float | None
     clipped_frac: float | None
     grad_norm: float | None
+    skipped_updates: int
+    """Updates whose gradient was not finite: nothing moved."""
     first_log_ratio_rms: float | None
     """Trainer against sampler before the first update of the step: rounding alone."""
     sampled_tokens: int
@@ -98,7 +100,7 @@ def _progress(step: int, groups: list[list[Rollout]], updates: list[UpdateMetric
     return RLProgress(
         step=step,
         reward=fmean(r.reward for r in flat),
-        accuracy={t: fmean(r.score.correct for r in rs) for t, rs in by_task.items()},
+        accuracy={t: fmean(r.correct for r in rs) for t, rs in by_task.items()},
         response_tokens={
             t: fmean(len(r.completion.token_ids) for r in rs) for t, rs in by_task.items()
         },
@@ -111,6 +113,7 @@ def _progress(step: int, groups: list[list[Rollout]], updates: list[UpdateMetric
         entropy=fmean(u.entropy for u in updates) if updates else None,
         clipped_frac=fmean(u.clipped_frac for u in updates) if updates else None,
         grad_norm=fmean(u.step.grad_norm for u in updates) if updates else None,
+        skipped_updates=sum(u.step.skipped for u in updates),
         first_log_ratio_rms=updates[0].log_ratio_rms if updates else None,
         sampled_tokens=sum(len(r.completion.token_ids) for r in flat),
         prompt_tokens=sum(len(group[0].prompt_ids) for group in groups),

@@ -28,6 +28,10 @@ class Rollout:
         return len(self.prompt_ids)
 
     @property
+    def correct(self) -> bool:
+        return self.score.correct and self.parsed.well_formed
+
+    @property
     def truncated(self) -> bool:
         return self.completion.finish_reason == "length"
 

@@ -17,6 +17,7 @@ Numbers = tuple[int, ...]
 
 _MAX_ENUMERATED = 3
 _ATTEMPTS = 2000
+_DRAWS = 1000
 _NUM_CONSTANTS = 300
 
 
@@ -47,7 +48,7 @@ class _Table:
 
 
 def split_of_numbers(numbers: Sequence[int]) -> Split:
-    """Where a set of numbers belongs, whatever the target: so no sum over held-out numbers is ever taught."""
+    """Where a set of numbers belongs, whatever the target: so no try over held-out numbers is ever taught."""
     return split_of("countdown:" + " ".join(map(str, sorted(numbers))))
 
 
@@ -108,7 +109,7 @@ def _ordered(config: CountdownConfig, shown: tuple[int, ...]) -> tuple[Try, ...]
 
 
 class Countdown:
-    """Problems such as `make 24 from 3 8 9`, answered by an expression such as `(9-3)*4`.
+    """Problems such as `make 20 from 10 5 2`, answered by an expression such as `(5*2)+10`.
 
     Numbers are 1..max_number, all results on the way 1..max_intermediate. Targets that equal the plain sum are left
     out: they would make adding everything up a shortcut.
@@ -118,13 +119,9 @@ class Countdown:
         self.config = config or CountdownConfig()
         self._is_enumerated = self.config.num_numbers <= _MAX_ENUMERATED
         self._table = _table(self.config) if self._is_enumerated else _Table({}, {})
-        if self._is_enumerated and not all(self._table.problems.values()):
-            raise ConfigError(
-                at="countdown",
-                got=str(self.config),
-                want="a configuration with problems in every split",
-                hint="a larger max_number or max_intermediate",
-            )
+        splits = self._table.problems.values()
+        if not (all(splits) if self._is_enumerated else self._has_numbers_in_every_split()):
+            raise self._no_problems()
 
     @property
     def id(self) -> str:
@@ -139,11 +136,12 @@ class Countdown:
             problems = self._table.problems[split]
             numbers, target = problems[int(rng.random() * len(problems))]
             return self._problem(rng, numbers, target)
-        while True:
+        for _ in range(_DRAWS):
             numbers = self.draw_numbers(rng, split)
             found = self._walk(rng, numbers)
             if found is not None and found.value != sum(numbers):
                 return self._problem(rng, numbers, found.value)
+        raise self._no_problems()
 
     def draw_numbers(self, rng: random.Random, split: Split) -> Numbers:
         """The sorted numbers of a random problem of the split, each drawn from 1..max_number."""
@@ -152,6 +150,25 @@ class Countdown:
             numbers = tuple(sorted(1 + int(rng.random() * top) for _ in range(count)))
             if split_of_numbers(numbers) == split:
                 return numbers
+
+    def _has_numbers_in_every_split(self) -> bool:
+        """Stops at the first of each, so that only a small range is gone through."""
+        missing: set[Split] = {"train", "valid", "test"}
+        for numbers in itertools.combinations_with_replacement(
+            range(1, self.config.max_number + 1), self.config.num_numbers
+        ):
+            missing.discard(split_of_numbers(numbers))
+            if not missing:
+                return True
+        return False
+
+    def _no_problems(self) -> ConfigError:
+        return ConfigError(
+            at="countdown",
+            got=str(self.config),
+            want="a configuration with problems in every split",
+            hint="a larger max_number or max_intermediate, more operators",
+        )
 
     def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
         """Up to n distinct problems; fewer than n are the first of them."""

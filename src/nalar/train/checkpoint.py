@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nalar.config import UserError
-from nalar.disk import replace_dir
+from nalar.disk import decode, replace_dir
 from nalar.model.transformer import Transformer
 from nalar.model.weights import load_model, save_model
 from nalar.optim.muonclip import MuonClip
@@ -52,9 +53,20 @@ def load_checkpoint(folder: Path) -> Resumed:
         raise UserError(
             at=str(folder), got="no training state", want="a checkpoint that a run has saved"
         )
-    return Resumed(load_model(folder), json.loads(path.read_text()))
+    progress = decode(path.read_bytes())
+    if progress is None or not isinstance(progress.get("step"), int):
+        raise UserError(
+            at=str(path), got="no step that can be read", want="a file as nalar wrote it"
+        )
+    return Resumed(load_model(folder), progress)
 
 
 def load_optimizer(folder: Path, optimizer: MuonClip) -> None:
     """Give an optimizer the state that it had when the checkpoint was saved."""
-    optimizer.load_state_tensors(load_file(folder / STATE / "optimizer.safetensors"))
+    path = folder / STATE / "optimizer.safetensors"
+    try:
+        optimizer.load_state_tensors(load_file(path))
+    except (SafetensorError, KeyError, RuntimeError, FileNotFoundError) as error:
+        raise UserError(
+            at=str(path), got=str(error), want="the state of this run's optimizer"
+        ) from error

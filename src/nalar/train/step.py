@@ -46,9 +46,8 @@ def pretrain_step(
     loss.backward()
     max_logits = hidden.max_logits
     if tau is not None and any(bool((bound_H > tau).any()) for bound_H in max_logits):
-        with (
-            torch.no_grad()
-        ):  # a bound passed the ceiling; only now is the exact value worth a pass
+        # A bound passed the ceiling: only now is the exact value worth a pass.
+        with torch.no_grad():
             max_logits = model(ids_BT, observe="exact").max_logits
     return apply_gradients(
         model,
@@ -97,10 +96,10 @@ def cap_logits(model: Transformer, optimizer: MuonClip, max_logits: Sequence[Ten
         if not over:
             continue
         weights = block.self_attn.qk_weights()
-        masters = [optimizer.master(w) for w in weights]
         views = HeadViews.of(*weights, num_heads=heads, nope_dim=nope)
         master = None
-        if masters[0] is not weights[0] and weights[0].dtype != torch.float32:
+        if weights[0].dtype != torch.float32:  # a float32 weight is its own master
+            masters = [optimizer.master(w) for w in weights]
             master = HeadViews.of(*masters, num_heads=heads, nope_dim=nope)
         clip_heads(views, max_logits_H, tau, master=master)
         clipped += over
