@@ -44,9 +44,9 @@ class CorpusConfig(Config):
     chain_sum: ChainSumConfig = ChainSumConfig()
     weights: DocumentWeights = DocumentWeights()
 
-    slip_frac: float = 0.02
+    slip_frac: float = 0.01
     """A result that is off by a little."""
-    wrong_verdict_frac: float = 0.02
+    wrong_verdict_frac: float = 0.01
     """A mark that says the opposite of what the result shows."""
     messy_frac: float = 0.03
     """Lists of tries with spaces, with words for marks, or on one line."""
@@ -70,11 +70,9 @@ class CorpusConfig(Config):
     """Mean of the geometric number of tries of a long search."""
     max_tries: int = Field(default=17, ge=1)
     """No search is longer."""
-    methodical_frac: float = 0.35
-    """Searches that go through all tries in order, from a random one on (where tries are enumerated)."""
     no_repeat_frac: float = 0.5
-    """Of the other searches, those that never make a try twice (where tries are enumerated)."""
-    past_hit_frac: float = 0.15
+    """Searches that never make a try twice (where all tries are enumerated)."""
+    past_hit_frac: float = 0.1
     """Marked hits after which the search goes on all the same."""
     answer_last_frac: float = 0.6
     """Failed searches that answer with their last try; the others answer at random."""

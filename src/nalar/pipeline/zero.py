@@ -121,7 +121,6 @@ def _pretrain(session: Session, force: bool) -> Outcome:
     row_flops = sequence_flops(model.config, config.rows.row_tokens, backward=True)
 
     with session.start("pretrain", steps=total, done=step) as meter:
-
         skipped = 0
 
         def on_step(progress: Progress) -> None:

@@ -34,7 +34,7 @@ def zero_cpu() -> ZeroConfig:
         corpus=CorpusConfig(),
         rows=RowsConfig(row_tokens=288, rows=8),
         pretrain=PretrainConfig(
-            slice_tokens=2_000_000,
+            slice_tokens=2_250_000,
             max_slices=4,
             optim=OptimConfig(lr=0.007, adamw_lr=5e-3, weight_decay=0.01, qk_clip_tau=30.0),
             schedule=ScheduleConfig(warmup_steps=40, stable_frac=0.0),

@@ -103,11 +103,6 @@ def _table(config: CountdownConfig) -> _Table:
     return table
 
 
-@lru_cache(maxsize=4096)
-def _ordered(config: CountdownConfig, shown: tuple[int, ...]) -> tuple[Try, ...]:
-    return tuple({t.steps: t for t in _enumerate(_given(shown), (), config)}.values())
-
-
 class Countdown:
     """Problems such as `make 20 from 10 5 2`, answered by an expression such as `(5*2)+10`.
 
@@ -210,14 +205,6 @@ class Countdown:
         if key in self._table.tries:
             return self._table.tries[key]
         return tuple({t.steps: t for t in _enumerate(_given(key), (), self.config)}.values())
-
-    def tries_in_order(self, shown: Sequence[int]) -> tuple[Try, ...]:
-        """All distinct valid tries as a methodical searcher goes through them, numbers taken as they are shown.
-
-        The first number with the second, with the third, then the rest; for each pair every first operator, and for
-        each of these every way to join what is left.
-        """
-        return _ordered(self.config, tuple(shown))
 
     def random_try(self, rng: random.Random, numbers: Sequence[int]) -> Try:
         """One blind try over the numbers, whatever the target.

@@ -118,7 +118,7 @@ def test_verdict_lists_mark_hits_as_often_as_stated() -> None:
         for value, mark in re.findall(r"=(-?\d+)([✓✗])", doc):
             total += 1
             right += (value == target.group(1)) == (mark == "✓")
-    assert 0.97 < right / total < 0.99
+    assert abs(1 - right / total - CorpusConfig().wrong_verdict_frac) < 0.005
     lengths = [doc.count("\n") for doc in docs]
     assert min(lengths) == 2 and max(lengths) == 9
 

@@ -116,12 +116,8 @@ def _patience(rng: random.Random, config: CorpusConfig) -> int:
 def _blind_tries(
     rng: random.Random, config: CorpusConfig, sources: Sources, numbers: tuple[int, ...]
 ) -> Iterable[Try]:
-    """As many tries as the search has patience for, chosen without a look at the target."""
+    """As many random tries as the search has patience for."""
     count = _patience(rng, config)
-    if sources.is_enumerated and rng.random() < config.methodical_frac:
-        ordered = sources.countdown.tries_in_order(numbers)
-        start = int(rng.random() * len(ordered))
-        return (ordered + ordered)[start : start + min(count, len(ordered))]
     if sources.is_enumerated and rng.random() < config.no_repeat_frac:
         tries = sources.countdown.tries(numbers)
         return rng.sample(tries, min(count, len(tries)))
