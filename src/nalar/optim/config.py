@@ -50,7 +50,7 @@ class OptimConfig(Config):
             raise ConfigError(
                 at="optim.lr",
                 got=f"{self.lr} with name='adamw'",
-                want="nothing: no parameter is under Muon",
+                want=f"adamw_lr={self.adamw_lr}, or nothing: no parameter is under Muon",
                 hint=f"adamw_lr={self.lr}",
             )
         if self.qk_clip_tau is not None and self.name != "muonclip":
