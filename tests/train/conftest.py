@@ -73,6 +73,8 @@ def model(make_model: Callable[[], Transformer]) -> Transformer:
 def make_optimizer() -> Callable[..., MuonClip]:
     def make(model: Transformer, **changes: object) -> MuonClip:
         settings = {"lr": 0.01, "adamw_lr": 5e-3, "weight_decay": 0.01} | changes
+        if settings.get("name") == "adamw":  # nothing is under Muon, so lr has nothing to say
+            settings["lr"] = settings["adamw_lr"]
         return MuonClip(model.named_parameters(), OptimConfig(**settings))
 
     return make
