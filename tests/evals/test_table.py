@@ -40,14 +40,14 @@ def test_text_of_a_model_can_neither_style_nor_steer_the_terminal(report):
     assert "\x07" not in text
 
 
-def test_a_sparkline_goes_from_zero_to_its_top():
-    assert table.sparkline([0, 0.5, 1.0], width=3) == "▁▄█"
-    assert table.sparkline([0.5, None, 1.0], width=3, top=2.0) == "▂ ▄"
-    assert table.sparkline([], width=3) == ""
+def test_a_line_of_blocks_goes_from_zero_to_its_top():
+    assert table.block_plot([0, 0.5, 1.0], width=3, height=1) == ["▁▄█"]
+    assert table.block_plot([0.5, None, 1.0], width=3, top=2.0, height=1) == ["▂ ▄"]
+    assert table.block_plot([], width=3, height=1) == [""]
 
 
-def test_a_sparkline_narrower_than_its_values_shows_their_means():
-    assert table.sparkline([0, 2, 2, 2], width=2, top=2) == "▄█"
+def test_a_line_of_blocks_narrower_than_its_values_shows_their_means():
+    assert table.block_plot([0, 2, 2, 2], width=2, top=2, height=1) == ["▄█"]
 
 
 def test_a_block_plot_fills_lines_from_below():

@@ -2,7 +2,7 @@ import pytest
 
 from nalar.config import ConfigError
 from nalar.model.config import ModelConfig
-from nalar.plan.cost import PriceConfig, training_memory, wall_s
+from nalar.plan.cost import PriceConfig, training_memory
 from nalar.plan.model import count_parameters
 
 SMALL = ModelConfig(
@@ -31,12 +31,6 @@ def test_an_hour_costs_the_price_of_an_hour():
 def test_a_price_that_is_none_is_refused(price):
     with pytest.raises(ConfigError, match=r"price\.usd_per_hour"):
         PriceConfig(usd_per_hour=price)
-
-
-def test_time_wants_a_speed():
-    assert wall_s(1000, 250.0) == 4.0
-    with pytest.raises(ConfigError, match="above 0"):
-        wall_s(1000, 0)
 
 
 def test_state_is_counted_by_optimizer():

@@ -8,7 +8,7 @@ from typing import Literal
 
 from nalar.config import Config, ConfigError, UserError
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length"]
 
 BannedTokens = Callable[[Seq[int]], Seq[int]]
 """Given the ids generated so far, the ids that may not come next. The engine knows nothing of text."""

@@ -48,7 +48,8 @@ def judge(samples: list[Sample], config: ProbeConfig) -> ProbeResult:
         after_hit_correct_frac=after_correct / after if after else 0.0,
         pass_at_1=sum(s.correct for s in samples) / len(samples),
         passed=reason is None,
-        reason=reason or "recognises its own hits",
+        reason=reason
+        or ("recognises its own hits" if hits else "no try hit, and none is asked for"),
     )
 
 

@@ -147,11 +147,6 @@ def _sample(pair: SamplePair, response: Response | None) -> Text:
     return text.append_text(thought).append_text(answer).append(verdict, style=_COLOURS[verdict])
 
 
-def sparkline(values: Iterable[float | None], *, width: int, top: float | None = None) -> str:
-    """One line of blocks, from 0 to `top` (None: the largest value). A gap where there is no value."""
-    return block_plot(values, width=width, height=1, top=top)[0]
-
-
 def block_plot(
     values: Iterable[float | None], *, width: int, height: int, top: float | None = None
 ) -> list[str]:

@@ -57,6 +57,8 @@ class Session:
     observer: Observer
     should_stop: Callable[[], bool]
     work: Work = field(default_factory=Work)
+    recorded_tokens: int = 0
+    """Of the stage at hand, in the ledger."""
 
     def is_done(self, stage: str) -> bool:
         return stage in self._state().get("done", [])
@@ -67,9 +69,11 @@ class Session:
 
     def start(self, stage: str, *, steps: int | None, done: int = 0) -> Meter:
         """Begin or go on with a stage; the meter counts from what earlier sessions have used."""
+        earlier = self.run.stage_total(stage)
         self.work = Work()
+        self.recorded_tokens = earlier.tokens if earlier else 0
         self.observer.stage_started(stage, steps=steps, done=done)
-        return Meter(self.run.stage_total(stage))
+        return Meter(earlier)
 
     def add_sampling(self, model: ModelConfig, groups: Sequence[Sequence[Sampled]]) -> None:
         """Count sampled groups: each prompt was prefilled once."""
@@ -92,13 +96,13 @@ class Session:
                 started_at=lap.started_at,
             )
         )
+        self.recorded_tokens += self.work.tokens
         self.work = Work()
 
     def log(self, stage: str, step: int, meter: Meter, values: Mapping[str, float]) -> None:
         """Write a step's metrics and show them, with time, cost and speed of the stage so far."""
         total = meter.total
-        before = self.run_tokens.get(stage, 0)
-        tokens = before + self.work.tokens
+        tokens = self.recorded_tokens + self.work.tokens
         shown = dict(values) | {
             "tokens": tokens,
             "wall_s": total.wall_s,
@@ -107,11 +111,6 @@ class Session:
         }
         self.run.log_metrics(stage, step, shown)
         self.observer.step(stage, step, shown)
-
-    @property
-    def run_tokens(self) -> dict[str, int]:
-        """Tokens in the ledger, by stage."""
-        return {receipt.name: receipt.tokens for receipt in self.run.stage_totals()}
 
     def save(
         self,

@@ -86,12 +86,3 @@ def _activations_per_token(config: ModelConfig, row_tokens: int) -> int:
     shared = 4 * config.n_shared_experts * config.moe_intermediate_size
     moe = routed + shared + 2 * config.n_routed_experts
     return layers * attention + (layers - moe_layers) * dense + moe_layers * moe + 2 * h
-
-
-def wall_s(tokens: float, tokens_per_s: float) -> float:
-    """Seconds for this many tokens at a stated speed."""
-    if tokens_per_s <= 0:
-        raise ConfigError(
-            at="tokens_per_s", got=str(tokens_per_s), want="a measured speed, above 0"
-        )
-    return tokens / tokens_per_s
