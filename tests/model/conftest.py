@@ -152,6 +152,11 @@ def family_config(request: pytest.FixtureRequest) -> ModelConfig:
 
 
 @pytest.fixture
+def tiny_families() -> dict[str, ModelConfig]:
+    return TINY_FAMILIES
+
+
+@pytest.fixture
 def random_model() -> Callable[[ModelConfig], Transformer]:
     """Models in which nothing is at its neutral value: norms are not ones, biases not zeros."""
 

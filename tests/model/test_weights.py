@@ -60,6 +60,9 @@ def test_blocks_of_multi_token_prediction_are_left_aside(tiny_model, tmp_path):
     assert again.config == tiny_model.config
     for name, tensor in tiny_model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+    path.write_bytes(_with(path.read_bytes(), num_nextn_predict_layers=0))
+    with pytest.raises(UserError, match="eh_proj"):
+        load_model(tmp_path)
 
 
 def test_quantised_weights_are_refused(tiny_model, tmp_path):

@@ -1,5 +1,6 @@
 """The shape of a model, spelled as in the published `config.json` files. Imports no torch."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -49,6 +50,11 @@ class RopeScaling(Config):
                     got=str(getattr(self, name)),
                     want=f"nothing: {self.rope_type} has no such number",
                 )
+
+
+def yarn_mscale(factor: float, weight: float = 1.0) -> float:
+    """How much sharper YaRN makes attention over a context that is `factor` times as long."""
+    return 0.1 * weight * math.log(factor) + 1.0
 
 
 class ModelConfig(Config):

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from nalar.model.config import ModelConfig, RopeScaling
+from nalar.model.config import ModelConfig, RopeScaling, yarn_mscale
 
 
 def rotation_table(config: ModelConfig) -> Tensor:
@@ -48,8 +48,10 @@ def attention_factor(scaling: RopeScaling | None) -> float:
     if scaling.attention_factor is not None:
         return scaling.attention_factor
     if scaling.mscale and scaling.mscale_all_dim:
-        return _mscale(scaling, scaling.mscale) / _mscale(scaling, scaling.mscale_all_dim)
-    return _mscale(scaling, 1.0)
+        return yarn_mscale(scaling.factor, scaling.mscale) / yarn_mscale(
+            scaling.factor, scaling.mscale_all_dim
+        )
+    return yarn_mscale(scaling.factor)
 
 
 def softmax_factor(scaling: RopeScaling | None) -> float:
@@ -59,11 +61,7 @@ def softmax_factor(scaling: RopeScaling | None) -> float:
     """
     if scaling is None or scaling.rope_type != "yarn" or not scaling.mscale_all_dim:
         return 1.0
-    return _mscale(scaling, scaling.mscale_all_dim) ** 2
-
-
-def _mscale(scaling: RopeScaling, weight: float) -> float:
-    return 0.1 * weight * math.log(scaling.factor) + 1.0
+    return yarn_mscale(scaling.factor, scaling.mscale_all_dim) ** 2
 
 
 def _yarn(freq: Tensor, theta: float, scaling: RopeScaling) -> Tensor:

@@ -47,9 +47,10 @@ def load_model(folder: Path) -> Transformer:
                 want="a folder with config.json and model.safetensors",
             )
     family, config = _read_config(config_path)
-    model = Transformer(config)
+    # The blocks of multi-token prediction are not built; `is_skipped` knows their tensors.
+    model = Transformer(config.model_copy(update={"num_nextn_predict_layers": 0}))
     try:
-        _fill(model, family, load_file(weights_path))
+        _fill(model, family, config, load_file(weights_path))
     except (KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             at=str(weights_path),
@@ -60,7 +61,9 @@ def load_model(folder: Path) -> Transformer:
 
 
 @torch.no_grad()
-def _fill(model: Transformer, family: Family, published: dict[str, Tensor]) -> None:
+def _fill(
+    model: Transformer, family: Family, config: ModelConfig, published: dict[str, Tensor]
+) -> None:
     """Copy every published tensor to its place. KeyError: one is missing, or has no place."""
     state = model.state_dict()
     for placed in family.placements(model.config):
@@ -76,7 +79,7 @@ def _fill(model: Transformer, family: Family, published: dict[str, Tensor]) -> N
             raise KeyError(f"{placed.key}, unlike {placed.name}, which it should equal")
         target.copy_(tensor)
     for key in published:
-        if not family.is_skipped(model.config, key):
+        if not family.is_skipped(config, key):
             raise KeyError(f"{key}, for which the model has no place")
 
 
@@ -94,7 +97,7 @@ def _read_config(path: Path) -> tuple[Family, ModelConfig]:
         )
     try:
         family = family_of(document)
-        config = family.read_config(document)
+        return family, family.read_config(document)
     except UserError as error:
         raise UserError(
             at=f"{path}: {error.at.removeprefix('config.json ')}",
@@ -102,8 +105,6 @@ def _read_config(path: Path) -> tuple[Family, ModelConfig]:
             want=error.want,
             hint=error.hint,
         ) from error
-    # The blocks of multi-token prediction are not built; `is_skipped` knows their tensors.
-    return family, config.model_copy(update={"num_nextn_predict_layers": 0})
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -60,6 +60,10 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+def test_every_family_is_compared(tiny_families):
+    assert {config.model_type for config in tiny_families.values()} == FAMILIES.keys()
+
+
 @torch.no_grad()
 def test_our_weights_in_their_class_give_our_logits(pair):
     """80 tokens: past the 32 of the configs whose positions are scaled."""

@@ -29,9 +29,9 @@ DEEPSEEK_V3 = Family(
     ),
     defaults={
         **SIZES_DEFAULTS,
-        "q_lora_rank": None,
-        "n_group": 1,
-        "topk_group": 1,
+        "q_lora_rank": 1536,
+        "n_group": 8,
+        "topk_group": 4,
         "norm_topk_prob": True,
         "rope_interleave": True,
         "num_nextn_predict_layers": 0,

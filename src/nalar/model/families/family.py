@@ -18,6 +18,7 @@ PerLayer = Callable[[ModelConfig, int], Iterator[Placement]]
 # are stored, and whoever reads the weights has to heed it.
 HARMLESS = frozenset(
     (
+        "_attn_implementation",
         "_attn_implementation_autoset",
         "_name_or_path",
         "architectures",
@@ -33,6 +34,7 @@ HARMLESS = frozenset(
         "router_aux_loss_coef",
         "tokenizer_class",
         "torch_dtype",
+        "transformers.js_config",
         "transformers_version",
         "unsloth_fixed",
         "use_cache",
@@ -83,6 +85,8 @@ class Family:
     """Fields of ModelConfig that always equal another one."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Published fields of which one value is built. Absent means that value; written out in full."""
+    only: Mapping[str, Any] = field(default_factory=dict)
+    """The same, but of no interest to other readers, so not written."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Second spelling of a published field to the first."""
     written: Mapping[str, Any] = field(default_factory=dict)
@@ -151,14 +155,15 @@ class Family:
                 yield from feed_forward(at, config.hidden_size, config.intermediate_size)
 
     def is_skipped(self, config: ModelConfig, key: str) -> bool:
-        """Whether a published tensor holds nothing that this model keeps.
+        """Whether a published tensor that has no place holds nothing that this model keeps.
 
-        Blocks of multi-token prediction stand behind the last layer; tables of rotary frequencies,
-        which old folders have, follow from the config.
+        config: as read, draft blocks included. They stand behind the last layer. Tables of rotary
+        frequencies, which old folders have, follow from the config.
         """
         layer = key.removeprefix("model.layers.").split(".")[0]
-        is_behind = layer.isdecimal() and int(layer) >= config.num_hidden_layers
-        return is_behind or key.endswith(".rotary_emb.inv_freq")
+        behind = int(layer) - config.num_hidden_layers if layer.isdecimal() else -1
+        is_draft = 0 <= behind < config.num_nextn_predict_layers
+        return is_draft or key.endswith(".rotary_emb.inv_freq")
 
     def _check_understood(self, config: ModelConfig, published: Mapping[str, Any]) -> None:
         """What is published is read as the same model, here and elsewhere."""
@@ -174,11 +179,11 @@ class Family:
 
     def _check_fields(self, published: Mapping[str, Any]) -> None:
         """Every field is used, has its one value, or is known to be harmless."""
-        for key, value in self.fixed.items():
+        for key, value in {**self.fixed, **self.only}.items():
             if published.get(key, value) != value:
                 raise unusable(key, repr(published[key]), f"{value!r}: nothing else is built")
         derived = {"model_type", "num_key_value_heads", "head_dim"}
-        used = {*self.fields, *self.fixed, *ROPE_FIELDS, *_WINDOW_FIELDS, *derived}
+        used = {*self.fields, *self.fixed, *self.only, *ROPE_FIELDS, *_WINDOW_FIELDS, *derived}
         known = used | HARMLESS | self.harmless | {*self.written}
         for key, value in published.items():
             if key not in known and value is not None:

@@ -10,9 +10,10 @@ QWEN2 = Family(
     model_type="qwen2",
     architecture="Qwen2ForCausalLM",
     fields=SIZES | same("num_key_value_heads", "head_dim"),
-    defaults={**SIZES_DEFAULTS, "num_key_value_heads": None, "head_dim": None},
+    defaults={**SIZES_DEFAULTS, "num_key_value_heads": 32, "head_dim": None},
     implied={**GROUPED, "qkv_bias": True},
     fixed={"hidden_act": "silu"},
+    only={"use_mrope": False},
     written=_NO_WINDOW,
     attention=grouped_attention,
 )
@@ -22,7 +23,7 @@ QWEN3 = Family(
     fields=SIZES | same("num_key_value_heads", "head_dim", "attention_bias"),
     defaults={
         **SIZES_DEFAULTS,
-        "num_key_value_heads": None,
+        "num_key_value_heads": 32,
         "head_dim": 128,
         "attention_bias": False,
     },

@@ -1,16 +1,19 @@
 """Rotary settings in `config.json`, in the older spelling and in that of transformers 5. Imports no torch."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from nalar.config import ConfigError
-from nalar.model.config import ModelConfig, RopeScaling
+from nalar.model.config import ModelConfig, RopeScaling, yarn_mscale
 
 ROPE_FIELDS = frozenset(("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"))
 DEFAULT_THETA = 10000.0
 _YARN = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor", "truncate")
+# vLLM's word, which R1-0528-Qwen3-8B uses: the same in parts of 0.1 ln(factor) + 1.
+_RELATIVE = "attn_factor"
 _FIELDS = {"yarn": _YARN, "llama3": ("low_freq_factor", "high_freq_factor")}
 
 
@@ -42,6 +45,8 @@ def publish_rope(config: ModelConfig) -> dict[str, Any]:
         values = {name: getattr(scaling, name) for name in names}
         # Programs take a null of their own default for a number, so it is left out.
         values = {name: value for name, value in values.items() if value is not None}
+        if scaling.attention_factor is not None:
+            values[_RELATIVE] = scaling.attention_factor / yarn_mscale(scaling.factor)
         published["rope_scaling"] = {"rope_type": scaling.rope_type, **values}
     return published
 
@@ -61,6 +66,7 @@ def _scaling(kind: str, settings: dict[str, Any], max_positions: int) -> RopeSca
         known: tuple[str, ...] = ()
     elif kind in _FIELDS:
         known = ("factor", "original_max_position_embeddings", *_FIELDS[kind])
+        known += (_RELATIVE,) if kind == "yarn" else ()
     else:
         raise unusable("rope_scaling.rope_type", repr(kind), "default, yarn or llama3")
     for key, value in settings.items():
@@ -73,10 +79,24 @@ def _scaling(kind: str, settings: dict[str, Any], max_positions: int) -> RopeSca
     if "factor" not in given:
         raise unusable("rope_scaling.factor", "nothing", "a number")
     given.setdefault("original_max_position_embeddings", max_positions)
+    relative = given.pop(_RELATIVE, None)
     try:
-        return RopeScaling.model_validate({"rope_type": kind, **given})
+        scaling = RopeScaling.model_validate({"rope_type": kind, **given})
     except ValidationError as error:
         raise refused(error, "rope_scaling.") from error
+    return scaling if relative is None else _with_relative_factor(scaling, relative)
+
+
+def _with_relative_factor(scaling: RopeScaling, relative: object) -> RopeScaling:
+    if not isinstance(relative, int | float) or relative <= 0:
+        raise unusable(f"rope_scaling.{_RELATIVE}", repr(relative), "a number above 0")
+    factor, given = relative * yarn_mscale(scaling.factor), scaling.attention_factor
+    if given is None:
+        return scaling.model_copy(update={"attention_factor": factor})
+    if not math.isclose(factor, given, rel_tol=1e-6):
+        got = f"{relative}, which makes {factor}, beside attention_factor {given}"
+        raise unusable(f"rope_scaling.{_RELATIVE}", got, "one of them")
+    return scaling
 
 
 def refused(error: ValidationError, prefix: str = "") -> ConfigError:
