@@ -38,7 +38,12 @@ def change_index(folder: Path, **entries: object) -> None:
 
 def test_shards_hold_what_the_limit_lets_and_the_index_names_them(sharded, tensors):
     index = index_of(sharded)
-    assert index["weight_map"] == dict(zip("abcd", [SHARDS[0], SHARDS[1], SHARDS[1], SHARDS[2]]))
+    assert index["weight_map"] == {
+        "a": SHARDS[0],
+        "b": SHARDS[1],
+        "c": SHARDS[1],
+        "d": SHARDS[2],
+    }
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors.values())
     assert sorted(p.name for p in sharded.iterdir()) == [*SHARDS, INDEX]
     for key, found in stored_tensors(sharded).items():

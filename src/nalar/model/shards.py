@@ -137,7 +137,8 @@ def _check_index(index: Path, weight_map: Mapping[str, str], found: Mapping[str,
 
 def _header(path: Path) -> dict[str, Stored]:
     with open_shard(path) as shard:
-        views = {key: shard.get_slice(key) for key in shard.keys()}  # noqa: SIM118: no mapping
+        keys: list[str] = shard.keys()
+        views = {key: shard.get_slice(key) for key in keys}
         return {
             key: Stored(path, view.get_dtype(), tuple(view.get_shape()))
             for key, view in views.items()
