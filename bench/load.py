@@ -120,7 +120,7 @@ def child(loader: str, folder: Path, dtype: str) -> None:
     if loader == "transformers":
         import transformers
 
-        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     base = anonymous_bytes(os.getpid())
     start = time.perf_counter()
     kept: Any
@@ -142,7 +142,7 @@ def read_into(path: Path) -> torch.Tensor:
     """The bytes of a file in memory of our own: what any loader has to do."""
     kept = torch.empty(path.stat().st_size, dtype=torch.uint8)
     with path.open("rb", buffering=0) as file:
-        view = memoryview(kept.numpy())
+        view = kept.numpy().data
         while view:
             view = view[file.readinto(view) :]
     return kept

@@ -1,8 +1,7 @@
 """Published tensors into parameters: checked by their headers, then copied from the mapped file into a view."""
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,24 +10,21 @@ from torch import Tensor, nn
 from nalar.config import UserError
 from nalar.model.config import ModelConfig
 from nalar.model.families.placement import Placement
+from nalar.model.families.registry import FAMILIES
 from nalar.model.folder import CONFIG
 from nalar.model.shards import INDEX, SINGLE, Stored, open_shard
 from nalar.model.transformer import Transformer
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
-# Some tools saved the frequencies of the rotation as if they were weights; they follow from the config.
-_DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
-def checked(
-    folder: Path, placements: Iterable[Placement], stored: Mapping[str, Stored]
-) -> list[Placement]:
-    """The placements that have a tensor; UserError at the first that is missing, extra, or not as it should be.
+def checked(folder: Path, config: ModelConfig, stored: Mapping[str, Stored]) -> list[Placement]:
+    """The family's placements that have a tensor; UserError at the first that is missing, extra or wrong.
 
     Stops at the first missing key, so a config that claims a billion layers costs nothing.
     """
-    present = []
-    for place in placements:
+    family, present = FAMILIES[config.model_type], []
+    for place in family.placements(config):
         if place.key in stored:
             _check(place, stored[place.key])
             present.append(place)
@@ -38,7 +34,7 @@ def checked(
             raise UserError(at=f"{folder / file}: {place.key}", got="no such key", want=want)
     known = {place.key for place in present}
     for key, found in stored.items():
-        if key not in known and not _DERIVED.fullmatch(key):
+        if key not in known and not family.is_skipped(config, key):
             want = f"only the weights that {CONFIG} describes"
             raise UserError(at=f"{found.path}: {key}", got="a key too many", want=want)
     _check_copies(present, stored)

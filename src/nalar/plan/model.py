@@ -50,7 +50,7 @@ def count_parameters(config: ModelConfig) -> ParamCount:
     h, layers = config.hidden_size, config.num_hidden_layers
     moe_layers = sum(config.is_moe(layer) for layer in range(layers))
     expert = 3 * h * config.moe_intermediate_size
-    latent_norms = (config.q_lora_rank or 0) + config.kv_lora_rank
+    latent_norms = (config.q_lora_rank or 0) + (config.kv_lora_rank or 0)
     return ParamCount(
         embedding_params=config.vocab_size * h,
         head_params=config.vocab_size * h,
@@ -72,10 +72,11 @@ def _attention_matrices(config: ModelConfig) -> int:
         config.q_lora_rank,
         config.kv_lora_rank,
     )
-    queries_out = heads * config.qk_head_dim
+    queries_out, value = heads * config.qk_head_dim, config.value_head_dim
     queries = h * queries_out if q_rank is None else h * q_rank + q_rank * queries_out
-    expanded = kv_rank * heads * (config.qk_nope_head_dim + config.v_head_dim)
-    return queries + h * config.latent_dim + expanded + heads * config.v_head_dim * h
+    nope = config.qk_head_dim - config.rotary_dim
+    expanded = 0 if kv_rank is None else kv_rank * heads * (nope + value)
+    return queries + h * config.cache_dim + expanded + heads * value * h
 
 
 def flops_per_token(config: ModelConfig, context: float, *, backward: bool) -> float:
@@ -118,7 +119,7 @@ def _products(config: ModelConfig) -> int:
 
 def _attention_by_context(config: ModelConfig) -> float:
     """Operations a token, over all layers, for each token that it attends to."""
-    per_head = config.qk_head_dim + config.v_head_dim
+    per_head = config.qk_head_dim + config.value_head_dim
     return 2.0 * config.num_hidden_layers * config.num_attention_heads * per_head
 
 
