@@ -11,6 +11,7 @@ the parent reads it from /proc every few milliseconds, and the interpreter with 
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from typing import Any
 
 import torch
 
+import nalar.config
 from nalar.disk import encode, write_atomic
 from nalar.machine import environment
 from nalar.model.config import ModelConfig
@@ -94,8 +96,10 @@ def make_folder(config: ModelConfig, folder: Path, *, shards: int) -> None:
 def measure(loader: str, folder: Path, dtype: str) -> Loaded:
     """Load in a process of its own and watch it."""
     command = [sys.executable, __file__, "child", loader, str(folder), dtype]
+    package = Path(nalar.config.__file__).parent.parent
+    env = {**os.environ, "PYTHONPATH": str(package)}
     peak = 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as child:
         assert child.stdout is not None
         while child.poll() is None:
             peak = max(peak, anonymous_bytes(child.pid))
@@ -151,7 +155,10 @@ def read_into(path: Path) -> torch.Tensor:
 def rows_of(name: str, runs: dict[str, list[Loaded]]) -> list[dict[str, Any]]:
     """Medians of all runs; the peak is the highest of all."""
     ours, theirs, floor = (runs[loader] for loader in LOADERS)
-    kept, peer = ours[0].weight_bytes, f"transformers {_version('transformers')} from_pretrained"
+    kept, peer = (
+        ours[0].weight_bytes,
+        f"transformers {importlib.metadata.version('transformers')} from_pretrained",
+    )
 
     def row(what: str, unit: str, of: Any, roofline: float | None = None) -> dict[str, Any]:
         value, peer_value = of(ours), of(theirs)
@@ -177,12 +184,6 @@ def rows_of(name: str, runs: dict[str, list[Loaded]]) -> list[dict[str, Any]]:
         ),
         row("time to load", "s", seconds, seconds(floor)),
     ]
-
-
-def _version(package: str) -> str | None:
-    import importlib.metadata
-
-    return importlib.metadata.version(package)
 
 
 def bench(out: Path, repeats: int) -> None:

@@ -72,10 +72,12 @@ def read_config(folder: Path) -> ModelConfig:
     """The model that a folder's config.json describes; UserError where it asks for what is not built."""
     path = folder / CONFIG
     document = read_json(path)
-    if document.get("quantization_config"):
+    quantization = document.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
         raise UserError(
             at=f"{path}: quantization_config",
-            got="quantised weights",
+            got=f"quantised weights ({method or 'of an unnamed method'})",
             want="plain weights: nalar does not read quantised ones yet",
             hint="a copy of the model in bfloat16",
         )
