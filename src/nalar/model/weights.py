@@ -82,8 +82,7 @@ def read_config(folder: Path) -> ModelConfig:
             hint="a copy of the model in bfloat16",
         )
     try:
-        # The blocks of multi-token prediction are not built; `is_skipped` knows their tensors.
-        return family_of(document).read_config(document | {"num_nextn_predict_layers": 0})
+        config = family_of(document).read_config(document)
     except UserError as error:
         raise UserError(
             at=f"{path}: {error.at.removeprefix(f'{CONFIG} ')}",
@@ -91,3 +90,5 @@ def read_config(folder: Path) -> ModelConfig:
             want=error.want,
             hint=error.hint,
         ) from error
+    # The blocks of multi-token prediction are not built; `is_skipped` knows their tensors.
+    return config.model_copy(update={"num_nextn_predict_layers": 0})
