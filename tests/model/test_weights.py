@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from nalar.config import UserError
 from nalar.model import weights as weights_module
 from nalar.model.config import ModelConfig
+from nalar.model.families.registry import FAMILIES
 from nalar.model.shards import INDEX, SINGLE
 from nalar.model.transformer import Transformer
 from nalar.model.weights import load_model, save_model
@@ -18,11 +19,20 @@ from nalar.model.weights import load_model, save_model
 IDS = {"eos_token_id": 1, "pad_token_id": 1}
 SHARD_BYTES = 20_000
 EXPERT = "model.layers.1.mlp.experts.3.up_proj.weight"
+EXPERTS = "model.layers.1.mlp.experts.gate_up"
 BIAS = "model.layers.1.mlp.gate.e_score_correction_bias"
 
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        key: tensor
+        for path in folder.glob("*.safetensors")
+        for key, tensor in load_file(path).items()
+    }
 
 
 def change_config(folder: Path, **changes: object) -> None:
@@ -56,6 +66,28 @@ def test_a_folder_that_is_read_and_written_is_the_same_to_the_byte(
     assert INDEX in files(tmp_path / "a") and SINGLE not in files(tmp_path / "a")
 
 
+def test_what_transformers_wrote_is_written_again_to_the_byte(
+    family_config: ModelConfig, random_model, tmp_path
+):
+    transformers = pytest.importorskip("transformers")
+    for name in ("ours", "theirs", "again"):
+        (tmp_path / name).mkdir()
+    save_model(random_model(family_config), tmp_path / "ours", token_ids=IDS)
+    family = FAMILIES[family_config.model_type]
+    if family.model_type == "kimi_k2":  # it has no class of its own there
+        change_config(tmp_path / "ours", model_type="deepseek_v3")
+    theirs = getattr(transformers, family.architecture).from_pretrained(
+        tmp_path / "ours", dtype=torch.bfloat16
+    )
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size=SHARD_BYTES)
+    imported = load_model(tmp_path / "theirs", dtype=torch.bfloat16)
+    save_model(imported, tmp_path / "again", token_ids=IDS)
+    published, written = tensors(tmp_path / "theirs"), tensors(tmp_path / "again")
+    assert published.keys() == written.keys() and len(published) > 20
+    for key, tensor in published.items():
+        assert tensor.dtype == written[key].dtype and torch.equal(tensor, written[key]), key
+
+
 @torch.no_grad()
 def test_a_loaded_model_computes_what_the_saved_one_did(
     family_config: ModelConfig, random_model, tmp_path
@@ -85,14 +117,20 @@ def test_parameters_take_the_dtype_and_the_balance_bias_stays_as_published(tiny_
     )  # it would have mattered
 
 
+def test_parameters_are_bf16_where_the_device_is_no_cpu(tiny_model, tmp_path):
+    """The meta device stands for one: it takes copies and keeps nothing."""
+    save_model(tiny_model, tmp_path, token_ids=IDS)
+    elsewhere = load_model(tmp_path, device="meta")
+    assert {(p.device.type, p.dtype) for p in elsewhere.parameters()} == {("meta", torch.bfloat16)}
+    assert {(b.device.type) for b in elsewhere.buffers()} == {"meta"}
+    assert elsewhere.state_dict()[BIAS].dtype == torch.float32
+
+
 def test_weights_of_any_float_dtype_are_read(tiny_model, tmp_path):
     save_model(tiny_model, tmp_path, token_ids=IDS)
     expected = load_file(tmp_path / SINGLE)[EXPERT].half().float()
     change_weights(tmp_path, lambda w: w.update({EXPERT: w[EXPERT].half()}))
     assert torch.equal(load_model(tmp_path).state_dict()[EXPERTS][3, 1], expected)
-
-
-EXPERTS = "model.layers.1.mlp.experts.gate_up"
 
 
 def test_a_tied_model_is_written_without_a_head(tiny_config, tmp_path):
