@@ -59,6 +59,8 @@ def load_model(
     source.fetch(weight_files(source.folder))
     stored = stored_tensors(source.folder)
     present = checked(source.folder, config, stored)
+    # The blocks of multi-token prediction are not built; the family's table knows their tensors.
+    config = config.model_copy(update={"num_nextn_predict_layers": 0})
     try:
         model = allocate(config, device, dtype)
     except (MemoryError, RuntimeError) as error:  # torch's allocators raise RuntimeError
@@ -82,7 +84,7 @@ def read_config(folder: Path) -> ModelConfig:
             hint="a copy of the model in bfloat16",
         )
     try:
-        config = family_of(document).read_config(document)
+        return family_of(document).read_config(document)
     except UserError as error:
         raise UserError(
             at=f"{path}: {error.at.removeprefix(f'{CONFIG} ')}",
@@ -90,5 +92,3 @@ def read_config(folder: Path) -> ModelConfig:
             want=error.want,
             hint=error.hint,
         ) from error
-    # The blocks of multi-token prediction are not built; `is_skipped` knows their tensors.
-    return config.model_copy(update={"num_nextn_predict_layers": 0})
