@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nalar.config import UserError
-from nalar.model import weights as weights_module
+from nalar.model import shards as shards_module
 from nalar.train import checkpoint as checkpoint_module
 from nalar.train.checkpoint import load_checkpoint, load_optimizer, save_checkpoint
 from nalar.train.step import pretrain_step
@@ -76,7 +76,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
     before = contents(folder)
     pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
     if where == "weights":
-        monkeypatch.setattr(weights_module, "save_file", full)
+        monkeypatch.setattr(shards_module, "save_file", full)
     elif where == "optimizer":
         monkeypatch.setattr(checkpoint_module, "save_file", full)
     with pytest.raises(UserError, match="a full disk"):

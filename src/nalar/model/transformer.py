@@ -63,7 +63,9 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # Not nn.Embedding(V, D): on the meta device its normal_ imports 70 MB of compiler for nothing.
+        empty_VD = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding.from_pretrained(empty_VD, freeze=False)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -90,7 +92,9 @@ class Transformer(Float32Buffers):
         self.model = Backbone(config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.register_buffer("turn_table", rotation_table(config), persistent=False)
+        # On the CPU although the model may be built on the meta device: no folder holds this table.
+        with torch.device("cpu"):
+            self.register_buffer("turn_table", rotation_table(config), persistent=False)
 
     def initialize(self, seed: int) -> None:
         """Normal weights of std initializer_range, ones for norms, zeros for biases."""

@@ -1,111 +1,94 @@
-"""A model as the Hugging Face folder that other programs load, and back."""
+"""A model from the Hugging Face folder that other programs load, and back."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from nalar.config import UserError
-from nalar.disk import decode
+from nalar.disk import encode
 from nalar.model.config import ModelConfig
-from nalar.model.families.family import Family
 from nalar.model.families.registry import FAMILIES, family_of
+from nalar.model.folder import CONFIG, GENERATION, read_json
+from nalar.model.hub import locate
+from nalar.model.placing import allocate, checked, fill, view
+from nalar.model.shards import stored_tensors, weight_files, write_shards
 from nalar.model.transformer import Transformer
 
+MAX_SHARD_BYTES = 5_000_000_000
 
-def save_model(model: Transformer, folder: Path, *, token_ids: dict[str, int]) -> None:
-    """Write `config.json`, `generation_config.json` and `model.safetensors` into an existing folder.
+
+def save_model(
+    model: Transformer,
+    folder: Path,
+    *,
+    token_ids: dict[str, int],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write `config.json`, `generation_config.json` and the weights into an existing folder, in the model's own dtype.
 
     token_ids: `eos_token_id`, `pad_token_id` and the like. The caller makes the folder appear atomically.
     """
-    family, state = FAMILIES[model.config.model_type], model.state_dict()
+    family = FAMILIES[model.config.model_type]
+    state = model.state_dict()
+    tensors = [
+        (place.key, view(state, place))
+        for place in family.placements(model.config)
+        if place.is_written
+    ]
     dtype = str(model.head_weight.dtype).removeprefix("torch.")
     config = family.publish_config(model.config) | token_ids | {"torch_dtype": dtype}
-    _write_json(folder / "config.json", config)
     generation = {"do_sample": True, "temperature": 1.0} | token_ids
-    _write_json(folder / "generation_config.json", generation)
-    weights = {
-        placed.key: state[placed.name][placed.index].view(placed.shape).contiguous()
-        for placed in family.placements(model.config)
-        if placed.is_written
-    }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for name, document in ((CONFIG, config), (GENERATION, generation)):
+        (folder / name).write_bytes(encode(document, indent=2) + b"\n")
+    write_shards(folder, tensors, max_shard_bytes=max_shard_bytes)
 
 
-def load_model(folder: Path) -> Transformer:
-    """The model in a Hugging Face folder, fp32 on the CPU. Every key must be known and present."""
-    config_path, weights_path = folder / "config.json", folder / "model.safetensors"
-    for path in (config_path, weights_path):
-        if not path.is_file():
-            raise UserError(
-                at=str(folder),
-                got=f"no {path.name}",
-                want="a folder with config.json and model.safetensors",
-            )
-    family, config = _read_config(config_path)
-    # The blocks of multi-token prediction are not built; `is_skipped` knows their tensors.
-    model = Transformer(config.model_copy(update={"num_nextn_predict_layers": 0}))
+def load_model(
+    name: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Transformer:
+    """The model in a folder, or of an id on the hub. Every key must be known, present, and of the right shape.
+
+    dtype: of the parameters; None: fp32 on a CPU, bf16 elsewhere. Buffers, such as the fp32 balance bias, keep
+    their own. Headers are checked before anything is allocated; then every tensor goes from the mapped file straight
+    into its parameter, so a process holds the weights once. No code of a folder is ever run.
+    """
+    device = torch.device(device)
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    source = locate(name)
+    config = read_config(source.folder)
+    source.fetch(weight_files(source.folder))
+    stored = stored_tensors(source.folder)
+    present = checked(source.folder, config, stored)
+    # The blocks of multi-token prediction are not built; the family's table knows their tensors.
+    config = config.model_copy(update={"num_nextn_predict_layers": 0})
     try:
-        _fill(model, family, config, load_file(weights_path))
-    except (KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            at=str(weights_path),
-            got=str(error),
-            want="exactly the weights that config.json describes",
-        ) from error
+        model = allocate(config, device, dtype)
+    except (MemoryError, RuntimeError) as error:  # torch's allocators raise RuntimeError
+        got, want = str(error).partition("\n")[0], f"a model that fits on {device}"
+        raise UserError(at=str(source.folder), got=got, want=want) from error
+    fill(model, present, stored)
     return model
 
 
-@torch.no_grad()
-def _fill(
-    model: Transformer, family: Family, config: ModelConfig, published: dict[str, Tensor]
-) -> None:
-    """Copy every published tensor to its place. KeyError: one is missing, or has no place."""
-    state = model.state_dict()
-    for placed in family.placements(model.config):
-        tensor = published.pop(placed.key, None)
-        if tensor is None:
-            if placed.is_written:
-                raise KeyError(placed.key)
-            continue
-        target = state[placed.name][placed.index].view(placed.shape)
-        if tensor.shape != target.shape:
-            raise KeyError(f"{placed.key} of shape {tuple(tensor.shape)}, not {placed.shape}")
-        if placed.is_copy and not torch.equal(tensor.to(target.dtype), target):
-            raise KeyError(f"{placed.key}, unlike {placed.name}, which it should equal")
-        target.copy_(tensor)
-    for key in published:
-        if not family.is_skipped(config, key):
-            raise KeyError(f"{key}, for which the model has no place")
-
-
-def _read_config(path: Path) -> tuple[Family, ModelConfig]:
-    document = decode(path.read_bytes())
-    if document is None:
-        raise UserError(
-            at=str(path), got="text that is not a JSON object", want="a published config.json"
-        )
-    if document.get("quantization_config"):
+def read_config(folder: Path) -> ModelConfig:
+    """The model that a folder's config.json describes; UserError where it asks for what is not built."""
+    path = folder / CONFIG
+    document = read_json(path)
+    quantization = document.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
         raise UserError(
             at=f"{path}: quantization_config",
-            got="weights that are stored quantised",
-            want="plain float weights",
+            got=f"quantised weights ({method or 'of an unnamed method'})",
+            want="plain weights: nalar does not read quantised ones yet",
+            hint="a copy of the model in bfloat16",
         )
     try:
-        family = family_of(document)
-        return family, family.read_config(document)
+        return family_of(document).read_config(document)
     except UserError as error:
         raise UserError(
-            at=f"{path}: {error.at.removeprefix('config.json ')}",
+            at=f"{path}: {error.at.removeprefix(f'{CONFIG} ')}",
             got=error.got,
             want=error.want,
             hint=error.hint,
         ) from error
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
