@@ -16,9 +16,7 @@ def test_cached_decoding_equals_the_full_forward(tiny_model):
     ids, starts = random_ids((3, 40)), torch.tensor([5, 17, 1])
     whole = tiny_model(ids).states_BTD
     _, entries = tiny_model.prefill(ids)
-    cache = torch.full(
-        (3, 3, 64, tiny_model.config.latent_dim), 7.0
-    )  # stale junk beyond the prompt
+    cache = torch.full((3, 3, 64, tiny_model.config.cache_dim), 7.0)  # stale junk beyond the prompt
     for b, start in enumerate(starts):
         cache[:, b, :start] = entries[:, b, :start]
     for step in range(20):

@@ -67,7 +67,7 @@ class Runner:
         num_slots = min(config.max_num_seqs, sum(request.params.n for request in requests))
         shape = model.config
         self._cache = LatentCache(
-            shape.num_hidden_layers, num_slots, shape.latent_dim, config.max_model_len
+            shape.num_hidden_layers, num_slots, shape.cache_dim, config.max_model_len
         )
         with torch.inference_mode():
             self._all_rows = Rows.for_requests(requests, num_slots, device)

@@ -26,7 +26,7 @@ class RMSNorm(nn.Module):
 
 def rotation_table(config: ModelConfig) -> Tensor:
     """complex64 [max_position_embeddings, P/2]: the unit number that turns each pair at each position."""
-    width = config.qk_rope_head_dim
+    width = config.rotary_dim
     freq = config.rope_theta ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
     angle = torch.arange(config.max_position_embeddings, dtype=torch.float64)[:, None] * freq
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
@@ -46,9 +46,12 @@ class LatentAttention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        assert config.kv_lora_rank is not None, "latent attention"
         self.config = config
         D, H, R = config.hidden_size, config.num_attention_heads, config.kv_lora_rank
-        rope, nope, value = config.qk_rope_head_dim, config.qk_nope_head_dim, config.v_head_dim
+        rope, value = config.rotary_dim, config.value_head_dim
+        nope = config.qk_head_dim - rope
+        self.latent_dim, self.nope_dim, self.rope_dim, self.value_dim = R, nope, rope, value
         if config.q_lora_rank is None:
             self.q_proj = nn.Linear(D, H * config.qk_head_dim, bias=False)
         else:
@@ -70,13 +73,12 @@ class LatentAttention(nn.Module):
             else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
         )
         q = q.unflatten(-1, (c.num_attention_heads, c.qk_head_dim))
-        nope, rope = q.split([c.qk_nope_head_dim, c.qk_rope_head_dim], dim=-1)
+        nope, rope = q.split([self.nope_dim, self.rope_dim], dim=-1)
         return nope, rotate(rope, turn[..., None, :])
 
     def latent(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
         """x [..., D] to the normed latent [..., R] and the rotated shared key [..., P]."""
-        c = self.config
-        latent, key = self.kv_a_proj_with_mqa(x).split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
+        latent, key = self.kv_a_proj_with_mqa(x).split([self.latent_dim, self.rope_dim], dim=-1)
         return self.kv_a_layernorm(latent), rotate(key, turn)
 
     def forward(
@@ -87,7 +89,7 @@ class LatentAttention(nn.Module):
         q_nope, q_rope = self.queries(x_BTD, turn_TP)
         latent_BTR, key_BTP = self.latent(x_BTD, turn_TP)
         kv = self.kv_b_proj(latent_BTR).unflatten(-1, (c.num_attention_heads, -1))
-        k_nope, v = kv.split([c.qk_nope_head_dim, c.v_head_dim], dim=-1)
+        k_nope, v = kv.split([self.nope_dim, self.value_dim], dim=-1)
         q = torch.cat([q_nope, q_rope], -1).transpose(1, 2)
         shared = key_BTP[:, :, None].expand(-1, -1, c.num_attention_heads, -1)
         k = torch.cat([k_nope, shared], -1).transpose(1, 2)
@@ -110,11 +112,11 @@ class LatentAttention(nn.Module):
         rows = torch.arange(len(x_BD), device=x_BD.device)
         cache_BTC[rows, at_B] = torch.cat(self.latent(x_BD, turn_BP), -1)
         kv_b = self.kv_b_proj.weight.unflatten(0, (c.num_attention_heads, -1))
-        k_HNR, v_HWR = kv_b.split([c.qk_nope_head_dim, c.v_head_dim], dim=1)
+        k_HNR, v_HWR = kv_b.split([self.nope_dim, self.value_dim], dim=1)
         q_latent_BHR = torch.bmm(q_nope.transpose(0, 1), k_HNR).transpose(0, 1)
         q_BHC = torch.cat([q_latent_BHR, q_rope], -1)
         mixed_BHR = latent_attention(
-            q_BHC, cache_BTC, hidden_BT, latent_dim=c.kv_lora_rank, scale=self.scale
+            q_BHC, cache_BTC, hidden_BT, latent_dim=self.latent_dim, scale=self.scale
         )
         out_HBW = torch.bmm(mixed_BHR.transpose(0, 1), v_HWR.transpose(1, 2))
         out_BD: Tensor = self.o_proj(out_HBW.transpose(0, 1).flatten(1))

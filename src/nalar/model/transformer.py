@@ -74,7 +74,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.model = Backbone(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.register_buffer("turn", rotation_table(config), persistent=False)
 
     def initialize(self, seed: int) -> None:
@@ -108,9 +109,15 @@ class Transformer(nn.Module):
                 max_logits.append(observed_H)
         return Hidden(self.model.norm(x_BTD), tuple(loads), tuple(max_logits))
 
+    @property
+    def head_weight(self) -> Tensor:
+        """The output matrix [V, D]: the embedding, where they are tied."""
+        tied = self.config.tie_word_embeddings
+        return self.model.embed_tokens.weight if tied else self.lm_head.weight
+
     def logits(self, states: Tensor) -> Tensor:
         """States [..., D] after the final norm to fp32 logits [..., V]."""
-        return F.linear(states.float(), self.lm_head.weight.float())
+        return F.linear(states.float(), self.head_weight.float())
 
     def prefill(self, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
         """States [B, T, D] and cache entries [L, B, T, C]. Right padding is harmless: attention is causal."""

@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from nalar.config import UserError
 from nalar.disk import decode
 from nalar.model.config import ModelConfig
-from nalar.model.families import deepseek_v3
+from nalar.model.families.family import Family
+from nalar.model.families.registry import FAMILIES, family_of
 from nalar.model.transformer import Transformer
 
 
@@ -20,12 +22,17 @@ def save_model(model: Transformer, folder: Path, *, token_ids: dict[str, int]) -
 
     token_ids: `eos_token_id`, `pad_token_id` and the like. The caller makes the folder appear atomically.
     """
-    dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
-    config = deepseek_v3.publish_config(model.config) | token_ids | {"torch_dtype": dtype}
+    family, state = FAMILIES[model.config.model_type], model.state_dict()
+    dtype = str(model.head_weight.dtype).removeprefix("torch.")
+    config = family.publish_config(model.config) | token_ids | {"torch_dtype": dtype}
     _write_json(folder / "config.json", config)
     generation = {"do_sample": True, "temperature": 1.0} | token_ids
     _write_json(folder / "generation_config.json", generation)
-    weights = deepseek_v3.publish_weights(model.state_dict())
+    weights = {
+        placed.key: state[placed.name][placed.index].view(placed.shape).contiguous()
+        for placed in family.placements(model.config)
+        if placed.is_written
+    }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -39,11 +46,10 @@ def load_model(folder: Path) -> Transformer:
                 got=f"no {path.name}",
                 want="a folder with config.json and model.safetensors",
             )
-    config = _read_config(config_path)
+    family, config = _read_config(config_path)
+    model = Transformer(config)
     try:
-        model = Transformer(config)
-        state = deepseek_v3.read_weights(load_file(weights_path), config)
-        model.load_state_dict(state)
+        _fill(model, family, load_file(weights_path))
     except (KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             at=str(weights_path),
@@ -53,19 +59,50 @@ def load_model(folder: Path) -> Transformer:
     return model
 
 
-def _read_config(path: Path) -> ModelConfig:
+@torch.no_grad()
+def _fill(model: Transformer, family: Family, published: dict[str, Tensor]) -> None:
+    """Copy every published tensor to its place. KeyError: one is missing, or has no place."""
+    state = model.state_dict()
+    for placed in family.placements(model.config):
+        tensor = published.pop(placed.key, None)
+        if tensor is None:
+            if placed.is_written:
+                raise KeyError(placed.key)
+            continue
+        target = state[placed.name][placed.index].view(placed.shape)
+        if tensor.shape != target.shape:
+            raise KeyError(f"{placed.key} of shape {tuple(tensor.shape)}, not {placed.shape}")
+        if placed.is_copy and not torch.equal(tensor.to(target.dtype), target):
+            raise KeyError(f"{placed.key}, unlike {placed.name}, which it should equal")
+        target.copy_(tensor)
+    for key in published:
+        if not family.is_skipped(model.config, key):
+            raise KeyError(f"{key}, for which the model has no place")
+
+
+def _read_config(path: Path) -> tuple[Family, ModelConfig]:
     document = decode(path.read_bytes())
     if document is None:
         raise UserError(
             at=str(path), got="text that is not a JSON object", want="a published config.json"
         )
+    if document.get("quantization_config"):
+        raise UserError(
+            at=f"{path}: quantization_config",
+            got="weights that are stored quantised",
+            want="plain float weights",
+        )
     try:
-        return deepseek_v3.read_config(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "config"
-        want = "a config.json of the deepseek_v3 family"
-        raise UserError(at=f"{path}: {field}", got=first["msg"].lower(), want=want) from error
+        family = family_of(document)
+        # The blocks of multi-token prediction are not built; `is_skipped` knows their tensors.
+        return family, family.read_config(document | {"num_nextn_predict_layers": 0})
+    except UserError as error:
+        raise UserError(
+            at=f"{path}: {error.at.removeprefix('config.json ')}",
+            got=error.got,
+            want=error.want,
+            hint=error.hint,
+        ) from error
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

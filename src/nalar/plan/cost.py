@@ -75,10 +75,10 @@ def _activations_per_token(config: ModelConfig, row_tokens: int) -> int:
     """Numbers kept a token for the backward pass: the operands of each product and of each non-linear step."""
     h, heads, layers = config.hidden_size, config.num_attention_heads, config.num_hidden_layers
     moe_layers = sum(config.is_moe(layer) for layer in range(layers))
-    latents = 2 * ((config.q_lora_rank or 0) + config.kv_lora_rank)
+    latents = 2 * ((config.q_lora_rank or 0) + (config.kv_lora_rank or 0))
     # The fused attention wants keys as wide as values; without it the scores are kept.
-    scores = 0 if config.qk_head_dim == config.v_head_dim else row_tokens
-    per_head = 2 * config.qk_head_dim + 2 * config.v_head_dim + scores
+    scores = 0 if config.qk_head_dim == config.value_head_dim else row_tokens
+    per_head = 2 * config.qk_head_dim + 2 * config.value_head_dim + scores
     attention = 4 * h + latents + heads * per_head  # 4: the stream and its norm, around both blocks
     dense = 4 * config.intermediate_size
     # A routed token is gathered, passed through gate, up and their product, and weighted on its way back.

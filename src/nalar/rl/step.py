@@ -102,7 +102,7 @@ def trainer_logprobs(model: Transformer, batch: PolicyBatch) -> tuple[Tensor, Te
     # Padding goes through the experts too, but how much of it there is must not move their balance.
     hidden = model(batch.ids_MT[:, :-1], counted_BT=batch.inputs_MT)
     states_ND = hidden.states_BTD.flatten(0, 1).index_select(0, batch.where_N)
-    logprobs_N, entropy_N = token_logprobs(states_ND, model.lm_head.weight, batch.targets_N)
+    logprobs_N, entropy_N = token_logprobs(states_ND, model.head_weight, batch.targets_N)
     return logprobs_N, entropy_N, list(hidden.loads)
 
 
@@ -142,7 +142,7 @@ def update(
     totals = torch.zeros(4, dtype=torch.float64)
     loads: list[Tensor] = []
     optimizer.zero_grad()
-    device = model.lm_head.weight.device
+    device = model.head_weight.device
     for batch in policy_batches(
         rollouts, advantages, max_tokens=config.micro_batch_tokens, device=device
     ):

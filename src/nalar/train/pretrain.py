@@ -58,7 +58,7 @@ def pretrain_slice(
     model.train()
     while step < (slice_index + 1) * per_slice and not should_stop():
         factor = lr_factor(config.schedule, step, total)
-        batch = torch.from_numpy(batches.batch(step)).long().to(model.lm_head.weight.device)
+        batch = torch.from_numpy(batches.batch(step)).long().to(model.head_weight.device)
         metrics = pretrain_step(
             model,
             optimizer,

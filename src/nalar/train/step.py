@@ -40,7 +40,7 @@ def pretrain_step(
     optimizer.zero_grad()
     hidden = model(ids_BT, observe="nothing" if tau is None else "bound")
     logprobs_N, _ = token_logprobs(
-        hidden.states_BTD.flatten(0, 1), model.lm_head.weight, targets_BT.flatten()
+        hidden.states_BTD.flatten(0, 1), model.head_weight, targets_BT.flatten()
     )
     loss = -logprobs_N.mean()
     loss.backward()
@@ -90,7 +90,7 @@ def cap_logits(model: Transformer, optimizer: MuonClip, max_logits: Sequence[Ten
     tau, config, clipped = optimizer.config.qk_clip_tau, model.config, 0
     if tau is None:
         return 0
-    heads, nope = config.num_attention_heads, config.qk_nope_head_dim
+    heads, nope = config.num_attention_heads, config.qk_head_dim - config.rotary_dim
     for block, max_logits_H in zip(model.model.blocks(), max_logits, strict=True):
         over = int((max_logits_H > tau).sum())
         if not over:
