@@ -1,8 +1,8 @@
-"""The weight matrices of a model, one by one: what parameters, operations and bytes are counted from. Arithmetic only.
+"""A model's weight matrices, one by one: what parameters, operations and bytes are counted from. Arithmetic only.
 
-h hidden_size · H heads · k heads of keys and values · d width of a head · rq, rkv ranks of compressed queries and of the
-latent · dn, dr, dv widths of a latent head (plain, rotary, value) · F, f hidden widths of a dense block and of an expert
-· E experts, K of them a token · S shared experts · V vocabulary
+h hidden_size · H heads · k heads of keys and values · d width of a head · rq, rkv ranks of compressed queries and of
+the latent · dn, dr, dv widths of a latent head (plain, rotary, value) · F, f hidden widths of a dense block and of an
+expert · E experts, K of them a token · S shared experts · V vocabulary
 
     latent attention   [rq, h] [H(dn+dr), rq] [rkv+dr, h] [H(dn+dv), rkv] [h, H dv]    (no rq: [H(dn+dr), h] for two)
     grouped queries    [H d, h] [k d, h] [k d, h] [h, H d]
@@ -47,7 +47,7 @@ def model_matrices(config: ModelConfig) -> Iterator[Matrix]:
     yield _head(config, copies=0 if config.tie_word_embeddings else 1)
 
 
-def prediction_matrices(config: ModelConfig) -> Iterator[Matrix]:
+def mtp_matrices(config: ModelConfig) -> Iterator[Matrix]:
     """The blocks of multi-token prediction, which share the model's embedding and head."""
     for depth in range(config.num_nextn_predict_layers):
         yield Matrix("join", config.hidden_size, 2 * config.hidden_size)
@@ -62,17 +62,17 @@ def vector_params(config: ModelConfig) -> tuple[int, int]:
     return layers * norms + config.hidden_size, layers * biases
 
 
-def prediction_vector_params(config: ModelConfig) -> int:
+def mtp_vector_params(config: ModelConfig) -> int:
     """The same for multi-token prediction: its blocks', and the norms of token, of state and before the head."""
     return config.num_nextn_predict_layers * (sum(_block_vectors(config)) + 3 * config.hidden_size)
 
 
-def balance_params(config: ModelConfig, *, prediction: bool) -> int:
+def balance_params(config: ModelConfig, *, mtp: bool) -> int:
     """The biases that steer the choice of experts, of the model or of its prediction blocks: one an expert."""
     if config.topk_method != "noaux_tc":
         return 0
     layers = config.num_hidden_layers
-    numbers = range(layers, layers + config.num_nextn_predict_layers) if prediction else range(layers)
+    numbers = range(layers, layers + config.num_nextn_predict_layers) if mtp else range(layers)
     return config.n_routed_experts * sum(config.is_moe(layer) for layer in numbers)
 
 

@@ -10,8 +10,8 @@ from nalar.plan.matrices import (
     Part,
     balance_params,
     model_matrices,
-    prediction_matrices,
-    prediction_vector_params,
+    mtp_matrices,
+    mtp_vector_params,
     vector_params,
 )
 
@@ -35,7 +35,7 @@ class ParamCount:
     """Biases of attention."""
     balance_params: int = 0
     """Biases that steer the choice of experts: buffers, in a checkpoint and in no sum below."""
-    prediction_params: int = 0
+    mtp_params: int = 0
     """Blocks of multi-token prediction, without what they share with the model: in no sum below."""
 
     @property
@@ -73,16 +73,16 @@ def count_parameters(config: ModelConfig) -> ParamCount:
         norm_params=norms,
         routed_active_params=_multiplied(m for m in matrices if m.part == "routed"),
         bias_params=biases,
-        balance_params=balance_params(config, prediction=False),
-        prediction_params=_prediction_params(config),
+        balance_params=balance_params(config, mtp=False),
+        mtp_params=_mtp_params(config),
     )
 
 
-def _prediction_params(config: ModelConfig) -> int:
+def _mtp_params(config: ModelConfig) -> int:
     """Balance biases included, as published counts do."""
-    matrices = sum(m.copies * m.size for m in prediction_matrices(config))
-    vectors = prediction_vector_params(config)
-    return matrices + vectors + balance_params(config, prediction=True)
+    matrices = sum(m.copies * m.size for m in mtp_matrices(config))
+    vectors = mtp_vector_params(config)
+    return matrices + vectors + balance_params(config, mtp=True)
 
 
 def _multiplied(matrices: Iterable[Matrix]) -> int:
@@ -91,18 +91,18 @@ def _multiplied(matrices: Iterable[Matrix]) -> int:
 
 
 def flops_per_token(
-    config: ModelConfig, context: float, *, backward: bool, with_prediction: bool = False
+    config: ModelConfig, context: float, *, backward: bool, with_mtp: bool = False
 ) -> float:
     """Operations for one token that attends to `context` tokens, itself included; with `backward`, three times that.
 
     Two for each weight of a matrix product (the embedding is a look-up, the head is a product), and two for each
     term of the attention scores and of their weighted sum, in the expanded form. Norms, biases, rotary and softmax
     are left out, as is usual.
-    with_prediction: count the blocks of multi-token prediction too, each with its product by the head.
+    with_mtp: count the blocks of multi-token prediction too, each with its product by the head.
     """
     products, layers = _products(config), config.num_hidden_layers
-    if with_prediction:
-        products += _multiplied(prediction_matrices(config))
+    if with_mtp:
+        products += _multiplied(mtp_matrices(config))
         layers += config.num_nextn_predict_layers
     forward = 2.0 * products + layers * _layer_flops_by_context(config) * context
     return 3.0 * forward if backward else forward

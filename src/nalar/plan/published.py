@@ -62,7 +62,14 @@ _KIMI_K2 = _DEEPSEEK_V3 | {
     "num_nextn_predict_layers": 0,
 }
 
-_GROUPED = {"kv_lora_rank": None}
+# Experts in every layer, none shared, and no bias that steers their choice.
+_SOFTMAX_ROUTER = {
+    "num_experts_per_tok": 8,
+    "first_k_dense_replace": 0,
+    "scoring_func": "softmax",
+    "topk_method": "greedy",
+}
+_GROUPED = {"kv_lora_rank": None, "n_shared_experts": 0}
 _QWEN2 = _GROUPED | {"model_type": "qwen2", "qkv_bias": True}
 _QWEN25_0_5B = _QWEN2 | {
     "vocab_size": 151936,
@@ -130,11 +137,7 @@ _QWEN3 = _GROUPED | {
 }
 _QWEN3_MOE = _QWEN3 | {
     "model_type": "qwen3_moe",
-    "num_experts_per_tok": 8,
-    "n_shared_experts": 0,
-    "first_k_dense_replace": 0,
-    "scoring_func": "softmax",
-    "topk_method": "greedy",
+    **_SOFTMAX_ROUTER,
 }
 
 _LLAMA31 = _GROUPED | {
@@ -177,11 +180,7 @@ _GRANITEMOE31 = (
         "moe_intermediate_size": 512,
         "num_key_value_heads": 8,
         "head_dim": 64,
-        "num_experts_per_tok": 8,
-        "n_shared_experts": 0,
-        "first_k_dense_replace": 0,
-        "scoring_func": "softmax",
-        "topk_method": "greedy",
+        **_SOFTMAX_ROUTER,
     }
 )
 

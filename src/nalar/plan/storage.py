@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Literal, get_args
 
 from nalar.model.config import ModelConfig
-from nalar.plan.matrices import Matrix, balance_params, model_matrices, prediction_matrices
+from nalar.plan.matrices import Matrix, balance_params, model_matrices, mtp_matrices
 from nalar.plan.model import count_parameters
 
 Dtype = Literal["float32", "bfloat16", "float8"]
@@ -26,8 +26,8 @@ def weight_bytes(config: ModelConfig, dtype: Dtype) -> int:
 
 def checkpoint_bytes(config: ModelConfig, dtype: Dtype) -> int:
     """Bytes of all tensors of a checkpoint folder: each prediction block brings copies of embedding and head."""
-    matrices = chain(model_matrices(config), prediction_matrices(config))
-    balance = balance_params(config, prediction=False) + balance_params(config, prediction=True)
+    matrices = chain(model_matrices(config), mtp_matrices(config))
+    balance = balance_params(config, mtp=False) + balance_params(config, mtp=True)
     return _bytes(dtype, checkpoint_params(config) - balance, balance, matrices)
 
 
@@ -35,7 +35,7 @@ def checkpoint_params(config: ModelConfig) -> int:
     """Numbers in all tensors of a checkpoint folder, copies counted as often as they are written."""
     count = count_parameters(config)
     copies = 2 * config.num_nextn_predict_layers * count.embedding_params
-    return count.total_params + count.balance_params + count.prediction_params + copies
+    return count.total_params + count.balance_params + count.mtp_params + copies
 
 
 def kv_bytes_per_token(config: ModelConfig, dtype: Dtype) -> int:
