@@ -189,7 +189,7 @@ def _compare(
     )
     start = 0
     for batch in batches:
-        part = ordered[start : start + len(batch.ids_MT)]
+        part = ordered[start : start + int((batch.documents.positions_N == 0).sum())]
         start += len(part)
         with watched(model) as log:
             logprobs_N, _, _ = trainer_logprobs(model, batch)
@@ -199,19 +199,17 @@ def _compare(
             tally.apart_N.append(torch.zeros(len(difference_N), dtype=torch.bool))
             continue
         [(ids_LNK, margins_LN)] = log.take(layers)
-        ids = ids_LNK.unflatten(1, (len(part), -1))
-        margins = margins_LN.unflatten(1, (len(part), -1))
-        at = 0
-        for row, rollout in enumerate(part):
+        at = first = 0
+        for rollout in part:
             count = len(rollout.completion.token_ids)
-            length = len(rollout.prompt_ids) + count - 1
+            places = slice(first, first + len(rollout.prompt_ids) + count - 1)
             own = difference_N[at : at + count]
-            at += count
-            is_other_LP = (ids[:, row, :length] != by_id[id(rollout)]).any(-1)
+            at, first = at + count, places.stop
+            is_other_LP = (ids_LNK[:, places] != by_id[id(rollout)]).any(-1)
             is_apart_P = is_other_LP.any(0).cumsum(0) > 0
             tally.apart_N.append(is_apart_P[-count:])
             if is_apart_P.any():
-                tally.rerouted.append(_first(is_other_LP, margins[:, row, :length], own))
+                tally.rerouted.append(_first(is_other_LP, margins_LN[:, places], own))
     return tally
 
 

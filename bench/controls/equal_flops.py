@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from controls.finished import Finished
 from controls.results import MorePretraining, Round, Tuning
-from nalar.data.packing import Rows
+from nalar.data.packing import Packed, Packing
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
 from nalar.model.config import ModelConfig
@@ -24,7 +23,7 @@ from nalar.rl.config import RLConfig
 from nalar.rl.rollout import Rollout, collect, draw_problems
 from nalar.rl.step import policy_batches, trainer_logprobs
 from nalar.run import Meter
-from nalar.train.pretrain import pretrain_slice
+from nalar.train.pretrain import Progress, pretrain_slice
 from nalar.train.step import apply_gradients
 
 ROUNDS = 8
@@ -45,30 +44,39 @@ def more_pretraining(finished: Finished) -> MorePretraining:
     with Meter() as meter:
         model, tokenizer, first = finished.base()
         optimizer = finished.pretraining_optimizer(model)
-        rows = Rows(tokenizer, config.corpus, config.rows, config.seed)
-        row_flops = sequence_flops(model.config, config.rows.row_tokens, backward=True)
-        step_flops = config.rows.rows * row_flops
-        steps = whole_steps(finished.rl_flops, step_flops)
-        tokens = steps * rows.tokens_per_step
+        batches = Packing(tokenizer, config.corpus, config.packing, config.seed)
+        sampled = [_flops(model.config, batches.batch(first + i).lengths) for i in range(50)]
+        steps = whole_steps(finished.rl_flops, fmean(sampled))
+        tokens = steps * batches.tokens_per_step
+        spent = 0.0
+
+        def on_step(progress: Progress) -> None:
+            nonlocal spent
+            spent += _flops(model.config, progress.lengths)
+
         pretrain_slice(
             model,
             optimizer,
-            LaterRows(rows, first),
+            LaterBatches(batches, first),
             config.pretrain.model_copy(update={"slice_tokens": tokens, "max_slices": 1}),
             first_step=0,
-            on_step=lambda _: None,
+            on_step=on_step,
             should_stop=lambda: False,
         )
         tasks = finished.measure(model, tokenizer)
     return MorePretraining(
         tasks=tasks,
         tokens=tokens,
-        flops=steps * step_flops,
-        flops_of_rl=steps * step_flops / finished.rl_flops,
+        flops=spent,
+        flops_of_rl=spent / finished.rl_flops,
         wall_s=meter.total.wall_s,
         steps=steps,
         from_step=first,
     )
+
+
+def _flops(model: ModelConfig, lengths: Sequence[int]) -> float:
+    return sum(sequence_flops(model, n, backward=True) for n in lengths)
 
 
 def whole_steps(budget_flops: float, step_flops: float) -> int:
@@ -77,18 +85,18 @@ def whole_steps(budget_flops: float, step_flops: float) -> int:
 
 
 @dataclass(frozen=True)
-class LaterRows:
+class LaterBatches:
     """The data stream from a step on."""
 
-    rows: Rows
+    batches: Packing
     first: int
 
     @property
     def tokens_per_step(self) -> int:
-        return self.rows.tokens_per_step
+        return self.batches.tokens_per_step
 
-    def batch(self, step: int) -> np.ndarray:
-        return self.rows.batch(self.first + step)
+    def batch(self, step: int) -> Packed:
+        return self.batches.batch(self.first + step)
 
 
 def rejection_sampling_sft(finished: Finished) -> Tuning:

@@ -87,7 +87,7 @@ def test_bad_input_exits_with_2_and_says_what_to_try(args, hint, nalar_, tmp_pat
     ("flags", "at"),
     [
         (["--rl.group-size", "1"], "rl.group_size"),
-        (["--rows.row-tokens", "1"], "rows.row_tokens"),
+        (["--packing.step-tokens", "1"], "packing.step_tokens"),
         (["--seed", "x"], "--seed"),
     ],
 )

@@ -32,7 +32,7 @@ def test_transformers_gives_the_same_logits_and_nothing_is_missing(
     )
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     ids = torch.randint(0, 96, (3, 40), generator=torch.Generator().manual_seed(3))
-    ours = dense_model.logits(dense_model(ids).states_BTD)
+    ours = dense_model.logits(dense_model(ids).states)
     expected = theirs.eval()(ids).logits
     assert (ours - expected).abs().max() / expected.abs().max() < 2e-5
 

@@ -28,7 +28,7 @@ def theirs(tiny_model: Transformer, tmp_path: Path):
 @torch.no_grad()
 def test_transformers_gives_the_same_logits(tiny_model, theirs):
     ids = torch.randint(0, 96, (3, 40), generator=torch.Generator().manual_seed(3))
-    ours = tiny_model.logits(tiny_model(ids).states_BTD)
+    ours = tiny_model.logits(tiny_model(ids).states)
     expected = theirs(ids).logits
     assert (ours - expected).abs().max() / expected.abs().max() < 2e-5
 
@@ -39,7 +39,7 @@ def test_transformers_gives_the_same_greedy_tokens(tiny_model, theirs):
     expected = theirs.generate(prompt, max_new_tokens=30, do_sample=False, eos_token_id=None)[0]
     ids = prompt
     for _ in range(30):
-        nxt = tiny_model.logits(tiny_model(ids).states_BTD[:, -1]).argmax(-1)
+        nxt = tiny_model.logits(tiny_model(ids).states[:, -1]).argmax(-1)
         ids = torch.cat([ids, nxt[:, None]], 1)
     assert ids[0].tolist() == expected.tolist()
 

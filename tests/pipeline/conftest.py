@@ -32,7 +32,7 @@ def shrunk_config() -> ZeroConfig:
         "search": 0.3,
         "chains": 0.7,
     }
-    config["rows"] = {"row_tokens": 48, "rows": 8}
+    config["packing"] = {"step_tokens": 8 * 48, "document_tokens": 48}
     config["pretrain"] |= {
         "slice_tokens": 20 * 8 * 48,
         "max_slices": 2,

@@ -22,7 +22,7 @@ def test_a_recipe_passes_its_own_checks(name):
         ("evals", {"tasks": ["chain_sums"]}, r"evals\.tasks"),
         ("model", {"vocab_size": 321}, r"model\.vocab_size"),
         ("tokenizer", {"vocab_size": 300}, r"model\.vocab_size"),
-        ("rows", {"row_tokens": 1000}, r"rows\.row_tokens"),
+        ("packing", {"document_tokens": 1000}, r"packing\.document_tokens"),
         ("rl", {"max_tokens": 500}, r"model\.max_position_embeddings"),
         ("probe", {"max_tokens": 500}, r"model\.max_position_embeddings"),
     ],

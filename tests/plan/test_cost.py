@@ -69,7 +69,7 @@ def test_activations_are_estimated_within_a_quarter_of_what_autograd_keeps(chang
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = model(torch.zeros(rows, row_tokens, dtype=torch.long))
     measured = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in own)
-    assert hidden.states_BTD.requires_grad
+    assert hidden.states.requires_grad
     estimate = training_memory(
         config, batch_tokens=rows * row_tokens, row_tokens=row_tokens, logit_chunk_tokens=0
     )

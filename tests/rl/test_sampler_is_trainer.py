@@ -1,7 +1,7 @@
 """Log-probabilities recorded while sampling are those of the training forward, on real rollouts in fp32.
 
 The two walk different paths: prefill and absorbed attention over a growing cache, a few rows at a time that come and
-go, against one expanded pass over padded sequences. A token may differ by more than rounding only where a router
+go, against one expanded pass over sequences packed flat. A token may differ by more than rounding only where a router
 stood between two experts so evenly that rounding chose.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from nalar.data.packing import Rows
+from nalar.data.packing import Packing
 from nalar.engine import engine as engine_module
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
@@ -23,9 +23,10 @@ from nalar.rl.rollout import Rollout, collect, draw_problems
 from nalar.rl.step import policy_batches, trainer_logprobs, update
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
+from nalar.train.pretrain import on_device
 from nalar.train.step import pretrain_step
 
-PROMPTS, SAMPLES, MAX_TOKENS, ROWS = 6, 6, 200, 20
+PROMPTS, SAMPLES, MAX_TOKENS, ROWS = 6, 12, 200, 20
 NEAR_TIE = 1e-5
 CPU = torch.device("cpu")
 
@@ -48,9 +49,9 @@ def trained(tokenizer) -> Transformer:
     model = Transformer(config.model)
     model.initialize(seed=1)
     optimizer = MuonClip(model.named_parameters(), config.pretrain.optim)
-    rows = Rows(tokenizer, config.corpus, config.rows, seed=1)
+    batches = Packing(tokenizer, config.corpus, config.packing, seed=1)
     for step in range(40):
-        batch = torch.from_numpy(rows.batch(step)).long()
+        batch = on_device(batches.batch(step), CPU)
         pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
     return model
 
@@ -142,16 +143,17 @@ def retrace(model: Transformer, rollouts: list[Rollout]) -> list[Retraced]:
     for batch in policy_batches(rollouts, indices, max_tokens=4096, device=CPU):
         seen.clear()
         logprobs_N, _, _ = trainer_logprobs(model, batch)
-        rows, width = len(batch.ids_MT), batch.ids_MT.shape[1] - 1
-        layers = [(ids.view(rows, width, -1), margin.view(rows, width)) for ids, margin in seen]
-        for row in range(rows):
-            own = batch.where_N // width == row
-            i = int(batch.advantages_N[own][0])
-            length = len(rollouts[i].prompt_ids) + len(rollouts[i].completion.token_ids) - 1
+        starts = (batch.documents.positions_N == 0).nonzero()[:, 0].tolist()
+        for start in starts:
+            first = int((batch.where_N >= start).nonzero()[0])
+            i = int(batch.advantages_N[first])
+            response = len(rollouts[i].completion.token_ids)
+            own = slice(first, first + response)
+            places = range(start, start + len(rollouts[i].prompt_ids) + response - 1)
             found[i] = Retraced(
                 logprobs_N[own],
-                [[frozenset(ids[row, t].tolist()) for ids, _ in layers] for t in range(length)],
-                [[float(margin[row, t]) for _, margin in layers] for t in range(length)],
+                [[frozenset(ids[t].tolist()) for ids, _ in seen] for t in places],
+                [[float(margin[t]) for _, margin in seen] for t in places],
             )
     for hook in hooks:
         hook.remove()

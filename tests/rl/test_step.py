@@ -37,7 +37,7 @@ def by_hand(model, rollout):
     """Each response token's log-probability from a forward pass over nothing but what stands before it."""
     ids, found = list(rollout.prompt_ids), []
     for token in rollout.completion.token_ids:
-        state = model(torch.tensor([ids])).states_BTD[0, -1]
+        state = model(torch.tensor([ids])).states[0, -1]
         found.append(float(model.logits(state).log_softmax(-1)[token]))
         ids.append(token)
     return found
@@ -49,12 +49,14 @@ def test_every_token_is_placed_as_a_plain_loop_places_it(toy_model, rollouts, ma
     advantages = [float(i) for i in range(len(rollouts))]
     seen = []
     for batch in policy_batches(rollouts, advantages, max_tokens=max_tokens, device=CPU):
-        rows, width = batch.ids_MT.shape
-        assert rows * width <= max(max_tokens, width)
+        lengths = [rows * tokens for rows, tokens in batch.documents.sides]
+        starts_M = (batch.documents.positions_N == 0).cumsum(0) - 1
+        assert len(batch.ids_T) <= max_tokens or int(starts_M[-1]) == 0
+        assert sum(lengths) >= len(batch.ids_T)
         with torch.no_grad():
             logprobs_N, _, _ = trainer_logprobs(toy_model, batch)
-        row_N = batch.where_N // (width - 1)
-        for row in range(rows):
+        row_N = starts_M[batch.where_N]
+        for row in range(int(starts_M[-1]) + 1):
             own = row_N == row
             rollout = rollouts[int(batch.advantages_N[own][0])]
             seen.append(rollout.completion.logprobs)
@@ -117,7 +119,7 @@ def test_gradients_are_those_of_the_loss_written_out(toy_model, rollouts, rl_con
     total, tokens = torch.zeros(()), 0
     for r in rollouts:
         ids = torch.tensor([[*r.prompt_ids, *r.completion.token_ids]])
-        logprobs = toy_model.logits(toy_model(ids).states_BTD[0]).log_softmax(-1)
+        logprobs = toy_model.logits(toy_model(ids).states[0]).log_softmax(-1)
         for i, token in enumerate(r.completion.token_ids):
             ratio = (logprobs[len(r.prompt_ids) - 1 + i, token] - r.completion.logprobs[i]).exp()
             a = r.reward - mean
@@ -209,5 +211,5 @@ def test_a_bandit_is_solved(toy_model, make_rollout, rl_config):
     assert first.clipped_frac == 0
     with torch.no_grad():
         for prompt, arm in paid.items():
-            states = toy_model(torch.tensor([prompt])).states_BTD[0, -1]
+            states = toy_model(torch.tensor([prompt])).states[0, -1]
             assert toy_model.logits(states).softmax(-1)[arm] > 0.9

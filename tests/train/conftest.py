@@ -4,38 +4,44 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 
+from nalar.data.packing import Packed, pack
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.optim.config import OptimConfig
 from nalar.optim.muonclip import MuonClip
+from nalar.train.pretrain import on_device
+from nalar.train.step import Batch
 
 VOCAB_SIZE = 40
 
 
-class RandomRows:
+class RandomBatches:
     """Batches that are a pure function of the step, with something to learn: each id tends to repeat."""
 
-    tokens_per_step = 4 * 24
+    tokens_per_step = 96
+    lengths = (24, 40, 2, 30)
 
-    def batch(self, step: int) -> Tensor:
+    def batch(self, step: int) -> Packed:
         generator = torch.Generator().manual_seed(step)
-        ids = torch.randint(0, VOCAB_SIZE, (4, 25), generator=generator)
-        repeat = torch.rand(4, 25, generator=generator) < 0.7
-        for t in range(1, 25):
-            ids[:, t] = torch.where(repeat[:, t], ids[:, t - 1], ids[:, t])
-        return ids.numpy()
+        documents = []
+        for length in self.lengths:
+            ids = torch.randint(0, VOCAB_SIZE, (length + 1,), generator=generator)
+            repeat = torch.rand(length + 1, generator=generator) < 0.7
+            for t in range(1, length + 1):
+                ids[t] = torch.where(repeat[t], ids[t - 1], ids[t])
+            documents.append(ids.tolist())
+        return pack(documents)
 
 
 @pytest.fixture
-def rows() -> RandomRows:
-    return RandomRows()
+def batches() -> RandomBatches:
+    return RandomBatches()
 
 
 @pytest.fixture
-def batch(rows: RandomRows) -> Tensor:
-    return torch.from_numpy(rows.batch(0))
+def batch(batches: RandomBatches) -> Batch:
+    return on_device(batches.batch(0), torch.device("cpu"))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ CONFIG = PretrainConfig(
 )
 
 
-def run(model, optimizer, rows, first_step, *, stop_at=None):
+def run(model, optimizer, batches, first_step, *, stop_at=None):
     """Slice by slice up to the end, or up to a step; returns the steps done and what was reported."""
     seen = []
     step = first_step
@@ -23,7 +23,7 @@ def run(model, optimizer, rows, first_step, *, stop_at=None):
         step = pretrain_slice(
             model,
             optimizer,
-            rows,
+            batches,
             CONFIG,
             first_step=step,
             on_step=seen.append,
@@ -38,32 +38,32 @@ def test_a_slice_has_its_tokens_whatever_the_batch():
     assert steps_per_slice(CONFIG, 10_000) == 1
 
 
-def test_every_step_is_reported_once_with_its_tokens(model, make_optimizer, rows):
-    done, seen = run(model, make_optimizer(model), rows, 0)
+def test_every_step_is_reported_once_with_its_tokens(model, make_optimizer, batches):
+    done, seen = run(model, make_optimizer(model), batches, 0)
     assert done == 12
     assert [p.step for p in seen] == list(range(1, 13))
     assert [p.slice_index for p in seen] == [0] * 6 + [1] * 6
     assert [p.tokens for p in seen] == [96 * step for step in range(1, 13)]
 
 
-def test_one_seed_gives_the_same_weights_to_the_bit(make_model, make_optimizer, rows):
+def test_one_seed_gives_the_same_weights_to_the_bit(make_model, make_optimizer, batches):
     models = [make_model(seed) for seed in (0, 0, 1)]
     for model in models:
-        run(model, make_optimizer(model), rows, 0)
+        run(model, make_optimizer(model), batches, 0)
     first, second, other = (m.state_dict() for m in models)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
 
 
 def test_stopping_at_any_step_and_going_on_changes_no_bit(
-    make_model, make_optimizer, rows, tmp_path
+    make_model, make_optimizer, batches, tmp_path
 ):
     whole = make_model()
-    _, expected = run(whole, make_optimizer(whole), rows, 0)
+    _, expected = run(whole, make_optimizer(whole), batches, 0)
     for stop_at in (1, 4, 6, 11):  # within a slice, at its end, before the last step
         model = make_model()
         optimizer = make_optimizer(model)
-        done, before = run(model, optimizer, rows, 0, stop_at=stop_at)
+        done, before = run(model, optimizer, batches, 0, stop_at=stop_at)
         assert done == stop_at
         folder = tmp_path / str(stop_at)
         save_checkpoint(
@@ -72,7 +72,7 @@ def test_stopping_at_any_step_and_going_on_changes_no_bit(
         resumed = load_checkpoint(folder)
         again = make_optimizer(resumed.model)
         load_optimizer(folder, again)
-        _, after = run(resumed.model, again, rows, resumed.progress["step"])
+        _, after = run(resumed.model, again, batches, resumed.progress["step"])
         assert before + after == expected
         weights = whole.state_dict()
         assert all(torch.equal(t, weights[n]) for n, t in resumed.model.state_dict().items())

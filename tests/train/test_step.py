@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from nalar.train.pretrain import on_device
 from nalar.train.step import apply_gradients, pretrain_step
 
 
@@ -16,8 +17,8 @@ def same(before, after):
 
 @torch.no_grad()
 def mean_loss(model, batch):
-    logits = model.logits(model(batch[:, :-1]).states_BTD)
-    return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).item()
+    logits = model.logits(model(batch.ids_N, batch.documents).states)
+    return F.cross_entropy(logits, batch.targets_N).item()
 
 
 @pytest.mark.parametrize("name", ["muonclip", "adamw"])
@@ -38,24 +39,24 @@ def test_the_loss_is_the_mean_cross_entropy_before_the_step(model, make_optimize
     assert metrics.loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_no_gradient_is_left_over_from_the_step_before(make_model, make_optimizer, rows):
+def test_no_gradient_is_left_over_from_the_step_before(make_model, make_optimizer, batches):
     model = make_model()
     optimizer = make_optimizer(model)
     for step in range(2):
-        batch = torch.from_numpy(rows.batch(step))
+        batch = on_device(batches.batch(step), torch.device("cpu"))
         weights = snapshot(model)
         pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
     fresh = make_model()
     fresh.load_state_dict(weights)
-    logits = fresh.logits(fresh(batch[:, :-1]).states_BTD)
-    F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).backward()
+    logits = fresh.logits(fresh(batch.ids_N, batch.documents).states)
+    F.cross_entropy(logits, batch.targets_N).backward()
     for (name, p), q in zip(model.named_parameters(), fresh.parameters(), strict=True):
         assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-7, msg=name)
 
 
 def exact_logits(model, batch):
     with torch.no_grad():
-        return model(batch[:, :-1], observe="exact").max_logits
+        return model(batch.ids_N, batch.documents, observe="exact").max_logits
 
 
 def test_qk_clip_brings_a_scaled_layer_down_to_the_ceiling_and_leaves_the_others(
@@ -101,7 +102,9 @@ def test_a_bound_above_the_ceiling_is_no_ground_to_clip(model, make_optimizer, b
     """The log-sum-exp passes tau long before a logit does; then the exact value decides."""
     exact = max(float(x.max()) for x in exact_logits(model, batch))
     with torch.no_grad():
-        bound = min(float(x.max()) for x in model(batch[:, :-1], observe="bound").max_logits)
+        bound = min(
+            float(x.max()) for x in model(batch.ids_N, batch.documents, observe="bound").max_logits
+        )
     tau = (exact + bound) / 2
     assert exact < tau < bound
     optimizer, before = make_optimizer(model, qk_clip_tau=tau), snapshot(model)
@@ -116,7 +119,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(model, make_optimizer, batc
     optimizer = make_optimizer(model, qk_clip_tau=1e-3)
     pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
     before, state = snapshot(model), optimizer.state_tensors()
-    hidden = model(batch[:, :-1], observe="bound")
+    hidden = model(batch.ids_N, batch.documents, observe="bound")
     dict(model.named_parameters())[where].grad.view(-1)[0] = bad
     metrics = apply_gradients(
         model,
@@ -136,7 +139,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(model, make_optimizer, batc
 
 def test_the_balance_bias_moves_by_one_centred_step(model, make_optimizer, batch):
     with torch.no_grad():
-        loads = model(batch[:, :-1]).loads
+        loads = model(batch.ids_N, batch.documents).loads
     optimizer = make_optimizer(model)
     metrics = pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.02)
     for router, load in zip(model.routers(), loads, strict=True):
@@ -146,15 +149,3 @@ def test_the_balance_bias_moves_by_one_centred_step(model, make_optimizer, batch
         assert expected.abs().max() > 0
     busiest = max(float(load.max() / load.float().mean()) for load in loads)
     assert metrics.max_load_frac == pytest.approx(busiest)
-
-
-def test_the_load_counts_only_what_it_is_told_to(model, batch):
-    ids = batch[:, :-1]
-    counted = torch.zeros_like(ids, dtype=torch.bool)
-    counted[1, :7] = True
-    with torch.no_grad():
-        whole, part = model(ids), model(ids, counted_BT=counted)
-        alone = model(ids[1:2, :7])
-    assert torch.equal(whole.states_BTD, part.states_BTD)
-    for load, expected in zip(part.loads, alone.loads, strict=True):
-        assert load.tolist() == expected.tolist()

@@ -1,4 +1,4 @@
-"""The settings of tokenizer, corpus and rows. Imports no torch."""
+"""The settings of tokenizer, corpus and packing. Imports no torch."""
 
 from pydantic import Field
 
@@ -92,10 +92,10 @@ class CorpusConfig(Config):
                 )
 
 
-class RowsConfig(Config):
-    """How documents fill the rows of a training batch."""
+class PackingConfig(Config):
+    """How documents fill the batch of a training step."""
 
-    row_tokens: int = Field(default=320, ge=2)
-    """Positions a row trains on. Below prompt + response cap, later positions stay untrained and RL meets garbage."""
-    rows: int = Field(default=8, ge=1)
-    """Rows of one step."""
+    step_tokens: int = Field(default=2304, ge=2)
+    """Positions that a step trains on, whatever the documents are."""
+    document_tokens: int = Field(default=320, ge=2)
+    """Longer documents are cut into pieces of this many positions."""

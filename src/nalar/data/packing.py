@@ -1,54 +1,70 @@
-"""Rows of a training batch: a pure function of (seed, step), so resuming needs the step number and nothing else."""
+"""Batches of whole documents: a pure function of (seed, step), so resuming needs the step number and nothing else."""
 
 import hashlib
 import random
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from nalar.data.config import CorpusConfig, RowsConfig
+from nalar.data.config import CorpusConfig, PackingConfig
 from nalar.data.corpora.procedural import documents
 from nalar.data.tokenizer import Tokenizer
 
 
-def _row_rng(seed: int, step: int, row: int) -> random.Random:
-    """An independent stream for every row, however close the numbers are."""
-    digest = hashlib.sha256(f"rows {seed} {step} {row}".encode()).digest()
-    return random.Random(int.from_bytes(digest[:16], "big"))
+@dataclass(frozen=True)
+class Packed:
+    """Documents one after another. A document of n tokens trains on n - 1: every one but the first is a target."""
+
+    ids_N: npt.NDArray[np.int32]
+    targets_N: npt.NDArray[np.int32]
+    lengths: tuple[int, ...]
+    """Tokens of each document, as inputs; their sum is N."""
 
 
-class Rows:
-    """Packs the corpus. Every row starts at the start of a document and is filled; its last document is cut."""
+def pack(documents: list[list[int]]) -> Packed:
+    """Documents of at least two ids each."""
+    return Packed(
+        np.concatenate([np.array(ids[:-1], dtype=np.int32) for ids in documents]),
+        np.concatenate([np.array(ids[1:], dtype=np.int32) for ids in documents]),
+        tuple(len(ids) - 1 for ids in documents),
+    )
+
+
+class Packing:
+    """Packs the corpus into batches of one size. Only a batch's last document is cut, where the batch is full."""
 
     def __init__(
-        self, tokenizer: Tokenizer, corpus: CorpusConfig, config: RowsConfig, seed: int
+        self, tokenizer: Tokenizer, corpus: CorpusConfig, config: PackingConfig, seed: int
     ) -> None:
         self.tokenizer, self.corpus, self.config, self.seed = tokenizer, corpus, config, seed
 
     @property
     def tokens_per_step(self) -> int:
-        return self.config.rows * self.config.row_tokens
+        return self.config.step_tokens
 
-    def batch(self, step: int) -> npt.NDArray[np.int32]:
-        """[rows, row_tokens + 1]: inputs are all but the last column, targets all but the first."""
-        wanted = self.config.row_tokens + 1
-        streams = [
-            documents(self.corpus, _row_rng(self.seed, step, row))
-            for row in range(self.config.rows)
-        ]
-        rows: list[list[int]] = [[] for _ in streams]
-        short = list(range(len(rows)))
-        while short:
-            texts = []
-            for row in short:
-                # Most documents have more than a token for every two characters; the loop covers the others.
-                room, text = 2 * (wanted - len(rows[row])), ""
-                while len(text) < room:
-                    text += next(streams[row])
-                texts.append(text)
-            for row, ids in zip(
-                short, self.tokenizer.encode_batch(texts, allow_special=True), strict=True
-            ):
-                rows[row] += ids
-            short = [row for row in short if len(rows[row]) < wanted]
-        return np.array([row[:wanted] for row in rows], dtype=np.int32)
+    def batch(self, step: int) -> Packed:
+        """The same for the same seed and step."""
+        chosen: list[list[int]] = []
+        room = self.config.step_tokens
+        for ids in self._documents(step):
+            for piece in _pieces(ids, self.config.document_tokens):
+                chosen.append(piece[: room + 1])
+                room -= len(chosen[-1]) - 1
+                if room == 0:
+                    return pack(chosen)
+        raise AssertionError("the corpus has no end")
+
+    def _documents(self, step: int) -> Iterator[list[int]]:
+        digest = hashlib.sha256(f"batch {self.seed} {step}".encode()).digest()
+        source = documents(self.corpus, random.Random(int.from_bytes(digest[:16], "big")))
+        while True:
+            texts = [next(source) for _ in range(16)]
+            yield from self.tokenizer.encode_batch(texts, allow_special=True)
+
+
+def _pieces(ids: list[int], longest: int) -> Iterator[list[int]]:
+    """A document too long for one piece goes on in the next, whose first input is the last target before."""
+    for start in range(0, len(ids) - 1, longest):
+        yield ids[start : start + longest + 1]

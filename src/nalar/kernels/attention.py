@@ -1,6 +1,7 @@
 """Causal attention over expanded heads (training, prefill) and over a cache of latents (decode)."""
 
-# B batch · T tokens · H heads · K query/key width · W value width · C latent + rope width · R latent
+# N tokens of a flat batch · B batch · T tokens · H heads · K query/key width · W value width
+# R latent · C latent + rope width
 
 from typing import Literal
 
@@ -8,8 +9,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nalar.kernels.documents import Documents
+
 Observe = Literal["nothing", "bound", "exact"]
 """What to learn of the largest pre-softmax logits: a bound costs nothing where attention gives its log-sum-exp."""
+
+
+def document_attention(
+    q_NHK: Tensor,
+    k_NHK: Tensor,
+    v_NHW: Tensor,
+    documents: Documents,
+    *,
+    scale: float,
+    observe: Observe = "nothing",
+) -> tuple[Tensor, Tensor | None]:
+    """Causal attention within each document: [N, H, W], and the largest logits fp32 [H] when observed."""
+    outs, seen = [], []
+    spread = [documents.spread(x) for x in (q_NHK, k_NHK, v_NHW)]
+    for q_BTHK, k_BTHK, v_BTHW in zip(*spread, strict=True):
+        out_BHTW, observed_H = causal_attention(
+            q_BTHK.transpose(1, 2),
+            k_BTHK.transpose(1, 2),
+            v_BTHW.transpose(1, 2),
+            scale=scale,
+            observe=observe,
+        )
+        outs.append(out_BHTW.transpose(1, 2))
+        if observed_H is not None:
+            seen.append(observed_H)
+    return documents.join(outs), torch.stack(seen).amax(0) if seen else None
 
 
 def causal_attention(

@@ -1,13 +1,14 @@
 """Multi-head latent attention (arXiv:2405.04434) in two forms: expanded for many tokens, absorbed for one."""
 
-# B batch · T tokens · D hidden · H heads · N nope width · P rope width · W value width · R latent
-# C = R + P: what one token leaves in the cache
+# N tokens of a flat batch (also: nope width) · B batch · T tokens · D hidden · H heads · P rope width · W value width
+# R latent · C = R + P: what one token leaves in the cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nalar.kernels.attention import Observe, causal_attention, latent_attention
+from nalar.kernels.attention import Observe, document_attention, latent_attention
+from nalar.kernels.documents import Documents
 from nalar.model.config import ModelConfig
 
 # The published code builds the inner norms with this, whatever rms_norm_eps says.
@@ -82,22 +83,22 @@ class LatentAttention(nn.Module):
         return self.kv_a_layernorm(latent), rotate(key, turn)
 
     def forward(
-        self, x_BTD: Tensor, turn_TP: Tensor, *, observe: Observe = "nothing"
+        self, x_ND: Tensor, turn_NP: Tensor, documents: Documents, *, observe: Observe = "nothing"
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Expanded form. Returns the output [B, T, D], cache entries [B, T, C] and observed logits [H]."""
+        """Expanded form over a flat batch. Returns the output [N, D], cache entries [N, C], observed logits [H]."""
         c = self.config
-        q_nope, q_rope = self.queries(x_BTD, turn_TP)
-        latent_BTR, key_BTP = self.latent(x_BTD, turn_TP)
-        kv = self.kv_b_proj(latent_BTR).unflatten(-1, (c.num_attention_heads, -1))
-        k_nope, v = kv.split([self.nope_dim, self.value_dim], dim=-1)
-        q = torch.cat([q_nope, q_rope], -1).transpose(1, 2)
-        shared = key_BTP[:, :, None].expand(-1, -1, c.num_attention_heads, -1)
-        k = torch.cat([k_nope, shared], -1).transpose(1, 2)
-        out, observed_H = causal_attention(
-            q, k, v.transpose(1, 2), scale=self.scale, observe=observe
+        q_nope, q_rope = self.queries(x_ND, turn_NP)
+        latent_NR, key_NP = self.latent(x_ND, turn_NP)
+        kv = self.kv_b_proj(latent_NR).unflatten(-1, (c.num_attention_heads, -1))
+        k_nope, v_NHW = kv.split([self.nope_dim, self.value_dim], dim=-1)
+        q_NHK = torch.cat([q_nope, q_rope], -1)
+        shared = key_NP[:, None].expand(-1, c.num_attention_heads, -1)
+        k_NHK = torch.cat([k_nope, shared], -1)
+        out_NHW, observed_H = document_attention(
+            q_NHK, k_NHK, v_NHW, documents, scale=self.scale, observe=observe
         )
-        entries_BTC = torch.cat([latent_BTR, key_BTP], -1)
-        return self.o_proj(out.transpose(1, 2).flatten(2)), entries_BTC, observed_H
+        entries_NC = torch.cat([latent_NR, key_NP], -1)
+        return self.o_proj(out_NHW.flatten(1)), entries_NC, observed_H
 
     def decode(
         self, x_BD: Tensor, turn_BP: Tensor, cache_BTC: Tensor, at_B: Tensor, hidden_BT: Tensor

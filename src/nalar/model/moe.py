@@ -82,23 +82,10 @@ class MoE(nn.Module):
             shared_width = config.moe_intermediate_size * config.n_shared_experts
             self.shared_experts = FeedForward(config.hidden_size, shared_width)
 
-    def forward(self, x: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x [..., D] to the output [..., D] and the load int64 [E]: tokens sent to each expert.
-
-        counted: bool [...], which tokens the load counts; None: all.
-        """
-        x_TD = x.reshape(-1, x.shape[-1])
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """x [T, D] to the output [T, D] and the load int64 [E]: tokens sent to each expert."""
         ids_TK, weights_TK = self.gate(x_TD)
-        out = self.experts(x_TD, ids_TK, weights_TK)
+        out_TD = self.experts(x_TD, ids_TK, weights_TK)
         if self.gate.config.n_shared_experts:
-            out = out + self.shared_experts(x_TD)
-        return out.view_as(x), self._load(ids_TK, counted)
-
-    def _load(self, ids_TK: Tensor, counted: Tensor | None) -> Tensor:
-        c = self.gate.config
-        weights = (
-            None
-            if counted is None
-            else counted.flatten().repeat_interleave(c.num_experts_per_tok).double()
-        )
-        return torch.bincount(ids_TK.flatten(), weights, minlength=c.n_routed_experts).long()
+            out_TD = out_TD + self.shared_experts(x_TD)
+        return out_TD, torch.bincount(ids_TK.flatten(), minlength=self.gate.config.n_routed_experts)

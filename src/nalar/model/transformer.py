@@ -1,6 +1,6 @@
 """The one model definition: it trains, prefills and decodes with the same parameters."""
 
-# B batch · T tokens · D hidden · V vocabulary · L layers · C latent + rope width · H heads · E experts
+# N tokens of a flat batch · B batch · T tokens · D hidden · L layers · C latent + rope width · H heads · E experts
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nalar.kernels.attention import Observe
+from nalar.kernels.documents import Documents
 from nalar.model.attention import LatentAttention, RMSNorm, rotation_table
 from nalar.model.config import ModelConfig
 from nalar.model.moe import FeedForward, MoE, Router
@@ -17,12 +18,12 @@ from nalar.model.moe import FeedForward, MoE, Router
 
 @dataclass(frozen=True)
 class Hidden:
-    """What a forward pass over whole sequences gives."""
+    """What a forward pass over whole documents gives."""
 
-    states_BTD: Tensor
-    """After the final norm: ready for the output head."""
+    states: Tensor
+    """[..., D] in the shape of the ids, after the final norm: ready for the output head."""
     loads: tuple[Tensor, ...]
-    """Per mixture layer: tokens sent to each expert, int64 [E]; those of `counted_BT` where it was given."""
+    """Per mixture layer: tokens sent to each expert, int64 [E]."""
     max_logits: tuple[Tensor, ...]
     """Per layer, when observed: fp32 [H], the largest pre-softmax logit of each head or a bound on it."""
 
@@ -41,13 +42,11 @@ class Block(nn.Module):
             else FeedForward(config.hidden_size, config.intermediate_size)
         )
 
-    def feed_forward(
-        self, x: Tensor, counted: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Adds the second half of the block; the load is None where the layer is dense."""
         normed = self.post_attention_layernorm(x)
         if isinstance(self.mlp, MoE):
-            out, load_E = self.mlp(normed, counted)
+            out, load_E = self.mlp(normed)
             return x + out, load_E
         return x + self.mlp(normed), None
 
@@ -90,24 +89,27 @@ class Transformer(nn.Module):
             router.e_score_correction_bias.zero_()
 
     def forward(
-        self, ids_BT: Tensor, *, observe: Observe = "nothing", counted_BT: Tensor | None = None
+        self, ids: Tensor, documents: Documents | None = None, *, observe: Observe = "nothing"
     ) -> Hidden:
-        """Whole sequences from position 0, causal. `observe` asks for the largest attention logits.
+        """Whole documents, causal: rows [B, T] of one each, or a flat batch [N] laid out by `documents`.
 
-        counted_BT: bool, false where a token is padding and no load of an expert; None: all count.
+        `observe` asks for the largest attention logits.
         """
-        x_BTD = self.model.embed_tokens(ids_BT)
-        turn_TP = self.turn[: ids_BT.shape[1]]
+        if documents is None:
+            documents = Documents.rows(*ids.shape, device=ids.device)
+        x_ND = self.model.embed_tokens(ids.flatten())
+        turn_NP = self.turn[documents.positions_N]
         loads, max_logits = [], []
         for block in self.model.blocks():
-            normed = block.input_layernorm(x_BTD)
-            out, _, observed_H = block.self_attn(normed, turn_TP, observe=observe)
-            x_BTD, load_E = block.feed_forward(x_BTD + out, counted_BT)
+            normed = block.input_layernorm(x_ND)
+            out, _, observed_H = block.self_attn(normed, turn_NP, documents, observe=observe)
+            x_ND, load_E = block.feed_forward(x_ND + out)
             if load_E is not None:
                 loads.append(load_E)
             if observed_H is not None:
                 max_logits.append(observed_H)
-        return Hidden(self.model.norm(x_BTD), tuple(loads), tuple(max_logits))
+        states = self.model.norm(x_ND).view(*ids.shape, -1)
+        return Hidden(states, tuple(loads), tuple(max_logits))
 
     @property
     def head_weight(self) -> Tensor:
@@ -121,14 +123,17 @@ class Transformer(nn.Module):
 
     def prefill(self, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
         """States [B, T, D] and cache entries [L, B, T, C]. Right padding is harmless: attention is causal."""
-        x_BTD = self.model.embed_tokens(ids_BT)
-        turn_TP = self.turn[: ids_BT.shape[1]]
+        B, T = ids_BT.shape
+        documents = Documents.rows(B, T, device=ids_BT.device)
+        x_ND = self.model.embed_tokens(ids_BT.flatten())
+        turn_NP = self.turn[documents.positions_N]
         entries = []
         for block in self.model.blocks():
-            out, entry_BTC, _ = block.self_attn(block.input_layernorm(x_BTD), turn_TP)
-            entries.append(entry_BTC)
-            x_BTD, _ = block.feed_forward(x_BTD + out)
-        return self.model.norm(x_BTD), torch.stack(entries)
+            normed = block.input_layernorm(x_ND)
+            out, entry_NC, _ = block.self_attn(normed, turn_NP, documents)
+            entries.append(entry_NC.view(B, T, -1))
+            x_ND, _ = block.feed_forward(x_ND + out)
+        return self.model.norm(x_ND).view(B, T, -1), torch.stack(entries)
 
     def decode(self, ids_B: Tensor, positions_B: Tensor, cache_LBTC: Tensor) -> Tensor:
         """One token per row at its own position: states [B, D]. Writes its entries into the cache."""

@@ -3,7 +3,7 @@
 import math
 
 from nalar.config import Config, ConfigError, lookup
-from nalar.data.config import CorpusConfig, RowsConfig, TokenizerConfig
+from nalar.data.config import CorpusConfig, PackingConfig, TokenizerConfig
 from nalar.evals.config import EvalConfig, ProbeConfig
 from nalar.model.config import ModelConfig
 from nalar.plan.cost import PriceConfig
@@ -24,7 +24,7 @@ class ZeroConfig(Config):
     model: ModelConfig
     tokenizer: TokenizerConfig
     corpus: CorpusConfig
-    rows: RowsConfig
+    packing: PackingConfig
     pretrain: PretrainConfig
     probe: ProbeConfig
     rl: RLConfig
@@ -46,10 +46,10 @@ class ZeroConfig(Config):
                 got=f"{self.model.vocab_size} with tokenizer.vocab_size={self.tokenizer.vocab_size}",
                 want="the same number: every id that the model can sample means something",
             )
-        if self.rows.row_tokens > self.model.max_position_embeddings:
+        if self.packing.document_tokens > self.model.max_position_embeddings:
             raise ConfigError(
-                at="rows.row_tokens",
-                got=str(self.rows.row_tokens),
+                at="packing.document_tokens",
+                got=str(self.packing.document_tokens),
                 want=f"at most model.max_position_embeddings={self.model.max_position_embeddings}",
             )
         longest = max(self.rl.max_tokens, self.evals.max_tokens, self.probe.max_tokens)

@@ -17,6 +17,8 @@ PROMPT_TOKENS = 24
 """Mean length of a prompt."""
 RESPONSE_FILL_FRAC = 0.4
 """Mean length of a response as a share of its cap."""
+DOCUMENT_FILL_FRAC = 0.25
+"""Mean context of pretraining: a document as a share of the longest piece."""
 KEPT_CHECKPOINTS = 4
 
 
@@ -56,7 +58,9 @@ def forecast(config: ZeroConfig) -> Forecast:
     return Forecast(
         total_params=count.total_params,
         active_params=count.active_params,
-        train_flops_per_token=_train_flops_per_token(config),
+        train_flops_per_token=flops_per_token(
+            config.model, config.packing.document_tokens * DOCUMENT_FILL_FRAC / 2, backward=True
+        ),
         memory_bytes=_memory_bytes(config),
         disk_bytes=KEPT_CHECKPOINTS * 3 * FP32_BYTES * count.total_params + LOGS_BYTES,
         stages=stages,
@@ -74,13 +78,10 @@ def forecast(config: ZeroConfig) -> Forecast:
     )
 
 
-def _train_flops_per_token(config: ZeroConfig) -> float:
-    return flops_per_token(config.model, config.rows.row_tokens / 2, backward=True)
-
-
 def _pretrain(config: ZeroConfig) -> StageForecast:
     tokens = config.pretrain.slice_tokens * config.pretrain.max_slices
-    flops = tokens * _train_flops_per_token(config)
+    context = DOCUMENT_FILL_FRAC * config.packing.document_tokens / 2
+    flops = tokens * flops_per_token(config.model, context, backward=True)
     return _stage(config, "pretrain", tokens, flops, flops / TRAIN_FLOPS_PER_S)
 
 
@@ -89,7 +90,8 @@ def _rl(config: ZeroConfig) -> StageForecast:
     tokens, sampling = _sampling(
         config, rl.steps * rl.prompts_per_step, rl.group_size, rl.max_tokens
     )
-    training = tokens * _train_flops_per_token(config)
+    context = (PROMPT_TOKENS + RESPONSE_FILL_FRAC * rl.max_tokens) / 2
+    training = tokens * flops_per_token(config.model, context, backward=True)
     seconds = training / TRAIN_FLOPS_PER_S + sampling / SAMPLE_FLOPS_PER_S
     return _stage(config, "rl", tokens, training + sampling, seconds)
 
@@ -119,7 +121,7 @@ def _stage(
 def _memory_bytes(config: ZeroConfig) -> int:
     """The larger of training and sampling, and what an interpreter with torch takes."""
     model, rl = config.model, config.rl
-    batch = max(rl.micro_batch_tokens, config.rows.rows * config.rows.row_tokens)
+    batch = max(rl.micro_batch_tokens, config.packing.step_tokens)
     context = PROMPT_TOKENS + max(rl.max_tokens, config.evals.max_tokens)
     training = training_memory(model, batch_tokens=batch, row_tokens=context)
     samples = max(rl.prompts_per_step * rl.group_size, 256)

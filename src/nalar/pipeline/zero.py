@@ -11,7 +11,7 @@ import torch
 
 from nalar.config import ConfigError, UserError, lookup
 from nalar.data.corpora.procedural import documents
-from nalar.data.packing import Rows
+from nalar.data.packing import Packing
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
@@ -115,10 +115,9 @@ def _pretrain(session: Session, force: bool) -> Outcome:
     optimizer = MuonClip(model.named_parameters(), config.pretrain.optim)
     if step:
         session.load_optimizer("pretrain", optimizer)
-    rows = Rows(tokenizer, config.corpus, config.rows, config.seed)
-    per_slice = steps_per_slice(config.pretrain, rows.tokens_per_step)
+    batches = Packing(tokenizer, config.corpus, config.packing, config.seed)
+    per_slice = steps_per_slice(config.pretrain, batches.tokens_per_step)
     total = per_slice * config.pretrain.max_slices
-    row_flops = sequence_flops(model.config, config.rows.row_tokens, backward=True)
 
     with session.start("pretrain", steps=total, done=step) as meter:
         skipped = 0
@@ -133,8 +132,10 @@ def _pretrain(session: Session, force: bool) -> Outcome:
                     want="numbers",
                     hint="a lower --pretrain.optim.lr, in a new run",
                 )
-            session.work.tokens += rows.tokens_per_step
-            session.work.flops += config.rows.rows * row_flops
+            session.work.tokens += batches.tokens_per_step
+            session.work.flops += sum(
+                sequence_flops(model.config, n, backward=True) for n in progress.lengths
+            )
             if progress.step % config.pretrain.log_every_steps == 0:
                 values = {k: float(v) for k, v in vars(progress.metrics).items()}
                 session.log("pretrain", progress.step, meter, values)
@@ -150,7 +151,7 @@ def _pretrain(session: Session, force: bool) -> Outcome:
             step = pretrain_slice(
                 model,
                 optimizer,
-                rows,
+                batches,
                 config.pretrain,
                 first_step=step,
                 on_step=on_step,

@@ -1,6 +1,6 @@
 """R1-Zero at the size of a laptop: random weights, a procedural corpus, pure RL."""
 
-from nalar.data.config import CorpusConfig, RowsConfig, TokenizerConfig
+from nalar.data.config import CorpusConfig, PackingConfig, TokenizerConfig
 from nalar.evals.config import EvalConfig, ProbeConfig
 from nalar.model.config import ModelConfig
 from nalar.optim.config import OptimConfig, ScheduleConfig
@@ -32,7 +32,7 @@ def zero_cpu() -> ZeroConfig:
         ),
         tokenizer=TokenizerConfig(),
         corpus=CorpusConfig(),
-        rows=RowsConfig(row_tokens=288, rows=8),
+        packing=PackingConfig(step_tokens=2304, document_tokens=320),
         pretrain=PretrainConfig(
             slice_tokens=2_250_000,
             max_slices=4,

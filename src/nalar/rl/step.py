@@ -1,6 +1,6 @@
 """One update of the policy from one rollout."""
 
-# G groups · S samples · M sequences of a micro-batch · T tokens · N response tokens
+# G groups · S samples · T tokens of a micro-batch · N response tokens
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nalar.kernels.documents import Documents
 from nalar.kernels.logprobs import token_logprobs
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
@@ -20,14 +21,13 @@ from nalar.train.step import StepMetrics, apply_gradients
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """Sequences padded on the right, and which of their next tokens count."""
+    """Sequences one after another, and which of their next tokens count."""
 
-    ids_MT: Tensor
-    """int64: prompt, response, padding."""
-    inputs_MT: Tensor
-    """bool [M, T-1]: positions with a next token in their own sequence, so neither padding nor a last token."""
+    ids_T: Tensor
+    """int64: prompts and responses but for each response's last token, which has no next one."""
+    documents: Documents
     where_N: Tensor
-    """Flat indices into [M, T-1] of the positions that predict a response token."""
+    """int64: the positions in ids_T that predict a response token."""
     targets_N: Tensor
     old_logprobs_N: Tensor
     advantages_N: Tensor
@@ -52,56 +52,55 @@ def policy_batches(
     max_tokens: int,
     device: torch.device,
 ) -> Iterator[PolicyBatch]:
-    """Sequences of like length together, at most max_tokens with padding (one sequence at least)."""
+    """Sequences of like length together, at most max_tokens (one sequence at least)."""
     order = sorted(range(len(rollouts)), key=lambda i: _length(rollouts[i]))
     batch: list[int] = []
+    tokens = 0
     for i in order:
-        if batch and (len(batch) + 1) * _length(rollouts[i]) > max_tokens:
-            yield _pad([rollouts[j] for j in batch], [advantages[j] for j in batch], device)
-            batch = []
+        if batch and tokens + _length(rollouts[i]) > max_tokens:
+            yield _join([rollouts[j] for j in batch], [advantages[j] for j in batch], device)
+            batch, tokens = [], 0
         batch.append(i)
+        tokens += _length(rollouts[i])
     if batch:
-        yield _pad([rollouts[j] for j in batch], [advantages[j] for j in batch], device)
+        yield _join([rollouts[j] for j in batch], [advantages[j] for j in batch], device)
 
 
 def _length(rollout: Rollout) -> int:
-    return len(rollout.prompt_ids) + len(rollout.completion.token_ids)
+    """Tokens that the model sees of it: the last one predicts nothing."""
+    return len(rollout.prompt_ids) + len(rollout.completion.token_ids) - 1
 
 
-def _pad(
+def _join(
     rollouts: Sequence[Rollout], advantages: Sequence[float], device: torch.device
 ) -> PolicyBatch:
-    width = max(_length(r) for r in rollouts)
-    ids: list[tuple[int, ...]] = []
+    ids: list[int] = []
     where: list[int] = []
+    targets: list[int] = []
     old: list[float] = []
     advantage: list[float] = []
-    for row, (rollout, a) in enumerate(zip(rollouts, advantages, strict=True)):
-        sequence = rollout.prompt_ids + rollout.completion.token_ids
-        ids.append(sequence + (0,) * (width - len(sequence)))
-        first = row * (width - 1) + len(rollout.prompt_ids) - 1
-        where.extend(range(first, first + len(rollout.completion.token_ids)))
+    for rollout, a in zip(rollouts, advantages, strict=True):
+        response = rollout.completion.token_ids
+        first = len(ids) + len(rollout.prompt_ids) - 1
+        where.extend(range(first, first + len(response)))
+        ids.extend(rollout.prompt_ids + response[:-1])
+        targets.extend(response)
         old.extend(rollout.completion.logprobs)
-        advantage.extend([a] * len(rollout.completion.token_ids))
-    ids_MT = torch.tensor(ids)
-    lengths_M1 = torch.tensor([_length(r) for r in rollouts])[:, None]
-    where_N = torch.tensor(where)
-    batch = PolicyBatch(
-        ids_MT=ids_MT,
-        inputs_MT=torch.arange(width - 1) < lengths_M1 - 1,
-        where_N=where_N,
-        targets_N=ids_MT[:, 1:].flatten()[where_N],
-        old_logprobs_N=torch.tensor(old),
-        advantages_N=torch.tensor(advantage),
+        advantage.extend([a] * len(response))
+    return PolicyBatch(
+        ids_T=torch.tensor(ids, device=device),
+        documents=Documents.of([_length(r) for r in rollouts], device=device),
+        where_N=torch.tensor(where, device=device),
+        targets_N=torch.tensor(targets, device=device),
+        old_logprobs_N=torch.tensor(old, device=device),
+        advantages_N=torch.tensor(advantage, device=device),
     )
-    return PolicyBatch(**{name: t.to(device) for name, t in vars(batch).items()})
 
 
 def trainer_logprobs(model: Transformer, batch: PolicyBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Log-probability and entropy [N] of each response token by the training forward, and expert loads."""
-    # Padding goes through the experts too, but how much of it there is must not move their balance.
-    hidden = model(batch.ids_MT[:, :-1], counted_BT=batch.inputs_MT)
-    states_ND = hidden.states_BTD.flatten(0, 1).index_select(0, batch.where_N)
+    hidden = model(batch.ids_T, batch.documents)
+    states_ND = hidden.states.index_select(0, batch.where_N)
     logprobs_N, entropy_N = token_logprobs(states_ND, model.head_weight, batch.targets_N)
     return logprobs_N, entropy_N, list(hidden.loads)
 

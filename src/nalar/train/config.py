@@ -7,7 +7,7 @@ from nalar.optim.config import OptimConfig, ScheduleConfig
 
 
 class PretrainConfig(Config):
-    """Next-token prediction on packed rows, in equal slices of tokens."""
+    """Next-token prediction on packed documents, in equal slices of tokens."""
 
     slice_tokens: int = Field(ge=1)
     """Tokens of one slice; after each the run saves and may be told to stop."""

@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 
+from nalar.data.packing import Packed
+from nalar.kernels.documents import Documents
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
 from nalar.train.config import PretrainConfig
-from nalar.train.step import StepMetrics, pretrain_step
+from nalar.train.step import Batch, StepMetrics, pretrain_step
 
 
 class Batches(Protocol):
@@ -20,9 +21,7 @@ class Batches(Protocol):
     @property
     def tokens_per_step(self) -> int: ...
 
-    def batch(self, step: int) -> np.ndarray:
-        """Integer ids [rows, tokens + 1]."""
-        ...
+    def batch(self, step: int) -> Packed: ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ class Progress:
     """Steps done, over all slices."""
     tokens: int
     slice_index: int
+    lengths: tuple[int, ...]
+    """Tokens of each document of the step."""
     metrics: StepMetrics
 
 
@@ -58,14 +59,24 @@ def pretrain_slice(
     model.train()
     while step < (slice_index + 1) * per_slice and not should_stop():
         factor = lr_factor(config.schedule, step, total)
-        batch = torch.from_numpy(batches.batch(step)).long().to(model.head_weight.device)
+        packed = batches.batch(step)
         metrics = pretrain_step(
             model,
             optimizer,
-            batch,
+            on_device(packed, model.head_weight.device),
             lr_factor=factor,
             balance_speed=config.balance_speed * factor,
         )
         step += 1
-        on_step(Progress(step, step * batches.tokens_per_step, slice_index, metrics))
+        on_step(
+            Progress(step, step * batches.tokens_per_step, slice_index, packed.lengths, metrics)
+        )
     return step
+
+
+def on_device(packed: Packed, device: torch.device) -> Batch:
+    return Batch(
+        torch.from_numpy(packed.ids_N).to(device, torch.int64),
+        torch.from_numpy(packed.targets_N).to(device, torch.int64),
+        Documents.of(packed.lengths, device=device),
+    )

@@ -6,10 +6,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nalar.kernels.attention import Observe
+from nalar.kernels.documents import Documents
 from nalar.kernels.logprobs import token_logprobs
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.qkclip import HeadViews, clip_heads
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Whole documents, flat, on the model's device."""
+
+    ids_N: Tensor
+    """int64."""
+    targets_N: Tensor
+    """int64: the next token of each."""
+    documents: Documents
 
 
 @dataclass(frozen=True)
@@ -29,26 +42,24 @@ class StepMetrics:
 def pretrain_step(
     model: Transformer,
     optimizer: MuonClip,
-    batch_BT1: Tensor,
+    batch: Batch,
     *,
     lr_factor: float,
     balance_speed: float,
 ) -> StepMetrics:
-    """Mean next-token loss over a batch of int64 rows [B, T + 1], one update."""
-    ids_BT, targets_BT = batch_BT1[:, :-1], batch_BT1[:, 1:]
+    """Mean next-token loss over a batch, one update."""
     tau = optimizer.config.qk_clip_tau
     optimizer.zero_grad()
-    hidden = model(ids_BT, observe="nothing" if tau is None else "bound")
-    logprobs_N, _ = token_logprobs(
-        hidden.states_BTD.flatten(0, 1), model.head_weight, targets_BT.flatten()
-    )
+    observe: Observe = "nothing" if tau is None else "bound"
+    hidden = model(batch.ids_N, batch.documents, observe=observe)
+    logprobs_N, _ = token_logprobs(hidden.states, model.head_weight, batch.targets_N)
     loss = -logprobs_N.mean()
     loss.backward()
     max_logits = hidden.max_logits
     if tau is not None and any(bool((bound_H > tau).any()) for bound_H in max_logits):
         # A bound passed the ceiling: only now is the exact value worth a pass.
         with torch.no_grad():
-            max_logits = model(ids_BT, observe="exact").max_logits
+            max_logits = model(batch.ids_N, batch.documents, observe="exact").max_logits
     return apply_gradients(
         model,
         optimizer,

@@ -1,0 +1,93 @@
+"""Documents one after another in a flat batch, and the same documents side by side, as attention wants them."""
+
+# N tokens of the batch · S slots of all sides, padding included · B documents of a side · T slots of each
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LEAST_FILLED = 0.7
+"""A side takes documents down to this share of its longest: fewer sides cost fewer calls, more cost less padding."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Where the documents of a flat batch lie. Attention runs within each, never across.
+
+    Everything but attention is done token by token on [N, ...]; for attention, documents of like
+    length form a side [B, T, ...], short ones padded by repeating their last token. A causal mask
+    keeps padding from all real tokens.
+    """
+
+    positions_N: Tensor
+    """int64: the place of each token in its document, from 0."""
+    sides: tuple[tuple[int, int], ...]
+    """(B, T) of each side."""
+    slots_S: Tensor | None
+    """int64: the token in each slot, side after side; None where slots are the batch as it stands."""
+    back_N: Tensor | None
+    """int64: the slot of each token."""
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], *, device: torch.device | str = "cpu") -> "Documents":
+        """lengths: tokens of each document, at least 1, in the order of the batch."""
+        starts = [0, *accumulate(lengths)]
+        by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        sides: list[tuple[int, int]] = []
+        slots: list[Tensor] = []
+        back = torch.empty(starts[-1], dtype=torch.int64)
+        at = first = 0
+        while first < len(by_length):
+            longest = lengths[by_length[first]]
+            end = first
+            while end < len(by_length) and lengths[by_length[end]] >= LEAST_FILLED * longest:
+                i = by_length[end]
+                offsets = torch.arange(longest)
+                slots.append(starts[i] + offsets.clamp(max=lengths[i] - 1))
+                back[starts[i] : starts[i + 1]] = at + offsets[: lengths[i]]
+                at += longest
+                end += 1
+            sides.append((end - first, longest))
+            first = end
+        positions = torch.cat([torch.arange(n) for n in lengths])
+        return cls(positions.to(device), tuple(sides), torch.cat(slots).to(device), back.to(device))
+
+    @classmethod
+    def rows(cls, rows: int, tokens: int, *, device: torch.device | str = "cpu") -> "Documents":
+        """A rectangle: every row is a document."""
+        positions = torch.arange(tokens, device=device).repeat(rows)
+        return cls(positions, ((rows, tokens),), None, None)
+
+    def spread(self, x_N: Tensor) -> list[Tensor]:
+        """[N, ...] to one [B, T, ...] a side."""
+        if self.slots_S is not None and self.back_N is not None:
+            x_N = _Reorder.apply(x_N, self.slots_S, self.back_N)  # type: ignore[no-untyped-call]
+        parts = x_N.split([rows * tokens for rows, tokens in self.sides])
+        return [part.unflatten(0, side) for part, side in zip(parts, self.sides, strict=True)]
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """One [B, T, ...] a side back to [N, ...]; what stands in padding is dropped."""
+        flat = [part.flatten(0, 1) for part in parts]
+        if self.back_N is None:
+            return flat[0]
+        out: Tensor = torch.cat(flat).index_select(0, self.back_N)
+        return out
+
+
+class _Reorder(torch.autograd.Function):
+    """Tokens into slots. No gradient comes to padding (its outputs are dropped and a causal mask hides it),
+    so the way back is a gather as well, where the general one would add up."""
+
+    @staticmethod
+    def forward(ctx: Any, x_N: Tensor, slots_S: Tensor, back_N: Tensor) -> Tensor:
+        ctx.save_for_backward(back_N)
+        return x_N.index_select(0, slots_S)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (back_N,) = ctx.saved_tensors
+        return grads[0].index_select(0, back_N), None, None
