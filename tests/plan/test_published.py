@@ -9,31 +9,21 @@ from nalar.plan.published import PUBLISHED
 from nalar.plan.storage import checkpoint_params
 from nalar.recipes.registry import RECIPES
 
-# Numbers in all tensors, as huggingface.co shows them of the repository; of Qwen3 up to 4B without the copy of the
-# embedding that those folders hold as a head.
+# As huggingface.co counts the tensors of the repository; the first three by formula, without what lies beside the
+# model there: prediction blocks and the scales of float8.
 TOTALS = {
     "deepseek-v3": 671_026_419_200,
     "kimi-k2": 1_026_408_232_448,
     "moonlight-16b-a3b": 15_960_110_208,
-    "qwen3-0.6b": 596_049_920,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-72b": 72_706_203_648,
     "qwen3-8b": 8_190_735_360,
+    "qwen3-32b": 32_762_123_264,
     "qwen3-30b-a3b": 30_532_122_624,
     "qwen3-235b-a22b": 235_093_634_560,
-    "qwen2.5-0.5b": 494_032_768,
-    "qwen2.5-7b": 7_615_616_512,
-    "deepseek-r1-distill-qwen-1.5b": 1_777_088_000,
-    "deepseek-r1-distill-llama-8b": 8_030_261_248,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
     "granite-3.3-8b": 8_170_864_640,
-}
-# Figures that model cards state, in billions, with the digits that they give: all, active, and without embeddings.
-STATED = {
-    "qwen3-30b-a3b": (30.5, 3.3, 29.9),
-    "qwen3-235b-a22b": (235, 22, 234),
-    "qwen3-8b": (8.2, 8.2, 6.95),
-    "qwen2.5-7b": (7.61, 7.61, 6.53),
-    "qwen2.5-72b": (72.7, 72.7, 70.0),
-    "qwen3-coder-480b-a35b": (480, 35, None),
-    "granite-3.1-3b-a800m": (3.3, 0.8, None),
 }
 SIZING = {
     "model_type",
@@ -75,21 +65,20 @@ def test_totals_are_those_of_the_released_weights(name):
     assert total(PUBLISHED[name].config) == TOTALS[name]
 
 
-@pytest.mark.parametrize("name", STATED)
-def test_counts_round_to_what_the_model_card_states(name):
-    config, (every, active, without) = PUBLISHED[name].config, STATED[name]
-    count = count_parameters(config)
-    words = count.embedding_params + count.head_params
-    assert total(config) / 1e9 == pytest.approx(every, rel=0.01)
-    assert count.active_params / 1e9 == pytest.approx(active, rel=0.11)
-    if without is not None:
-        assert (total(config) - words) / 1e9 == pytest.approx(without, rel=0.005)
-
-
 def test_prediction_blocks_and_their_copies_make_up_the_685_billion_of_deepseek():
     config = PUBLISHED["deepseek-v3"].config
     assert count_parameters(config).mtp_params == 11_610_068_224
     assert checkpoint_params(config) == 684_489_845_504
+
+
+def test_active_parameters_round_to_what_the_authors_state():
+    deepseek = count_parameters(
+        PUBLISHED["deepseek-v3"].config
+    )  # its README_WEIGHTS, head included
+    assert round((deepseek.active_params - deepseek.embedding_params) / 1e9, 1) == 36.6
+    qwen = count_parameters(PUBLISHED["qwen3-30b-a3b"].config)  # its model card
+    assert round(qwen.total_params / 1e9, 1) == 30.5
+    assert qwen.active_params / 1e9 == pytest.approx(3.3, abs=0.06)
 
 
 def test_only_fields_that_sizes_follow_from_are_given():

@@ -17,8 +17,8 @@ from nalar.plan.published import PUBLISHED
 from nalar.plan.sizes import Sizes, sizes_of
 
 DEFAULT_CONTEXT = 4096
-_LARGEST_CONTEXT = 2**40
-"""Beyond all use; what is counted from it still fits a float."""
+_LARGEST, _MOST_LAYERS = 2**32, 2**14
+"""Beyond all use. What is counted from numbers up to these fits a float, and layer by layer in a moment."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ def run(args: Sequence[str]) -> int:
 
 def _show(name: str, source: str, config: ModelConfig, rest: Sequence[str], out: Output) -> int:
     asked = flags.parse(PlanModel, rest, verb=f"plan {name}")
-    if not 1 <= asked.context <= _LARGEST_CONTEXT:
-        want = f"a number of tokens from 1 to {_LARGEST_CONTEXT}"
+    if not 1 <= asked.context <= _LARGEST:
+        want = f"a number of tokens from 1 to {_LARGEST}"
         raise UserError(at="--context", got=str(asked.context), want=want)
     sizes = sizes_of(config, context_tokens=asked.context)
     out.text(f"{name}: {sizes.model_type}, {config.num_hidden_layers} layers, from {source}\n")
@@ -109,9 +109,21 @@ def _read(path: Path) -> ModelConfig:
             at=str(path), got="text that is not a JSON object", want="a model's config as JSON"
         )
     try:
-        return family_of(published).read_config(published)
+        config = family_of(published).read_config(published)
+        _refuse_endless(config)
+        return config
     except ConfigError as error:
         field = error.at.removeprefix(f"{path.name} ")
         raise ConfigError(
             at=f"{path}: {field}", got=error.got, want=error.want, hint=error.hint
         ) from error
+
+
+def _refuse_endless(config: ModelConfig) -> None:
+    """ConfigError where a number is too large to count with."""
+    for name, value in config:
+        most = _LARGEST
+        if name in ("num_hidden_layers", "num_nextn_predict_layers"):
+            most = _MOST_LAYERS
+        if isinstance(value, int) and value > most:
+            raise ConfigError(at=name, got="a number beyond all use", want=f"at most {most}")
