@@ -2,8 +2,8 @@ import torch
 from torch.testing import assert_close
 
 from nalar.kernels.attention import causal_attention, max_logit
-from nalar.model.attention import rotate
 from nalar.model.moe import MoE, Router
+from nalar.model.rope import rotate
 
 
 def random_ids(shape, seed=0):
@@ -41,7 +41,7 @@ def test_observed_logits_are_the_largest_and_the_bound_is_close_above(tiny_model
     exact = tiny_model(ids, observe="exact").max_logits
     attention, x = tiny_model.model.layers[0].self_attn, tiny_model.model.embed_tokens(ids)
     normed = tiny_model.model.layers[0].input_layernorm(x)
-    turn = tiny_model.turn[:33]
+    turn = torch.view_as_complex(tiny_model.turn_table[:33])
     q = torch.cat(attention.queries(normed, turn), -1)
     latent, key = attention.latent(normed, turn)
     k_nope = attention.kv_b_proj(latent).unflatten(-1, (2, -1))[..., :12]
@@ -68,7 +68,7 @@ def test_fused_attention_equals_softmax_written_out():
 
 
 def test_rotation_keeps_length_and_depends_on_distance_only(tiny_model):
-    turn = tiny_model.turn
+    turn = torch.view_as_complex(tiny_model.turn_table)
     q, k = torch.randn(8), torch.randn(8)
     near = rotate(q, turn[9]) @ rotate(k, turn[4])
     far = rotate(q, turn[105]) @ rotate(k, turn[100])

@@ -1,12 +1,13 @@
 """Feed-forward blocks: dense SwiGLU, and a mixture of experts balanced without an auxiliary loss."""
 
-# T tokens · D hidden · E experts · K experts per token · F expert width
+# T tokens · D hidden · E experts · K experts per token · F expert width · G groups of experts · M experts of each
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nalar.kernels.experts import experts
+from nalar.model.buffers import Float32Buffers
 from nalar.model.config import ModelConfig
 
 
@@ -24,8 +25,8 @@ class FeedForward(nn.Module):
         return out
 
 
-class Router(nn.Module):
-    """Sigmoid scores in fp32; a bias steers who is chosen, never how much they count (arXiv:2408.15664)."""
+class Router(Float32Buffers):
+    """Scores in fp32. A bias, if there is one, steers who is chosen, never how much they count (arXiv:2408.15664)."""
 
     e_score_correction_bias: Tensor
 
@@ -33,19 +34,36 @@ class Router(nn.Module):
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
-        self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
+        self.has_bias = config.topk_method == "noaux_tc"
+        if self.has_bias:
+            bias_E = torch.zeros(config.n_routed_experts, dtype=torch.float32)
+            self.register_buffer("e_score_correction_bias", bias_E)
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Expert ids int64 [T, K] and their fp32 weights [T, K]."""
         c = self.config
-        scores_TE = F.linear(x_TD.float(), self.weight.float()).sigmoid()
+        logits_TE = F.linear(x_TD.float(), self.weight.float())
+        scores_TE = logits_TE.sigmoid() if c.scoring_func == "sigmoid" else logits_TE.softmax(-1)
         with torch.no_grad():
-            biased_TE = scores_TE + self.e_score_correction_bias
-            ids_TK = biased_TE.topk(c.num_experts_per_tok, dim=-1).indices
+            ids_TK = self._merits(scores_TE).topk(c.num_experts_per_tok, dim=-1).indices
         weights_TK = scores_TE.gather(-1, ids_TK)
         if c.norm_topk_prob:
             weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + 1e-20)
         return ids_TK, weights_TK * c.routed_scaling_factor
+
+    def _merits(self, scores_TE: Tensor) -> Tensor:
+        """What experts are chosen by: scores plus bias, -inf for those of groups that are not chosen."""
+        c = self.config
+        merits_TE = scores_TE + self.e_score_correction_bias if self.has_bias else scores_TE
+        if c.n_group == 1:
+            return merits_TE
+        merits_TGM = merits_TE.unflatten(-1, (c.n_group, -1))
+        group_TG = merits_TGM.topk(2, dim=-1).values.sum(-1)
+        chosen = group_TG.topk(c.topk_group, dim=-1).indices
+        is_out_TG = torch.ones_like(group_TG, dtype=torch.bool).scatter_(-1, chosen, False)
+        # Not 0: a biased score can be below it, and an expert of another group would be chosen.
+        kept_TGM: Tensor = merits_TGM.masked_fill(is_out_TG[..., None], -torch.inf)
+        return kept_TGM.flatten(-2)
 
     @torch.no_grad()
     def rebalance(self, load_E: Tensor, speed: float) -> None:

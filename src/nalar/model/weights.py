@@ -94,8 +94,7 @@ def _read_config(path: Path) -> tuple[Family, ModelConfig]:
         )
     try:
         family = family_of(document)
-        # The blocks of multi-token prediction are not built; `is_skipped` knows their tensors.
-        return family, family.read_config(document | {"num_nextn_predict_layers": 0})
+        config = family.read_config(document)
     except UserError as error:
         raise UserError(
             at=f"{path}: {error.at.removeprefix('config.json ')}",
@@ -103,6 +102,8 @@ def _read_config(path: Path) -> tuple[Family, ModelConfig]:
             want=error.want,
             hint=error.hint,
         ) from error
+    # The blocks of multi-token prediction are not built; `is_skipped` knows their tensors.
+    return family, config.model_copy(update={"num_nextn_predict_layers": 0})
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -101,7 +101,12 @@ def trainer_logprobs(model: Transformer, batch: PolicyBatch) -> tuple[Tensor, Te
     """Log-probability and entropy [N] of each response token by the training forward, and expert loads."""
     hidden = model(batch.ids_T, batch.documents)
     states_ND = hidden.states.index_select(0, batch.where_N)
-    logprobs_N, entropy_N = token_logprobs(states_ND, model.head_weight, batch.targets_N)
+    logprobs_N, entropy_N = token_logprobs(
+        states_ND,
+        model.head_weight,
+        batch.targets_N,
+        logits_scaling=model.config.logits_scaling,
+    )
     return logprobs_N, entropy_N, list(hidden.loads)
 
 

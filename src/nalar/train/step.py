@@ -52,7 +52,12 @@ def pretrain_step(
     optimizer.zero_grad()
     observe: Observe = "nothing" if tau is None else "bound"
     hidden = model(batch.ids_N, batch.documents, observe=observe)
-    logprobs_N, _ = token_logprobs(hidden.states, model.head_weight, batch.targets_N)
+    logprobs_N, _ = token_logprobs(
+        hidden.states,
+        model.head_weight,
+        batch.targets_N,
+        logits_scaling=model.config.logits_scaling,
+    )
     loss = -logprobs_N.mean()
     loss.backward()
     max_logits = hidden.max_logits
