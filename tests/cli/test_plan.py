@@ -90,6 +90,19 @@ def test_a_folder_is_counted_by_its_config(folder, nalar_):
     assert nalar_("plan", str(folder), "--json").document["params"] == document["params"]
 
 
+def test_a_folder_of_a_published_model_counts_as_its_name_does(folder, nalar_):
+    published = FAMILIES["deepseek_v3"].publish_config(PUBLISHED["deepseek-v3"].config)
+    stored = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    (folder / "config.json").write_text(json.dumps(published | stored))
+    own = {"name", "source"}
+    by_folder, by_name = (
+        nalar_("plan", name, "--json").document.items() for name in ("model", "deepseek-v3")
+    )
+    assert {k: v for k, v in by_folder if k not in own} == {
+        k: v for k, v in by_name if k not in own
+    }
+
+
 def test_the_model_of_a_run_is_counted(folder, nalar_):
     config = zero_tiny()
     run = Run.create(Path("runs"), "r", config.model_dump(mode="json"), "nalar demo", 0)

@@ -10,7 +10,6 @@ from nalar.plan.model import count_parameters
 
 Dtype = Literal["float32", "bfloat16", "float8"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-FP32_BYTES = 4
 _SIZE: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float8": 1}
 _TILE = 128
 """float8 weights have one float32 scale a tile of 128 × 128, as DeepSeek-V3 is published."""
@@ -48,7 +47,7 @@ def kv_bytes_per_token(config: ModelConfig, dtype: Dtype) -> int:
 
 def _bytes(dtype: Dtype, weights: int, balance: int, matrices: Iterable[Matrix]) -> int:
     """weights: all numbers but the balance biases, which are float32 in every format."""
-    rest = FP32_BYTES * balance
+    rest = _SIZE["float32"] * balance
     if dtype != "float8":
         return _SIZE[dtype] * weights + rest
     quantised = scales = 0
@@ -57,4 +56,4 @@ def _bytes(dtype: Dtype, weights: int, balance: int, matrices: Iterable[Matrix])
             quantised += matrix.copies * matrix.size
             scales += matrix.copies * -(-matrix.rows // _TILE) * -(-matrix.columns // _TILE)
     wide = _SIZE["bfloat16"] * (weights - quantised)
-    return quantised + FP32_BYTES * scales + wide + rest
+    return quantised + _SIZE["float32"] * scales + wide + rest
