@@ -3,6 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from nalar.config import ConfigError
+from nalar.model.config import ModelConfig
+from nalar.model.transformer import Transformer
 from nalar.train.pretrain import on_device
 from nalar.train.step import apply_gradients, pretrain_step
 
@@ -149,3 +152,66 @@ def test_the_balance_bias_moves_by_one_centred_step(model, make_optimizer, batch
         assert expected.abs().max() > 0
     busiest = max(float(load.max() / load.float().mean()) for load in loads)
     assert metrics.max_load_frac == pytest.approx(busiest)
+
+
+GROUPED = {
+    "kv_lora_rank": None,
+    "qk_nope_head_dim": None,
+    "qk_rope_head_dim": None,
+    "v_head_dim": None,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "qkv_bias": True,
+    "tie_word_embeddings": True,
+    "rope_interleave": False,
+    "logits_scaling": 0.5,
+}
+
+
+@pytest.fixture
+def grouped_model(make_model):
+    """Grouped-query attention with biases and a tied head, in the place of latent attention."""
+    config = ModelConfig(**(make_model().config.model_dump() | GROUPED))
+    model = Transformer(config)
+    model.initialize(seed=0)
+    return model
+
+
+@pytest.mark.parametrize("name", ["muonclip", "adamw"])
+def test_a_grouped_and_tied_model_learns(grouped_model, make_optimizer, batch, name):
+    optimizer = make_optimizer(grouped_model, name=name)
+    before = snapshot(grouped_model)
+    losses = [
+        pretrain_step(grouped_model, optimizer, batch, lr_factor=1.0, balance_speed=0.01).loss
+        for _ in range(20)
+    ]
+    assert losses[-1] < 0.5 * losses[0]
+    after = grouped_model.state_dict()
+    assert [n for n, t in before.items() if torch.equal(t, after[n])] == []
+
+
+def test_qk_clip_caps_grouped_heads(grouped_model, make_optimizer, batch):
+    with torch.no_grad():
+        grouped_model.model.layers[1].self_attn.q_proj.weight.mul_(60)
+    largest = exact_logits(grouped_model, batch)
+    tau = float(largest[1].max()) * 0.5
+    assert max(largest[0].max(), largest[2].max()) < tau
+    optimizer = make_optimizer(grouped_model, qk_clip_tau=tau)
+    metrics = pretrain_step(grouped_model, optimizer, batch, lr_factor=0.0, balance_speed=0.0)
+    assert metrics.clipped_heads >= 1
+    assert_close(exact_logits(grouped_model, batch)[1].max(), torch.tensor(tau), rtol=1e-4, atol=0)
+
+
+def test_a_ceiling_on_logits_is_refused_where_norms_would_undo_it(
+    grouped_model, make_optimizer, batch
+):
+    config = grouped_model.config.model_copy(update={"qk_norm": True})
+    model = Transformer(config)
+    model.initialize(seed=0)
+    with pytest.raises(ConfigError, match="qk_norm"):
+        pretrain_step(
+            model, make_optimizer(model, qk_clip_tau=9.0), batch, lr_factor=1.0, balance_speed=0.0
+        )
+    metrics = pretrain_step(model, make_optimizer(model), batch, lr_factor=1.0, balance_speed=0.0)
+    assert metrics.loss < 4 and not metrics.skipped

@@ -44,7 +44,7 @@ def parse(
                 cls,
                 prog=f"{prog} {usage}".strip(),
                 args=list(args),
-                config=(tyro.conf.FlagCreatePairsOff,),
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
                 default=tyro.MISSING_NONPROP if default is None else default,
             )
     except SystemExit as stop:

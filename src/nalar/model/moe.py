@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nalar.config import ConfigError
 from nalar.kernels.experts import experts
 from nalar.model.buffers import Float32Buffers
 from nalar.model.config import ModelConfig
@@ -70,8 +71,16 @@ class Router(Float32Buffers):
         """Move the bias one step towards balance: up where load is below the mean, down above.
 
         load_E: tokens per expert since the last update. The step is centred (as Moonlight does), so the
-        mean of the bias stays put.
+        mean of the bias stays put. ConfigError: a speed for a router that has no bias.
         """
+        if not self.has_bias:
+            if speed:
+                raise ConfigError(
+                    at="balance_speed",
+                    got=f"{speed} with model.topk_method='greedy'",
+                    want="0: the router has no bias to move",
+                )
+            return
         sign_E = (load_E.float().mean() - load_E.float()).sign()
         self.e_score_correction_bias += speed * (sign_E - sign_E.mean())
 

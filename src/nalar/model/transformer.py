@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nalar.config import ConfigError
 from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
 from nalar.model.attention import RMSNorm, attention_of
@@ -79,6 +80,12 @@ class Transformer(Float32Buffers):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        if config.num_nextn_predict_layers:
+            raise ConfigError(
+                at="model.num_nextn_predict_layers",
+                got=str(config.num_nextn_predict_layers),
+                want="0: multi-token prediction is not built",
+            )
         self.config = config
         self.model = Backbone(config)
         if not config.tie_word_embeddings:

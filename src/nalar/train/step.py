@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nalar.config import ConfigError
 from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
 from nalar.kernels.logprobs import token_logprobs
+from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.qkclip import HeadViews, clip_heads
@@ -49,6 +51,12 @@ def pretrain_step(
 ) -> StepMetrics:
     """Mean next-token loss over a batch, one update."""
     tau = optimizer.config.qk_clip_tau
+    if tau is not None and model.config.qk_norm:
+        raise ConfigError(
+            at="optim.qk_clip_tau",
+            got=f"{tau} with model.qk_norm",
+            want="None: norms of queries and keys bound the logits, and undo what QK-Clip does to weights",
+        )
     optimizer.zero_grad()
     observe: Observe = "nothing" if tau is None else "bound"
     hidden = model(batch.ids_N, batch.documents, observe=observe)
@@ -103,20 +111,24 @@ def apply_gradients(
 
 def cap_logits(model: Transformer, optimizer: MuonClip, max_logits: Sequence[Tensor]) -> int:
     """QK-Clip every head above the ceiling; returns how many heads were."""
-    tau, config, clipped = optimizer.config.qk_clip_tau, model.config, 0
+    tau, clipped = optimizer.config.qk_clip_tau, 0
     if tau is None:
         return 0
-    heads, nope = config.num_attention_heads, config.qk_head_dim - config.rotary_dim
     for block, max_logits_H in zip(model.model.blocks(), max_logits, strict=True):
         over = int((max_logits_H > tau).sum())
         if not over:
             continue
         weights = block.self_attn.qk_weights()
-        views = HeadViews.of(*weights, num_heads=heads, nope_dim=nope)
-        master = None
+        views, master = _head_views(model.config, weights), None
         if weights[0].dtype != torch.float32:  # a float32 weight is its own master
-            masters = [optimizer.master(w) for w in weights]
-            master = HeadViews.of(*masters, num_heads=heads, nope_dim=nope)
+            master = _head_views(model.config, [optimizer.master(w) for w in weights])
         clip_heads(views, max_logits_H, tau, master=master)
         clipped += over
     return clipped
+
+
+def _head_views(config: ModelConfig, weights: Sequence[Tensor]) -> HeadViews:
+    if config.num_key_value_heads is not None:
+        return HeadViews.grouped(weights, num_kv_heads=config.num_key_value_heads)
+    nope = config.qk_head_dim - config.rotary_dim
+    return HeadViews.latent(weights, num_heads=config.num_attention_heads, nope_dim=nope)

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.testing import assert_close
 
+from nalar.engine.config import EngineConfig
+from nalar.engine.engine import Engine
+from nalar.engine.sequence import Request, SamplingParams
+from nalar.kernels.logprobs import token_logprobs
 from nalar.model.config import ModelConfig
 from nalar.model.families.registry import FAMILIES
 from nalar.model.moe import Router
@@ -112,6 +118,52 @@ def test_a_padded_batch_gives_their_logits(pair):
     expected = theirs(ids, attention_mask=mask.long()).logits
     got = ours.logits(ours.prefill(ids)[0])
     assert difference(got[mask], expected[mask]) < CLOSE
+
+
+def test_the_engine_samples_with_their_logprobs(pair):
+    """Six samples of three prompts through scheduler, cache and runner, in a batch that shrinks."""
+    ours, theirs = pair
+    prompts = [tuple(tokens(60)[:length].tolist()) for length in (40, 3, 21)]
+    engine = Engine(ours, EngineConfig(max_model_len=80, max_num_seqs=4))
+    done = engine.generate(
+        [
+            Request(prompt, SamplingParams(n=2, max_tokens=5 + 7 * i, seed=i))
+            for i, prompt in enumerate(prompts)
+        ]
+    )
+    for prompt, samples in zip(prompts, done, strict=True):
+        for sample in samples:
+            ids = torch.tensor([prompt + sample.token_ids])
+            with torch.no_grad():
+                logprobs = theirs(ids[:, :-1]).logits[0, len(prompt) - 1 :].log_softmax(-1)
+            expected = logprobs.gather(-1, ids[0, len(prompt) :, None])[:, 0]
+            assert_close(torch.tensor(sample.logprobs), expected, rtol=0, atol=5e-5)
+
+
+def test_gradients_are_theirs(pair):
+    """Of the mean loss, for every parameter that both have under one name and in one shape."""
+    ours, theirs = pair
+    theirs.requires_grad_(True)
+    ids = tokens(2, 48).clamp(min=2)  # transformers keeps gradients from the embedding of padding
+    targets = ids[:, 1:].flatten()
+    theirs_loss = F.cross_entropy(theirs(ids[:, :-1]).logits.flatten(0, 1), targets)
+    logprobs, _ = token_logprobs(
+        ours(ids[:, :-1]).states.flatten(0, 1),
+        ours.head_weight,
+        targets,
+        logits_scaling=ours.config.logits_scaling,
+    )
+    theirs_loss.backward()
+    (-logprobs.mean()).backward()
+    expected = dict(theirs.named_parameters())
+    compared = {
+        n for n, p in ours.named_parameters() if n in expected and p.shape == expected[n].shape
+    }
+    assert len(compared) >= 8 * ours.config.num_hidden_layers - 4
+    for name, p in ours.named_parameters():
+        if name in compared:
+            largest = expected[name].grad.abs().max()
+            assert (p.grad - expected[name].grad).abs().max() < 1e-4 * largest, name
 
 
 def test_import_and_export_give_back_every_byte(pair, tmp_path):

@@ -119,6 +119,10 @@ class Family:
         ConfigError where the family has no word for what the model does, so that other programs
         would read another model.
         """
+        if not config.n_routed_experts and "first_k_dense_replace" in self.fields:
+            # A mixture of no experts is a dense layer to us; other programs have to be told.
+            layers = config.num_hidden_layers
+            config = config.model_copy(update={"first_k_dense_replace": layers})
         published: dict[str, Any] = {
             "model_type": self.model_type,
             "architectures": [self.architecture],
@@ -130,15 +134,7 @@ class Family:
         if config.kv_lora_rank is not None:
             published["num_key_value_heads"] = config.num_attention_heads
         published = {k: list(v) if isinstance(v, tuple) else v for k, v in published.items()}
-        understood = self.read_config(published)
-        for name in ModelConfig.model_fields:
-            got, want = getattr(config, name), getattr(understood, name)
-            if got != want:
-                raise ConfigError(
-                    at=f"model.{name}",
-                    got=repr(got),
-                    want=f"{want!r}: the {self.model_type} family can say nothing else",
-                )
+        self._check_understood(config, published)
         return published
 
     def placements(self, config: ModelConfig) -> Iterator[Placement]:
@@ -163,6 +159,18 @@ class Family:
         layer = key.removeprefix("model.layers.").split(".")[0]
         is_behind = layer.isdecimal() and int(layer) >= config.num_hidden_layers
         return is_behind or key.endswith(".rotary_emb.inv_freq")
+
+    def _check_understood(self, config: ModelConfig, published: Mapping[str, Any]) -> None:
+        """What is published is read as the same model, here and elsewhere."""
+        understood = self.read_config(published)
+        for name in ModelConfig.model_fields:
+            got, want = getattr(config, name), getattr(understood, name)
+            if got != want:
+                raise ConfigError(
+                    at=f"model.{name}",
+                    got=repr(got),
+                    want=f"{want!r}: the {self.model_type} family can say nothing else",
+                )
 
     def _check_fields(self, published: Mapping[str, Any]) -> None:
         """Every field is used, has its one value, or is known to be harmless."""
