@@ -184,7 +184,7 @@ class Tuner:
         apply_gradients(
             self.model,
             self.optimizer,
-            loss=loss,
+            loss=torch.tensor(loss),
             loads=loads,
             max_logits=(),
             lr_factor=self._lr_factor(),

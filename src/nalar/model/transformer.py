@@ -5,10 +5,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nalar.config import ConfigError
 from nalar.kernels.attention import Observe
@@ -30,6 +32,19 @@ class Hidden:
     """Per mixture layer: tokens sent to each expert, int64 [E]."""
     max_logits: tuple[Tensor, ...]
     """Per layer, when observed: fp32 [H], the largest pre-softmax logit of each head or a bound on it."""
+    balance_loss: Tensor | None = None
+    """fp32 [], when asked for: the sequence-wise balance loss, averaged over mixture layers."""
+
+
+class Passed(NamedTuple):
+    """What a block gives for a flat batch."""
+
+    x_ND: Tensor
+    entries_NC: Tensor
+    """For the cache."""
+    load_E: Tensor | None
+    observed_H: Tensor | None
+    balance_loss: Tensor | None
 
 
 class Block(nn.Module):
@@ -47,13 +62,31 @@ class Block(nn.Module):
             else FeedForward(config.hidden_size, config.intermediate_size)
         )
 
-    def feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Adds the second half of the block; the load is None where the layer is dense."""
+    def forward(
+        self,
+        x_ND: Tensor,
+        turn_NP: Tensor,
+        documents: Documents,
+        observe: Observe = "nothing",
+        balance: bool = False,
+    ) -> "Passed":
+        """A flat batch of whole documents through both halves."""
+        normed = self.input_layernorm(x_ND)
+        out, entries_NC, observed_H = self.self_attn(normed, turn_NP, documents, observe=observe)
+        x_ND, load_E, balance_loss = self.feed_forward(
+            self.add(x_ND, out), documents if balance else None
+        )
+        return Passed(x_ND, entries_NC, load_E, observed_H, balance_loss)
+
+    def feed_forward(
+        self, x: Tensor, balanced: Documents | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Adds the second half of the block; load and balance loss are None where the layer is dense."""
         normed = self.post_attention_layernorm(x)
         if isinstance(self.mlp, MoE):
-            out, load_E = self.mlp(normed)
-            return self.add(x, out), load_E
-        return self.add(x, self.mlp(normed)), None
+            out, load_E, balance_loss = self.mlp(normed, balanced)
+            return self.add(x, out), load_E, balance_loss
+        return self.add(x, self.mlp(normed)), None, None
 
     def add(self, x: Tensor, out: Tensor) -> Tensor:
         """A half of the block onto the stream."""
@@ -79,6 +112,8 @@ class Transformer(Float32Buffers):
     """A decoder-only transformer of any family; parameters are named as in the published deepseek_v3 checkpoints."""
 
     turn_table: Tensor
+    recompute: bool = False
+    """Keep only the input of each block for the backward pass and run the block again there."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -111,27 +146,37 @@ class Transformer(Float32Buffers):
                 router.e_score_correction_bias.zero_()
 
     def forward(
-        self, ids: Tensor, documents: Documents | None = None, *, observe: Observe = "nothing"
+        self,
+        ids: Tensor,
+        documents: Documents | None = None,
+        *,
+        observe: Observe = "nothing",
+        balance: bool = False,
     ) -> Hidden:
         """Whole documents, causal: rows [B, T] of one each, or a flat batch [N] laid out by `documents`.
 
-        `observe` asks for the largest attention logits.
+        `observe` asks for the largest attention logits, `balance` for the balance loss.
         """
         if documents is None:
             documents = Documents.rows(*ids.shape, device=ids.device)
         x_ND = self._embed(ids.flatten())
         turn_NP = self._turn(documents.positions_N)
-        loads, max_logits = [], []
+        each: list[Passed] = []
         for block in self.model.blocks():
-            normed = block.input_layernorm(x_ND)
-            out, _, observed_H = block.self_attn(normed, turn_NP, documents, observe=observe)
-            x_ND, load_E = block.feed_forward(block.add(x_ND, out))
-            if load_E is not None:
-                loads.append(load_E)
-            if observed_H is not None:
-                max_logits.append(observed_H)
-        states = self.model.norm(x_ND).view(*ids.shape, -1)
-        return Hidden(states, tuple(loads), tuple(max_logits))
+            each.append(self._pass(block, x_ND, turn_NP, documents, observe, balance))
+            x_ND = each[-1].x_ND
+        losses = [p.balance_loss for p in each if p.balance_loss is not None]
+        return Hidden(
+            self.model.norm(x_ND).view(*ids.shape, -1),
+            tuple(p.load_E for p in each if p.load_E is not None),
+            tuple(p.observed_H for p in each if p.observed_H is not None),
+            torch.stack(losses).mean() if losses else None,
+        )
+
+    def _pass(self, block: Block, *args: Any) -> Passed:
+        if self.recompute and torch.is_grad_enabled():
+            return Passed(*checkpoint(block, *args, use_reentrant=False))
+        return Passed(*block(*args))
 
     @property
     def head_weight(self) -> Tensor:
@@ -151,10 +196,9 @@ class Transformer(Float32Buffers):
         turn_NP = self._turn(documents.positions_N)
         entries = []
         for block in self.model.blocks():
-            normed = block.input_layernorm(x_ND)
-            out, entry_NC, _ = block.self_attn(normed, turn_NP, documents)
-            entries.append(entry_NC.view(B, T, -1))
-            x_ND, _ = block.feed_forward(block.add(x_ND, out))
+            passed = block(x_ND, turn_NP, documents)
+            entries.append(passed.entries_NC.view(B, T, -1))
+            x_ND = passed.x_ND
         return self.model.norm(x_ND).view(B, T, -1), torch.stack(entries)
 
     def decode(self, ids_B: Tensor, positions_B: Tensor, cache_LBTC: Tensor) -> Tensor:
@@ -167,7 +211,7 @@ class Transformer(Float32Buffers):
         for block, cache_BTC in zip(self.model.blocks(), cache_LBTC, strict=True):
             normed = block.input_layernorm(x_BD)
             out = block.self_attn.decode(normed, turn_BP, cache_BTC, positions_B, hidden_BT)
-            x_BD, _ = block.feed_forward(block.add(x_BD, out))
+            x_BD, _, _ = block.feed_forward(block.add(x_BD, out))
         states_BD: Tensor = self.model.norm(x_BD)
         return states_BD
 

@@ -163,16 +163,16 @@ def update(
         loads = [a + b for a, b in zip(loads, batch_loads, strict=True)] if loads else batch_loads
         sums = [part.loss.detach(), entropy_N.sum(), part.clipped, part.squared_log_ratio]
         totals += torch.stack([s.double().cpu() for s in sums])
-    loss, entropy, clipped, squared = totals.tolist()
-    metrics = apply_gradients(
+    _, entropy, clipped, squared = totals.tolist()
+    outcome = apply_gradients(
         model,
         optimizer,
-        loss=loss,
+        loss=totals[0],
         loads=loads,
         max_logits=(),
         lr_factor=lr_factor,
         balance_speed=config.balance_speed,
     )
     return UpdateMetrics(
-        metrics, entropy / tokens, clipped / tokens, (squared / tokens) ** 0.5, tokens
+        outcome.metrics(), entropy / tokens, clipped / tokens, (squared / tokens) ** 0.5, tokens
     )
