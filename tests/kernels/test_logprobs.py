@@ -25,3 +25,15 @@ def test_chunks_do_not_change_logprobs_entropy_or_gradients(chunk, scaling):
     theirs = torch.autograd.grad(expected, (states, head), upstream)
     for a, b in zip(mine, theirs, strict=True):
         assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_without_entropy_the_log_probabilities_are_the_same():
+    states, head = torch.randn(20, 6, requires_grad=True), torch.randn(9, 6, requires_grad=True)
+    targets = torch.arange(20) % 9
+    found = []
+    for entropy in (True, False):
+        logprobs, entropies = token_logprobs(states, head, targets, chunk_tokens=7, entropy=entropy)
+        assert len(entropies) == (20 if entropy else 0)
+        found.append((logprobs, *torch.autograd.grad(logprobs.sum(), (states, head))))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)

@@ -187,11 +187,7 @@ def test_a_state_of_another_model_is_refused_and_nothing_changes(tiny):
         with pytest.raises(UserError, match="optimizer state"):
             optimizer.load_state_tensors({key: tensor + 1 for key, tensor in bad.items()})
     after = optimizer.state_tensors()
-    changed = {key for key in state if not torch.equal(state[key], after[key])}
-    assert changed == {"guard.seen", "guard.spikes_W", "guard.dropped_in_a_row"}
-    assert [n for n, x in zip(optimizer.names, result.norms, strict=True) if not x.isfinite()] == [
-        "lm_head.weight"
-    ]
+    assert all(torch.equal(state[key], now) for key, now in after.items())
 
 
 def test_small_updates_are_not_lost_in_bfloat16(tiny):

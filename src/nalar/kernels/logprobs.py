@@ -26,6 +26,7 @@ def token_logprobs(
     *,
     logits_scaling: float = 1.0,
     chunk_tokens: int = 8192,
+    entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, both fp32 [T].
 
@@ -33,9 +34,10 @@ def token_logprobs(
     logits_scaling: what states times head are divided by.
     The first result is differentiable in states and head; the entropy is a metric without gradient.
     At most chunk_tokens x V logits exist at a time; the backward pass computes them again.
+    entropy: False saves passes over the logits; the second result is then empty.
     """
     logprob_T, entropy_T = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        states_TD, head_VD, targets_T, logits_scaling, chunk_tokens
+        states_TD, head_VD, targets_T, logits_scaling, chunk_tokens, entropy
     )
     return logprob_T, entropy_T
 
@@ -49,25 +51,29 @@ class _TokenLogprobs(torch.autograd.Function):
         targets_T: Tensor,
         scaling: float,
         chunk_tokens: int,
+        entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         logprob_T = torch.empty(len(targets_T), dtype=torch.float32, device=states_TD.device)
-        entropy_T, lse_T = torch.empty_like(logprob_T), torch.empty_like(logprob_T)
+        entropy_T, lse_T = (
+            logprob_T.new_empty(len(logprob_T) * entropy),
+            torch.empty_like(logprob_T),
+        )
         head = head_VD.float()
         for a in range(0, len(targets_T), chunk_tokens):
             span = slice(a, a + chunk_tokens)
             logits = (states_TD[span].float() / scaling) @ head.T
             lse_T[span] = logits.logsumexp(-1)
             logprob_T[span] = logits.gather(-1, targets_T[span, None]).squeeze(-1) - lse_T[span]
-            # H = lse - E[logit]: one pass, no second buffer of log-probabilities
-            probs = (logits - lse_T[span, None]).exp_()
-            entropy_T[span] = lse_T[span] - (probs * logits).sum(-1)
+            if entropy:  # H = lse - E[logit]: one pass, no second buffer of log-probabilities
+                probs = (logits - lse_T[span, None]).exp_()
+                entropy_T[span] = lse_T[span] - (probs * logits).sum(-1)
         ctx.save_for_backward(states_TD, head_VD, targets_T, lse_T)
         ctx.scaling, ctx.chunk_tokens = scaling, chunk_tokens
         ctx.mark_non_differentiable(entropy_T)
         return logprob_T, entropy_T
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         states_TD, head_VD, targets_T, lse_T = ctx.saved_tensors
         grad_T = grads[0]
         head = head_VD.float()
@@ -80,4 +86,4 @@ class _TokenLogprobs(torch.autograd.Function):
             grad_logits.scatter_add_(-1, targets_T[span, None], grad_T[span, None])
             grad_states[span] = ((grad_logits @ head) / ctx.scaling).to(states_TD.dtype)
             grad_head.addmm_(grad_logits.T, states)
-        return grad_states, grad_head.to(head_VD.dtype), None, None, None
+        return grad_states, grad_head.to(head_VD.dtype), None, None, None, None

@@ -136,6 +136,7 @@ def pretrain_step(
             model.head_weight,
             batch.targets_N,
             logits_scaling=model.config.logits_scaling,
+            entropy=False,
         )
         loss = -logprobs_N.sum() / tokens
         total = loss

@@ -184,11 +184,12 @@ def group_mask_of_zero(patch: pytest.MonkeyPatch) -> None:
 
 
 def weights_from_biased_scores(patch: pytest.MonkeyPatch) -> None:
-    def route(self: Router, x: Tensor) -> tuple[Tensor, Tensor]:
+    def route(self: Router, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scores = (x @ self.weight.T).sigmoid()
         ids = self._merits(scores).topk(self.config.num_experts_per_tok).indices
         weights = (scores + self.e_score_correction_bias).gather(-1, ids)
-        return ids, weights / weights.sum(-1, keepdim=True) * self.config.routed_scaling_factor
+        weights = weights / weights.sum(-1, keepdim=True)
+        return ids, weights * self.config.routed_scaling_factor, scores
 
     patch.setattr(Router, "forward", route)
 
