@@ -28,6 +28,10 @@ class PriceConfig(Config):
             )
 
 
+SHORT_TOKENS = 256
+"""As in kernels/attention.py: up to this length attention keeps its scores on a CPU."""
+
+
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes of training in fp32, by what holds them. An interpreter with torch takes some 400 MB more."""
@@ -88,12 +92,13 @@ def _activations_per_token(config: ModelConfig, row_tokens: int) -> int:
 def _attention_activations(config: ModelConfig, row_tokens: int) -> int:
     """Of one layer, without the norm before it."""
     heads, width, value = config.num_attention_heads, config.qk_head_dim, config.value_head_dim
+    # The fused attention wants keys as wide as values, and long rows; without it the scores are kept.
+    is_fused = width == value and row_tokens > SHORT_TOKENS
+    scores = 0 if is_fused else row_tokens
     if config.kv_lora_rank is not None:
         latents = 3 * ((config.q_lora_rank or 0) + config.kv_lora_rank)  # 3: their norms, as above
-        # The fused attention wants keys as wide as values; without it the scores are kept.
-        scores = 0 if width == value else row_tokens
         return latents + heads * (2 * width + 2 * value + scores)
     groups = config.num_key_value_heads or heads
     normed = 2 * (heads + groups) * width if config.qk_norm else 0
-    # Queries, the output in two forms, and keys and values, which are repeated for each head of their group.
-    return normed + 5 * heads * width
+    # Queries, the output (in two forms where fused), and keys and values, repeated for each head of their group.
+    return normed + heads * ((4 + is_fused) * width + scores)
