@@ -54,7 +54,7 @@ def config_of(form: str) -> ModelConfig:
     return ModelConfig(**(base | {"intermediate_size": WIDTH} | FORMS[form]))
 
 
-def train(form: str, seed: int, tokens: int, threads: int) -> dict[str, float | str]:
+def train(form: str, seed: int, tokens: int, threads: int) -> dict[str, object]:
     torch.set_num_threads(threads)
     corpus, packing = CorpusConfig(), PackingConfig()
     sample = islice(documents(corpus, random.Random(0)), 4000)
