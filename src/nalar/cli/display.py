@@ -27,7 +27,7 @@ _SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("response_tokens/countdown", "length", "{:.0f}".format),
     ("self_check_frac", "self-check", "{:.0%}".format),
     ("tokens_per_s", "tok/s", lambda v: f"{v:,.0f}"),
-    ("mfu_frac", "MFU", "{:.0%}".format),
+    ("mfu_frac", "MFU", "{:.1%}".format),
     ("max_load_frac", "busiest expert", "{:.1f}×".format),
     ("idle_experts", "idle experts", "{:.0f}".format),
     ("skipped_steps", "skipped", "{:.0f}".format),
