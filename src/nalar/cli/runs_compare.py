@@ -70,7 +70,7 @@ def _tables(found: Comparison) -> list[Table]:
 
 
 def _metrics(found: Comparison) -> Table:
-    table = _table("At the end of training (mean over the last tenth of the lines)", found)
+    table = _table("Last tenth of training, mean", found)
     stage = None
     for row in found.metrics:
         if row.stage != stage:

@@ -78,7 +78,7 @@ def draw_plot(asked: Plot, out: Output) -> int:
     )
     path = asked.out.expanduser()
     write_atomic(path, picture)
-    out.text(f"{asked.metric} of {stage}, {len(lines)} runs: {path}")
+    out.text(f"{asked.metric} of {stage}: {path}")
     shown = [PlotSeries(run=line.run, x=line.x, y=line.y) for line in lines]
     out.document(
         PlotDocument(out=str(path), stage=stage, metric=asked.metric, x=asked.x, series=shown)
