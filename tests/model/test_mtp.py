@@ -284,6 +284,13 @@ def test_drafting_over_a_cache_is_the_forward_pass(deep_model, depth):
         assert torch.equal(guess.argmax(-1), wanted.argmax(-1))
 
 
+@pytest.mark.parametrize("depth", [0, DEPTH + 1])
+def test_a_draft_at_a_depth_that_is_not_there_is_refused(deep_model, depth):
+    states, ids = torch.zeros(1, 4, 32), torch.zeros(1, 4, dtype=torch.int64)
+    with pytest.raises(ConfigError, match=f"depth {depth}"):
+        deep_model.draft_prefill(states, ids, depth=depth)
+
+
 @torch.no_grad()
 def test_sampling_and_training_without_it_compute_what_a_model_without_blocks_does(
     deep_config, deep_model

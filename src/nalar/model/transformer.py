@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nalar.config import ConfigError
 from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
 from nalar.model.attention import RMSNorm
@@ -160,10 +161,8 @@ class Transformer(Float32Buffers):
             else:
                 passed = block.idle(before_MD, observe, balance)
             states_MD = passed.x_ND
-            if (
-                passed.balance_loss is not None
-            ):  # a mean over all tokens of the batch, as for others
-                share = len(at_M) / len(ids_N)
+            if passed.balance_loss is not None:
+                share = len(at_M) / len(ids_N)  # so that it is a mean over all tokens, as of others
                 passed = passed._replace(balance_loss=passed.balance_loss * share)
             yield Ahead(states_MD, at_M), passed
 
@@ -216,7 +215,7 @@ class Transformer(Float32Buffers):
         B, T = ids_BT.shape
         documents = Documents.rows(B, T, device=ids_BT.device)
         turn_NP = self._turn(documents.positions_N)
-        block = self.model.prediction_blocks()[depth - 1]
+        block = self._prediction_block(depth)
         embedded_ND = self._embed(ids_BT.flatten())
         passed = block.predict(embedded_ND, states_BTD.flatten(0, 1), turn_NP, documents)
         return passed.x_ND.view(B, T, -1), passed.entries_NC.view(B, T, -1)
@@ -235,7 +234,7 @@ class Transformer(Float32Buffers):
         states_BD: the model's at `positions_B`, from which `ids_B` was drawn; or a draft's own, to
         guess further. cache_BTC: of this depth; its entry is written at `positions_B`.
         """
-        block = self.model.prediction_blocks()[depth - 1]
+        block = self._prediction_block(depth)
         x_BD = block.join(self._embed(ids_B), states_BD)
         hidden_BT = _hidden(positions_B, cache_BTC.shape[1], x_BD.dtype)
         turn_BP = self._turn(positions_B)
@@ -246,6 +245,17 @@ class Transformer(Float32Buffers):
         for block in self.model.blocks(ahead=ahead):
             if isinstance(block.mlp, MoE):
                 yield block.mlp.gate
+
+    def _prediction_block(self, depth: int) -> PredictionBlock:
+        """Counted from 1; ConfigError where the model does not go so deep."""
+        blocks = self.model.prediction_blocks()
+        if not 1 <= depth <= len(blocks):
+            raise ConfigError(
+                at="model.num_nextn_predict_layers",
+                got=f"{len(blocks)}, and a draft at depth {depth}",
+                want="a depth from 1 to this number",
+            )
+        return blocks[depth - 1]
 
     def _embed(self, ids: Tensor) -> Tensor:
         x: Tensor = self.model.embed_tokens(ids)
