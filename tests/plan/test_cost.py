@@ -2,7 +2,7 @@ import pytest
 
 from nalar.config import ConfigError
 from nalar.model.config import ModelConfig
-from nalar.plan.cost import SHORT_TOKENS, PriceConfig, training_memory
+from nalar.plan.cost import PriceConfig, training_memory
 from nalar.plan.model import count_parameters
 
 SMALL = ModelConfig(
@@ -98,10 +98,8 @@ def kept(config: ModelConfig, row_tokens: int, *, with_mtp: bool = False) -> int
     """Bytes that autograd keeps of a forward pass over two rows, parameters aside."""
     import torch
 
-    from nalar.kernels import attention
     from nalar.model.transformer import Transformer
 
-    assert attention.SHORT_TOKENS == SHORT_TOKENS
     model = Transformer(config)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}

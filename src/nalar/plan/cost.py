@@ -30,10 +30,6 @@ class PriceConfig(Config):
             )
 
 
-SHORT_TOKENS = 256
-"""As in kernels/attention.py: up to this length attention keeps its scores on a CPU."""
-
-
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes of training, by what holds them. An interpreter with torch takes some 400 MB more on a CPU."""
@@ -112,8 +108,8 @@ def _activations_per_token(config: ModelConfig, row_tokens: int, layers: int) ->
     """
     h = config.hidden_size
     moe_layers = sum(config.is_moe(layer) for layer in range(layers))
-    # A norm keeps its input, the same at unit size, and what its weight makes of it; there are two a layer.
-    attention = 6 * h + _attention_activations(config, row_tokens)
+    # A norm keeps its input at unit size and what its weight makes of it; there are two a layer.
+    attention = 4 * h + _attention_activations(config, row_tokens)
     dense = 4 * config.intermediate_size
     # A routed token is gathered, passed through gate, up and their product, and weighted on its way back.
     routed = config.num_experts_per_tok * (2 * h + 4 * config.moe_intermediate_size)
@@ -128,13 +124,12 @@ def _activations_per_token(config: ModelConfig, row_tokens: int, layers: int) ->
 def _attention_activations(config: ModelConfig, row_tokens: int) -> int:
     """Of one layer, without the norm before it."""
     heads, width, value = config.num_attention_heads, config.qk_head_dim, config.value_head_dim
-    # The fused attention wants keys as wide as values, and long rows; without it the scores are kept.
-    is_fused = width == value and row_tokens > SHORT_TOKENS
-    scores = 0 if is_fused else row_tokens
+    # The fused attention wants keys as wide as values; without it the scores are kept.
+    scores = 0 if width == value else row_tokens
     if config.kv_lora_rank is not None:
-        latents = 3 * ((config.q_lora_rank or 0) + config.kv_lora_rank)  # 3: their norms, as above
+        latents = 2 * ((config.q_lora_rank or 0) + config.kv_lora_rank)  # their norms, as above
         return latents + heads * (2 * width + 2 * value + scores)
     groups = config.num_key_value_heads or heads
     normed = 2 * (heads + groups) * width if config.qk_norm else 0
-    # Queries, the output (in two forms where fused), and keys and values, repeated for each head of their group.
-    return normed + heads * ((4 + is_fused) * width + scores)
+    # Queries, the output in two forms, and keys and values, which are repeated for each head of their group.
+    return normed + 5 * heads * width
