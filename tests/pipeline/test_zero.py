@@ -370,8 +370,8 @@ def test_the_command_line_exits_with_1_after_a_failed_probe_and_force_goes_on(
 def test_a_run_with_draft_blocks_trains_them_and_rl_leaves_them_alone(shrunk, work):
     config = shrunk.model_dump()
     config["model"]["num_nextn_predict_layers"] = 1
-    config["pretrain"] |= {"mtp_loss_weight": 0.3, "max_slices": 1, "slice_tokens": 8 * 8 * 48}
-    config["rl"] |= {"steps": 1}
+    config["pretrain"]["mtp_loss_weight"] = 0.3
+    config["rl"]["steps"] = 2
     config = ZeroConfig.model_validate(config)
     run = work.create("deep", config)
     assert work.go(run, until="rl", force=True) is Outcome.FINISHED

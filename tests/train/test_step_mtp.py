@@ -75,8 +75,8 @@ def test_the_second_loss_is_the_mean_over_depths_of_the_mean_over_targets(
     found = {name: p.grad.clone() for name, p in deep_model.named_parameters()}
     deep_model.zero_grad()
     loss, depths = written_out(deep_model, batch)
-    assert metrics.loss == pytest.approx(float(loss), rel=1e-5)
-    assert metrics.mtp_loss == pytest.approx(float(sum(depths)) / 2, rel=1e-5)
+    assert metrics.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert metrics.mtp_loss == pytest.approx(sum(depths).item() / 2, rel=1e-5)
     assert depths[0] != depths[1]
     (loss + 0.3 * sum(depths) / 2).backward()
     for name, p in deep_model.named_parameters():
