@@ -72,6 +72,14 @@ class ZeroConfig(Config):
                 got=f"{self.pretrain.optim.qk_clip_tau} with model.qk_norm",
                 want="None: norms of queries and keys bound the logits",
             )
+        depth, weight = self.model.num_nextn_predict_layers, self.pretrain.mtp_loss_weight
+        if bool(depth) != (weight > 0):
+            raise ConfigError(
+                at="pretrain.mtp_loss_weight",
+                got=f"{weight} with model.num_nextn_predict_layers={depth}",
+                want="above 0 where the model has blocks of multi-token prediction, else 0",
+                hint="--model.num-nextn-predict-layers 1 --pretrain.mtp-loss-weight 0.3",
+            )
         for name, speed in (
             ("pretrain.balance_speed", self.pretrain.balance_speed),
             ("rl.balance_speed", self.rl.balance_speed),

@@ -113,7 +113,9 @@ def _pretrain(session: Session, force: bool) -> Outcome:
         tokenizer, step = train_tokenizer(config), 0
         model = Transformer(config.model)
         model.initialize(config.seed)
-    optimizer = MuonClip(model.named_parameters(), config.pretrain.optim)
+    with_mtp = config.pretrain.mtp_loss_weight > 0
+    parameters = model.trained_parameters(ahead=with_mtp)
+    optimizer = MuonClip(parameters, config.pretrain.optim)
     if step:
         session.load_optimizer("pretrain", optimizer)
     batches = Packing(tokenizer, config.corpus, config.packing, config.seed)
@@ -125,7 +127,8 @@ def _pretrain(session: Session, force: bool) -> Outcome:
         def on_step(progress: Progress) -> None:
             session.work.tokens += batches.tokens_per_step
             session.work.flops += sum(
-                sequence_flops(model.config, n, backward=True) for n in progress.lengths
+                sequence_flops(model.config, n, backward=True, with_mtp=with_mtp)
+                for n in progress.lengths
             )
             if progress.step % config.pretrain.log_every_steps == 0:
                 metrics = progress.outcome.metrics()
@@ -241,7 +244,7 @@ def _rl(session: Session, force: bool) -> Outcome:
     config = session.config
     source = "rl" if session.checkpoint("rl") else "pretrain"
     model, tokenizer, step = session.load(source)
-    optimizer = MuonClip(model.named_parameters(), config.rl.optim)
+    optimizer = MuonClip(model.trained_parameters(ahead=False), config.rl.optim)
     if source == "rl":
         session.load_optimizer("rl", optimizer)
     else:
