@@ -21,6 +21,7 @@ from nalar.run import Run
 
 STAGES = ["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
 TIME = {"wall_s", "usd", "tokens_per_s"}
+CLOCK = TIME | {"mfu_frac"}
 STEPS = 20  # of a slice
 
 
@@ -35,7 +36,7 @@ def is_same(a, b):
 def timeless(run, stage):
     """What was measured, time and money apart."""
     return [
-        (m.step, {key: value for key, value in m.values.items() if key not in TIME})
+        (m.step, {key: value for key, value in m.values.items() if key not in CLOCK})
         for m in run.metrics(stage)
     ]
 

@@ -20,7 +20,12 @@ from nalar.evals.table import samples, summary
 from nalar.evals.text import printable
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.forecast import Forecast, forecast
-from nalar.pipeline.preflight import refuse_if_not_writable, refuse_if_too_small, this_machine
+from nalar.pipeline.preflight import (
+    refuse_if_not_installed,
+    refuse_if_not_writable,
+    refuse_if_too_small,
+    this_machine,
+)
 from nalar.run import Run
 
 Until = Literal["pretrain", "report"]
@@ -104,6 +109,7 @@ def drive(job: Job, out: Output) -> int:
     root = job.path.parent
     refuse_if_too_small(job.config, this_machine(root))
     refuse_if_not_writable(root)
+    refuse_if_not_installed(job.config)
     run = _create(job) if job.is_new else Run.open(job.path)
     spent = {total.name: total.usd for total in run.stage_totals()}
     out.text(f"run folder: {run.path}")

@@ -31,6 +31,8 @@ class ZeroConfig(Config):
     rl: RLConfig
     evals: EvalConfig
     price: PriceConfig
+    tensorboard: bool = False
+    """Write TensorBoard files beside metrics.jsonl; wants `pip install 'nalar[tensorboard]'`."""
 
     def model_post_init(self, _context: object) -> None:
         _refuse_endless(self)

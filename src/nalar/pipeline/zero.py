@@ -27,6 +27,7 @@ from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.config import PROMPT_TOKENS, ZeroConfig
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.session import Session
+from nalar.pipeline.tensorboard import watched
 from nalar.plan.model import sequence_flops
 from nalar.rl.loop import RLProgress, train_rl
 from nalar.rl.rollout import Rollout
@@ -35,6 +36,7 @@ from nalar.run import Run
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task
+from nalar.train.idle_experts import IdleExperts
 from nalar.train.pretrain import Progress, pretrain_slice, steps_per_slice
 from nalar.train.step import StepMetrics
 
@@ -63,15 +65,16 @@ def run_zero(
 ) -> Outcome:
     """Do every stage up to `until` that the run has not done. `force` goes on after a failed probe."""
     torch.set_num_threads(config.threads)
-    session = Session(config, run, observer, should_stop)
-    for stage in STAGES[: STAGES.index(until) + 1]:
-        if session.is_done(stage):
-            continue
-        outcome = _STAGES[stage](session, force)
-        if outcome is not Outcome.FINISHED:
-            return outcome
-        session.mark_done(stage)
-        observer.stage_finished(stage)
+    with watched(config, run, observer) as observer:
+        session = Session(config, run, observer, should_stop)
+        for stage in STAGES[: STAGES.index(until) + 1]:
+            if session.is_done(stage):
+                continue
+            outcome = _STAGES[stage](session, force)
+            if outcome is not Outcome.FINISHED:
+                return outcome
+            session.mark_done(stage)
+            observer.stage_finished(stage)
     return Outcome.FINISHED
 
 
@@ -123,6 +126,8 @@ def _pretrain(session: Session, force: bool) -> Outcome:
     total = per_slice * config.pretrain.max_slices
 
     with session.start("pretrain", steps=total, done=step) as meter:
+        session.find_ceiling(model)
+        alarm = IdleExperts()
 
         def on_step(progress: Progress) -> None:
             session.work.tokens += batches.tokens_per_step
@@ -134,6 +139,8 @@ def _pretrain(session: Session, force: bool) -> Outcome:
                 metrics = progress.outcome.metrics()
                 refuse_endless_skips(progress.step, metrics)
                 session.log("pretrain", progress.step, meter, pretrain_values(metrics))
+                if warning := alarm.see(metrics.idle):
+                    session.observer.note(warning)
 
         while True:
             at_boundary = step > 0 and step % per_slice == 0
@@ -251,11 +258,15 @@ def _rl(session: Session, force: bool) -> Outcome:
         step = 0
     tasks = tasks_of(config)
     with session.start("rl", steps=config.rl.steps, done=step) as meter:
+        session.find_ceiling(model)
+        alarm = IdleExperts()
 
         def on_step(progress: RLProgress, groups: list[list[Rollout]]) -> None:
             session.add_sampling(model.config, groups)
             session.work.flops += trained_flops(session, model.config, groups)
             session.log("rl", progress.step, meter, rl_values(progress))
+            if progress.idle is not None and (warning := alarm.see(progress.idle)):
+                session.observer.note(warning)
             if progress.step % config.rl.save_every_steps == 0 or progress.step == config.rl.steps:
                 session.save("rl", progress.step, model, optimizer, tokenizer)
                 session.receipt("rl", meter)
@@ -348,7 +359,7 @@ def rl_values(progress: RLProgress) -> dict[str, float]:
     for name, value in asdict(progress).items():
         if isinstance(value, dict):
             values |= {f"{name}/{task}": float(v) for task, v in value.items()}
-        elif value is not None and name != "step":
+        elif isinstance(value, (int, float)) and name != "step":
             values[name] = float(value)
     return values
 

@@ -48,6 +48,10 @@ class StepMetrics:
     """Share of the latest steps that were spikes or not finite."""
     bad_parameter: str | None
     """The first parameter whose gradient is not finite."""
+    skipped_steps: int = 0
+    """Since the optimizer's first step, in earlier sessions too."""
+    idle: tuple[tuple[int, int], ...] = ()
+    """The idle experts: place among the layers with a mixture, place in it."""
     mtp_loss: float | None = None
     """Mean over the depths of multi-token prediction, before its weight. None: not trained."""
 
@@ -62,6 +66,7 @@ class StepOutcome:
     clipped_heads: Tensor
     skipped_in_a_row: Tensor
     spike_score: Tensor
+    skipped_steps: Tensor
     names: list[str]
     mtp_loss: Tensor | None = None
 
@@ -82,6 +87,12 @@ class StepOutcome:
             skipped_in_a_row=int(self.skipped_in_a_row),
             spike_score=float(self.spike_score),
             bad_parameter=None if all(norms) else self.names[norms.index(False)],
+            skipped_steps=int(self.skipped_steps),
+            idle=tuple(
+                (layer, expert)
+                for layer, load_E in enumerate(self.loads)
+                for expert in (load_E == 0).nonzero().flatten().tolist()
+            ),
             mtp_loss=None if self.mtp_loss is None else float(self.mtp_loss),
         )
 
@@ -260,6 +271,7 @@ def apply_gradients(
         clipped,
         guard.dropped_in_a_row.clone(),
         guard.score,
+        guard.seen - guard.counted,
         optimizer.names,
     )
 
