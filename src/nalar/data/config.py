@@ -15,7 +15,7 @@ class ProceduralSource(Config):
     """Documents made up as they are needed, without end, as `corpus` sets them."""
 
     kind: Literal["procedural"] = "procedural"
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Share of the tokens trained on, against the weights of the other sources."""
 
     @property
@@ -32,7 +32,7 @@ class RecordSource(Config):
     """Where a record has its content. None: in `text`, a dialogue in `messages`."""
     max_records: int | None = Field(default=None, ge=1)
     """Records read at most, from the first on. None: all."""
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Share of the tokens trained on, against the weights of the other sources."""
 
     @property
@@ -80,6 +80,7 @@ class DataConfig(Config):
     """What is read: one source, or a mixture by weight."""
 
     sources: tuple[Source, ...] = (ProceduralSource(),)
+    """A file, a folder, a glob, hf:ID or `procedural` each, with settings such as `,field=body,weight=2`: docs/data.md."""
     cache_dir: str = "~/.cache/nalar/corpora"
     """Where sources are kept as token ids, for all runs."""
     max_bad_frac: float = Field(default=0.1, ge=0, le=1)

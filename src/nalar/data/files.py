@@ -1,13 +1,14 @@
-"""Which files a source means. Looks at names, sizes and times, and opens nothing. Imports no torch."""
+"""Which files a source means, and whether they are there. Looks at names, sizes and times; opens nothing, no torch."""
 
 import glob
+import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nalar.config import UserError
-from nalar.data.config import FileSource, Format
+from nalar.config import ConfigError, UserError
+from nalar.data.config import DataConfig, DatasetSource, FileSource, Format
 
 SUFFIXES: Mapping[str, Format] = {
     ".txt": "text",
@@ -33,6 +34,41 @@ class CorpusFile:
     @property
     def is_gzip(self) -> bool:
         return self.path.suffix == GZIP
+
+
+def refuse_no_source(data: DataConfig) -> None:
+    if not data.sources:
+        raise ConfigError(
+            at="data.sources",
+            got="no source",
+            want="at least one: a file, a folder, a glob, hf:ID or procedural",
+        )
+
+
+def refuse_missing(data: DataConfig) -> None:
+    """UserError for what can be known to be missing before anything is read: sources, files, packages."""
+    refuse_no_source(data)
+    for source in data.sources:
+        if isinstance(source, DatasetSource):
+            _refuse_without("datasets", source.where)
+        elif isinstance(source, FileSource):
+            formats = {file.format for file in files_of(source)}
+            if "parquet" in formats:
+                _refuse_without("pyarrow", source.where)
+
+
+def _refuse_without(package: str, at: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise lacking(package, at)
+
+
+def lacking(package: str, at: str) -> UserError:
+    return UserError(
+        at=at,
+        got=f"no package {package}",
+        want="it, for a source of this kind",
+        hint="pip install 'nalar[data]'",
+    )
 
 
 def files_of(source: FileSource) -> list[CorpusFile]:

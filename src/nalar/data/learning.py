@@ -17,7 +17,7 @@ from nalar.data.config import (
     TokenizerConfig,
 )
 from nalar.data.corpora.procedural import documents
-from nalar.data.loader import refuse_no_source
+from nalar.data.files import refuse_no_source
 from nalar.data.mixture import shares
 from nalar.data.reader import open_source
 from nalar.data.source_words import word_of
@@ -49,9 +49,16 @@ def learn(samples: list[Sample], config: TokenizerConfig) -> Tokenizer:
             at="tokenizer.vocab_size",
             got=f"{config.vocab_size}, but the corpus gave {size} ids",
             want="no more ids than the corpus has merges for",
-            hint=f"--tokenizer.vocab-size {size} --model.vocab-size {size}",
+            hint=f"a vocabulary of {size}, of the tokenizer and of its model",
         )
     return tokenizer
+
+
+def bytes_per_token(tokenizer: Tokenizer, samples: list[Sample]) -> float:
+    """Bytes of UTF-8 that a token stands for, over the samples."""
+    texts = [text for sample in samples for text in sample.texts]
+    ids = sum(map(len, tokenizer.encode_batch(texts)))
+    return sum(len(text.encode()) for text in texts) / max(ids, 1)
 
 
 def draw_samples(data: DataConfig, corpus: CorpusConfig, documents: int) -> list[Sample]:

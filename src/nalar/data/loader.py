@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from nalar.config import ConfigError, UserError
 from nalar.data.build import Building, cached
 from nalar.data.config import AnySource, CorpusConfig, DataConfig, PackingConfig, ProceduralSource
+from nalar.data.files import refuse_no_source
 from nalar.data.mixture import CachedStream, Mixture, ProceduralStream, Stream
 from nalar.data.packing import Packing
 from nalar.data.reader import open_source
@@ -111,16 +112,6 @@ def load(
         )
         note(described(records[-1], index.tally.text()))
     return Loaded(Mixture(streams, packing.step_tokens), records)
-
-
-def refuse_no_source(data: DataConfig) -> None:
-    if not data.sources:
-        raise ConfigError(
-            at="data.sources",
-            got="no source",
-            want="at least one: a file, a folder, a glob, hf:ID or procedural",
-            hint="--data.sources PATH",
-        )
 
 
 def described(record: SourceRecord, skipped: str) -> str:

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from nalar.config import UserError
 from nalar.data.config import DatasetSource, FileSource, RecordSource
-from nalar.data.files import CorpusFile, files_of
-from nalar.data.records import Record, checked, lacking, missing, reader
+from nalar.data.files import CorpusFile, files_of, lacking
+from nalar.data.records import Record, checked, missing, reader
 
 
 class Reader(Protocol):

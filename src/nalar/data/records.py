@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 
 from nalar.config import UserError
 from nalar.data.config import Content
-from nalar.data.files import CorpusFile
+from nalar.data.files import CorpusFile, lacking
 
 BLOCK_BYTES = 2**20
 """Of a text file that are held at once: a longer document comes in parts of about this size."""
@@ -219,12 +219,3 @@ def _rows(
             number += 1
             if number > last:
                 yield checked(number, size_bytes, value, content)
-
-
-def lacking(package: str, at: str) -> UserError:
-    return UserError(
-        at=at,
-        got=f"no package {package}",
-        want="it, for a source of this kind",
-        hint="pip install 'nalar[data]'",
-    )

@@ -3,7 +3,7 @@
 import math
 
 from nalar.config import Config, ConfigError, lookup
-from nalar.data.config import CorpusConfig, PackingConfig, TokenizerConfig
+from nalar.data.config import CorpusConfig, DataConfig, PackingConfig, TokenizerConfig
 from nalar.evals.config import EvalConfig, ProbeConfig
 from nalar.model.config import ModelConfig
 from nalar.plan.cost import PriceConfig
@@ -22,11 +22,13 @@ class ZeroConfig(Config):
     threads: int = 2
     """CPU threads; the same seed and threads give the same weights to the bit."""
     model: ModelConfig
+    data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig
     corpus: CorpusConfig
     packing: PackingConfig
     pretrain: PretrainConfig
-    probe: ProbeConfig
+    probe: ProbeConfig | None
+    """None: nothing is probed, every slice is trained, and whatever follows begins at once."""
     rl: RLConfig
     evals: EvalConfig
     price: PriceConfig
@@ -52,7 +54,7 @@ class ZeroConfig(Config):
                 got=str(self.packing.document_tokens),
                 want=f"at most model.max_position_embeddings={self.model.max_position_embeddings}",
             )
-        longest = max(self.rl.max_tokens, self.evals.max_tokens, self.probe.max_tokens)
+        longest = self.longest_response
         room = self.model.max_position_embeddings - longest
         if room < PROMPT_TOKENS:
             raise ConfigError(
@@ -60,6 +62,12 @@ class ZeroConfig(Config):
                 got=str(self.model.max_position_embeddings),
                 want=f"room for a prompt of {PROMPT_TOKENS} tokens and responses of {longest}",
             )
+
+    @property
+    def longest_response(self) -> int:
+        """Tokens, of all that is sampled in a run."""
+        probed = self.probe.max_tokens if self.probe else 0
+        return max(self.rl.max_tokens, self.evals.max_tokens, probed)
 
 
 PROMPT_TOKENS = 64
