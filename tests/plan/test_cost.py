@@ -20,6 +20,18 @@ SMALL = ModelConfig(
     v_head_dim=32,
 )
 
+GROUPED = {
+    "kv_lora_rank": None,
+    "qk_nope_head_dim": None,
+    "qk_rope_head_dim": None,
+    "v_head_dim": None,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "rope_interleave": False,
+    "n_shared_experts": 0,
+}
+
 
 def test_an_hour_costs_the_price_of_an_hour():
     assert PriceConfig(usd_per_hour=3.0).usd(3600) == 3.0
@@ -50,9 +62,14 @@ def test_state_is_counted_by_optimizer():
         {},
         {"n_routed_experts": 0},
         {"hidden_size": 128, "num_attention_heads": 8, "q_lora_rank": 48},
+        {"qk_nope_head_dim": 16, "num_attention_heads": 4},
+        GROUPED,
+        GROUPED | {"qk_norm": True, "hidden_size": 256, "n_routed_experts": 0},
+        GROUPED | {"num_attention_heads": 8, "num_key_value_heads": 1, "qkv_bias": True},
+        GROUPED | {"num_attention_heads": 2, "tie_word_embeddings": True},
     ],
 )
-def test_activations_are_estimated_within_a_quarter_of_what_autograd_keeps(change):
+def test_activations_are_estimated_within_a_tenth_of_what_autograd_keeps(change):
     import torch
 
     from nalar.model.transformer import Transformer
@@ -73,4 +90,4 @@ def test_activations_are_estimated_within_a_quarter_of_what_autograd_keeps(chang
     estimate = training_memory(
         config, batch_tokens=rows * row_tokens, row_tokens=row_tokens, logit_chunk_tokens=0
     )
-    assert estimate.activations_bytes == pytest.approx(measured, rel=0.25)
+    assert estimate.activations_bytes == pytest.approx(measured, rel=0.1)

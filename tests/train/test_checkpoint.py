@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nalar.config import UserError
-from nalar.model import weights as weights_module
+from nalar.model import shards as shards_module
 from nalar.train import checkpoint as checkpoint_module
 from nalar.train.checkpoint import load_checkpoint, load_optimizer, save_checkpoint
 from nalar.train.step import pretrain_step
@@ -36,7 +36,7 @@ def contents(folder):
 def test_model_and_optimizer_come_back_to_the_bit(model, make_optimizer, batch, tmp_path, name):
     optimizer = make_optimizer(model, name=name)
     for _ in range(3):
-        pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+        pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
     save(tmp_path / "a", model, optimizer, 3)
     back = load_checkpoint(tmp_path / "a")
     assert back.progress == {"step": 3}
@@ -54,7 +54,7 @@ def test_model_and_optimizer_come_back_to_the_bit(model, make_optimizer, batch, 
 
 def test_saving_changes_nothing_in_memory(model, make_optimizer, batch, tmp_path):
     optimizer = make_optimizer(model)
-    pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+    pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     state = optimizer.state_tensors()
     save(tmp_path / "a", model, optimizer, 1)
@@ -74,9 +74,9 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
     folder = tmp_path / "checkpoints" / "latest"
     save(folder, model, optimizer, 1)
     before = contents(folder)
-    pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+    pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
     if where == "weights":
-        monkeypatch.setattr(weights_module, "save_file", full)
+        monkeypatch.setattr(shards_module, "save_file", full)
     elif where == "optimizer":
         monkeypatch.setattr(checkpoint_module, "save_file", full)
     with pytest.raises(UserError, match="a full disk"):
@@ -114,7 +114,7 @@ def test_a_folder_without_training_state_is_no_checkpoint(model, tmp_path):
 
 def test_the_state_of_another_optimizer_is_refused(model, make_optimizer, batch, tmp_path):
     optimizer = make_optimizer(model)
-    pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+    pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
     save(tmp_path / "a", model, optimizer, 1)
     other = make_optimizer(model, name="adamw")
     before = other.state_tensors()

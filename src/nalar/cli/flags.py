@@ -14,6 +14,8 @@ from nalar.data.source_words import is_source, source_of, word_of
 
 T = TypeVar("T")
 
+SWITCHES = ("--json", "--dry-run", "--resume", "--force")
+"""Flags without a value, which may stand before the word that a verb takes off itself."""
 _BOX = re.compile(r"[─-╿]")
 _UNKNOWN = re.compile(r"Unrecognized options: (?P<flag>[^\s,]+)")
 _MEANT = re.compile(r"(?:Perhaps you meant|similar).*?(?P<flag>--[\w.-]+)", re.DOTALL)
@@ -80,6 +82,17 @@ def peek(args: Sequence[str], flag: str) -> str | None:
         if word.startswith(f"{flag}="):
             return word.removeprefix(f"{flag}=")
     return None
+
+
+def leading_word(args: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The word that stands on its own before all flags but switches, and the other words; None where there is none."""
+    for i, word in enumerate(args):
+        stands_alone = i == 0 or args[i - 1] in SWITCHES
+        if stands_alone and not word.startswith("-"):
+            return word, [*args[:i], *args[i + 1 :]]
+        if word.startswith("-") and word not in SWITCHES:
+            break  # from here on a bare word may be a flag's value
+    return None, list(args)
 
 
 def changed(before: Config, after: Config, prefix: str = "") -> list[str]:

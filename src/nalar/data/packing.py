@@ -28,6 +28,24 @@ class Packed:
     counted_N: Mask | None = None
     """Targets that count where only an assistant's own words do. None: no document has others."""
 
+    def split(self, max_tokens: int | None) -> list["Packed"]:
+        """Parts of whole documents, in order, of at most `max_tokens` (one document at least)."""
+        if max_tokens is None or len(self.ids_N) <= max_tokens:
+            return [self]
+        parts: list[Packed] = []
+        start, lengths = 0, list[int]()
+        for length in (*self.lengths, None):
+            if lengths and (length is None or sum(lengths) + length > max_tokens):
+                span = slice(start, start + sum(lengths))
+                counted_N = None if self.counted_N is None else self.counted_N[span]
+                parts.append(
+                    Packed(self.ids_N[span], self.targets_N[span], tuple(lengths), counted_N)
+                )
+                start, lengths = span.stop, []
+            if length is not None:
+                lengths.append(length)
+        return parts
+
 
 @dataclass(frozen=True)
 class Piece:

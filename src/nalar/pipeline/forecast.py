@@ -125,5 +125,5 @@ def _memory_bytes(config: ZeroConfig) -> int:
     context = PROMPT_TOKENS + max(rl.max_tokens, config.evals.max_tokens)
     training = training_memory(model, batch_tokens=batch, row_tokens=context)
     samples = max(rl.prompts_per_step * rl.group_size, 256)
-    cache = FP32_BYTES * samples * context * model.num_hidden_layers * model.latent_dim
+    cache = FP32_BYTES * samples * context * model.num_hidden_layers * model.cache_dim
     return INTERPRETER_BYTES + training.total_bytes + cache

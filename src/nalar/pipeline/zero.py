@@ -33,6 +33,7 @@ from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task
 from nalar.train.pretrain import Progress, pretrain_slice, steps_per_slice
+from nalar.train.step import StepMetrics
 
 Stage = Literal["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
 STAGES: tuple[Stage, ...] = ("pretrain", "evaluate_base", "rl", "evaluate_final", "report")
@@ -103,25 +104,16 @@ def _pretrain(session: Session, force: bool) -> Outcome:
     total = per_slice * config.pretrain.max_slices
 
     with session.start("pretrain", steps=total, done=step) as meter:
-        skipped = 0
 
         def on_step(progress: Progress) -> None:
-            nonlocal skipped
-            skipped = skipped + 1 if progress.metrics.skipped else 0
-            if skipped == MAX_SKIPPED:
-                raise UserError(
-                    at=f"pretraining, step {progress.step}",
-                    got=f"{skipped} gradients in a row that are not finite",
-                    want="numbers",
-                    hint="a lower --pretrain.optim.lr, in a new run",
-                )
             session.work.tokens += batches.tokens_per_step
             session.work.flops += sum(
                 sequence_flops(model.config, n, backward=True) for n in progress.lengths
             )
             if progress.step % config.pretrain.log_every_steps == 0:
-                values = {k: float(v) for k, v in vars(progress.metrics).items()}
-                session.log("pretrain", progress.step, meter, values)
+                metrics = progress.outcome.metrics()
+                refuse_endless_skips(progress.step, metrics)
+                session.log("pretrain", progress.step, meter, pretrain_values(metrics))
 
         while True:
             at_boundary = step > 0 and step % per_slice == 0
@@ -145,6 +137,32 @@ def _pretrain(session: Session, force: bool) -> Outcome:
             session.receipt("pretrain", meter)
             if session.should_stop():
                 return Outcome.STOPPED
+
+
+def refuse_endless_skips(step: int, metrics: StepMetrics) -> None:
+    """UserError where so many steps in a row were dropped that the run would go on without learning."""
+    if metrics.skipped_in_a_row < MAX_SKIPPED:
+        return
+    what = (
+        f"the gradient of {metrics.bad_parameter} is not finite"
+        if metrics.bad_parameter
+        else "a loss or gradient far above those before"
+    )
+    raise UserError(
+        at=f"pretraining, step {step}",
+        got=f"{metrics.skipped_in_a_row} steps in a row dropped; at the last, {what}",
+        want="steps that count",
+        hint="a lower --pretrain.optim.lr, in a new run; --pretrain.optim.no-skip-spikes where a jump is wanted",
+    )
+
+
+def pretrain_values(metrics: StepMetrics) -> dict[str, float]:
+    """A step's report as flat metrics."""
+    values = {f"load_frac/{i}": frac for i, frac in enumerate(metrics.layer_load_frac)}
+    for name, value in vars(metrics).items():
+        if isinstance(value, (int, float)):
+            values[name] = float(value)
+    return values
 
 
 def _probe_passed(

@@ -73,16 +73,27 @@ def training_memory(
 
 def _activations_per_token(config: ModelConfig, row_tokens: int) -> int:
     """Numbers kept a token for the backward pass: the operands of each product and of each non-linear step."""
-    h, heads, layers = config.hidden_size, config.num_attention_heads, config.num_hidden_layers
+    h, layers = config.hidden_size, config.num_hidden_layers
     moe_layers = sum(config.is_moe(layer) for layer in range(layers))
-    latents = 2 * ((config.q_lora_rank or 0) + config.kv_lora_rank)
-    # The fused attention wants keys as wide as values; without it the scores are kept.
-    scores = 0 if config.qk_head_dim == config.v_head_dim else row_tokens
-    per_head = 2 * config.qk_head_dim + 2 * config.v_head_dim + scores
-    attention = 4 * h + latents + heads * per_head  # 4: the stream and its norm, around both blocks
+    # A norm keeps its input, the same at unit size, and what its weight makes of it; there are two a layer.
+    attention = 6 * h + _attention_activations(config, row_tokens)
     dense = 4 * config.intermediate_size
     # A routed token is gathered, passed through gate, up and their product, and weighted on its way back.
     routed = config.num_experts_per_tok * (2 * h + 4 * config.moe_intermediate_size)
     shared = 4 * config.n_shared_experts * config.moe_intermediate_size
     moe = routed + shared + 2 * config.n_routed_experts
     return layers * attention + (layers - moe_layers) * dense + moe_layers * moe + 2 * h
+
+
+def _attention_activations(config: ModelConfig, row_tokens: int) -> int:
+    """Of one layer, without the norm before it."""
+    heads, width, value = config.num_attention_heads, config.qk_head_dim, config.value_head_dim
+    if config.kv_lora_rank is not None:
+        latents = 3 * ((config.q_lora_rank or 0) + config.kv_lora_rank)  # 3: their norms, as above
+        # The fused attention wants keys as wide as values; without it the scores are kept.
+        scores = 0 if width == value else row_tokens
+        return latents + heads * (2 * width + 2 * value + scores)
+    groups = config.num_key_value_heads or heads
+    normed = 2 * (heads + groups) * width if config.qk_norm else 0
+    # Queries, the output in two forms, and keys and values, which are repeated for each head of their group.
+    return normed + 5 * heads * width
