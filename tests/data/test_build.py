@@ -75,17 +75,20 @@ def test_text_never_becomes_a_special_id(tmp_path, tokenizer):
 
 def test_the_sizes_of_shards_and_batches_change_nothing(corpus, tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(records, "BLOCK_BYTES", 256)
-    found = []
+    found, counts = [], list[int]()
     for number, (shard, batch) in enumerate([(50, 1), (300, 4), (10**6, 256)]):
         monkeypatch.setattr(build, "BATCH_RECORDS", batch)
         cache = make(corpus, tmp_path / str(number), tokenizer, shard_tokens=shard)
-        assert (len(cache.index.shards) > 10) == (shard == 50)
+        counts.append(len(cache.index.shards))
         found.append((documents(cache), cache.index.digest, cache.index.tally))
         assert cache.digest() == cache.index.digest
+    assert counts[0] > 3 * counts[1] > 3 * counts[2] == 3
     assert found[0] == found[1] == found[2]
 
 
-def test_a_very_long_document_lies_in_pieces_that_lose_no_target(corpus, tmp_path, tokenizer, small):
+def test_a_very_long_document_lies_in_pieces_that_lose_no_target(
+    corpus, tmp_path, tokenizer, small
+):
     whole = documents(make(corpus, tmp_path / "a", tokenizer, document_tokens=10**6))
     cut = documents(make(corpus, tmp_path / "b", tokenizer, document_tokens=400))
     assert len(cut) > len(whole)
@@ -94,10 +97,8 @@ def test_a_very_long_document_lies_in_pieces_that_lose_no_target(corpus, tmp_pat
     assert all(one[-1] == two[0] for one, two in zip(cut[at:-2], cut[at + 1 : -1], strict=True))
 
 
-@pytest.mark.parametrize("questions", [1, 3, 9, 14, 25])
-def test_stopping_and_going_on_gives_the_same_cache(
-    corpus, tmp_path, tokenizer, small, questions
-):
+@pytest.mark.parametrize("questions", [1, 3, 9, 14])
+def test_stopping_and_going_on_gives_the_same_cache(corpus, tmp_path, tokenizer, small, questions):
     whole = make(corpus, tmp_path / "whole", tokenizer)
     asked = iter(range(10**6))
     stops = 0
@@ -150,9 +151,7 @@ def test_another_file_tokenizer_or_setting_is_another_cache(corpus, tmp_path, to
     root = tmp_path / "cache"
 
     def folder(with_: Tokenizer = tokenizer, **settings) -> Path:
-        return make(
-            corpus, root, with_, source=FileSource(path=str(corpus), **settings)
-        ).folder
+        return make(corpus, root, with_, source=FileSource(path=str(corpus), **settings)).folder
 
     before = {folder(), folder(max_records=5), folder(separator="\n")}
     assert len(before) == 3

@@ -17,9 +17,7 @@ from nalar.data.mixture import CachedStream, Mixture, ProceduralStream, shares
 from nalar.data.packing import Packing
 from nalar.data.reader import open_source
 
-WEIGHTS = st.lists(
-    st.floats(1e-3, 1e3).map(Fraction), min_size=1, max_size=5
-)
+WEIGHTS = st.lists(st.floats(1e-3, 1e3).map(Fraction), min_size=1, max_size=5)
 
 
 @pytest.fixture
@@ -89,8 +87,8 @@ def test_documents_are_cut_at_the_longest_and_at_the_ends_of_batches_alone(cache
 def test_what_a_batch_cuts_goes_on_in_the_next(cache) -> None:
     small, large = (Mixture([(stream_of(cache), 1.0)], n) for n in (50, 200))
     for step in range(8):
-        parts = [pairs(small.batch(4 * step + n)) for n in range(4)]
-        assert sum(parts, []) == pairs(large.batch(step))
+        parts = [pair for n in range(4) for pair in pairs(small.batch(4 * step + n))]
+        assert parts == pairs(large.batch(step))
 
 
 def test_a_batch_depends_on_name_and_step_alone(cache) -> None:
@@ -108,7 +106,10 @@ def test_sources_give_by_weight_and_each_is_read_whole(tmp_path, tokenizer) -> N
         (tmp_path / name).mkdir()
         lines = [json.dumps({"text": name * (3 + n)}) for n in range(30)]
         caches.append(cache_of(tmp_path / name, tokenizer, lines))
-    streams = [(stream_of(c, name=f"0 {n}"), w) for n, (c, w) in enumerate(zip(caches, (3, 1)))]
+    streams = [
+        (stream_of(c, name=f"0 {n}"), w)
+        for n, (c, w) in enumerate(zip(caches, (3, 1), strict=True))
+    ]
     mixture = Mixture(streams, 90)
     (a,), (b,) = tokenizer.encode("a"), tokenizer.encode("b")
     seen = Counter[tuple[int, int]]()
@@ -167,8 +168,7 @@ def test_whole_dialogues_come_once_an_epoch_and_uncut(dialogues) -> None:
     stream = stream_of(dialogues, longest, is_whole=True)
     mixture = Mixture([(stream, 1.0)], longest + 5)
     want = Counter(
-        tuple(dialogues.ids(n, 0, int(size)).tolist())
-        for n, size in enumerate(dialogues.lengths_D)
+        tuple(dialogues.ids(n, 0, int(size)).tolist()) for n, size in enumerate(dialogues.lengths_D)
     )
     found = Counter[tuple[int, ...]]()
     step = 0

@@ -64,4 +64,4 @@ def test_a_setting_that_cannot_be_is_named(word: str, said: str) -> None:
 
 def test_a_comma_in_a_path_is_part_of_it() -> None:
     assert source_of("a,b.txt") == FileSource(path="a,b.txt")
-    assert source_of("a,b=c/d.txt,weight=2") == FileSource(path="a,b=c/d.txt", weight=2)
+    assert source_of("a,b/c=d.txt,weight=2") == FileSource(path="a,b/c=d.txt", weight=2)

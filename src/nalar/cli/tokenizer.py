@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from nalar.cli import flags
 from nalar.cli.output import Document, Output
@@ -27,7 +27,7 @@ class TokenizerFlags:
 
     Any text can be spelled in it, digits stand alone, and transformers reads what is written. Try:
 
-    nalar tokenizer docs --out tokenizers/docs --vocab-size 1024
+    nalar tokenizer docs --out runs/tokenizer-docs --vocab-size 1024
     """
 
     sources: Annotated[tyro.conf.Positional[tuple[Source, ...]], tyro.conf.arg(metavar="SOURCE")]
@@ -74,12 +74,7 @@ class TokenizerDocument(Document):
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(TokenizerFlags, args, verb="tokenizer")
-    data = DataConfig(sources=asked.sources, max_bad_frac=asked.max_bad_frac)
-    config = TokenizerConfig(
-        vocab_size=asked.vocab_size,
-        sample_documents=asked.sample_documents,
-        signs_apart=asked.signs_apart,
-    )
+    data, config = _configs(asked)
     folder = Path(asked.out).expanduser()
     _refuse_taken(folder)
     refuse_missing(data)
@@ -90,6 +85,21 @@ def run(args: Sequence[str]) -> int:
         return 0
     refuse_if_not_writable(folder)
     return _learn(data, config, folder, out)
+
+
+def _configs(asked: TokenizerFlags) -> tuple[DataConfig, TokenizerConfig]:
+    try:
+        data = DataConfig(sources=asked.sources, max_bad_frac=asked.max_bad_frac)
+        config = TokenizerConfig(
+            vocab_size=asked.vocab_size,
+            sample_documents=asked.sample_documents,
+            signs_apart=asked.signs_apart,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = f"--{first['loc'][0]}".replace("_", "-")
+        raise UserError(at=flag, got=str(first["input"]), want=first["msg"]) from error
+    return data, config
 
 
 def _refuse_taken(folder: Path) -> None:

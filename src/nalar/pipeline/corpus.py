@@ -35,6 +35,10 @@ def prepare(session: Session) -> tuple[Tokenizer, Mixture] | None:
     if loaded is None:
         return None
     _keep(session, loaded.records)
+    trained = session.config.pretrain.slice_tokens * session.config.pretrain.max_slices
+    for record in loaded.records:
+        passes = trained * record.weight_frac / record.tokens
+        session.observer.note(f"{record.source}: at most {passes:.2g} passes over it")
     session.observer.stage_finished("data")
     return tokenizer, loaded.batches
 
