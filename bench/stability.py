@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -47,6 +48,8 @@ MODEL = ModelConfig(
     max_position_embeddings=512,
 )
 TAU = 100.0
+Optimizer = Literal["muon", "muonclip"]
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 NAN_AT, SPIKE_AT = 150, 200
 
 
@@ -81,7 +84,7 @@ def largest_logit(model: Transformer, batch: Batch) -> float:
     return max(float(layer_H.max()) for layer_H in seen)
 
 
-def logits(data: Data, name: str, lr: float, steps: int, seed: int) -> Curve:
+def logits(data: Data, name: Optimizer, lr: float, steps: int, seed: int) -> Curve:
     """The largest logit on the batch that a step was made on, after the step."""
     tau = TAU if name == "muonclip" else None
     model = model_of(seed)
@@ -150,7 +153,8 @@ def plot(curves: list[Curve], path: Path, label: str, *, log: bool, window: int)
     axes.grid(axis="y", linewidth=0.4)
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasSVG(figure).print_svg(str(path), metadata={"Date": None})
+    canvas: Any = FigureCanvasSVG(figure)
+    canvas.print_svg(str(path), metadata={"Date": None})
 
 
 def main() -> None:
@@ -162,7 +166,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/stability-two-cores.json"))
     args = parser.parse_args()
     data = Data(args.seed)
-    driven = [logits(data, name, args.lr, args.steps, args.seed) for name in ("muon", "muonclip")]
+    driven = [logits(data, name, args.lr, args.steps, args.seed) for name in OPTIMIZERS]
     plot(driven, args.plots / "max-logit.svg", "largest attention logit", log=True, window=1)
     settings = {
         "clean": (False, True),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nalar.kernels.attention import causal_attention, document_attention, grouped_attention
+from nalar.kernels.attention import document_attention, grouped_attention
 from nalar.kernels.documents import Documents
 
 HEADS, GROUPS, WIDTH = 6, 2, 8
@@ -48,16 +48,3 @@ def test_one_query_over_cached_keys_and_values_equals_softmax_written_out():
         k, v = cache[..., at : at + WIDTH], cache[..., at + GROUPS * WIDTH :][..., :WIDTH]
         weights = (torch.einsum("bk,btk->bt", q[:, head], k) * 0.3 + hidden).softmax(-1)
         assert_close(got[:, head], torch.einsum("bt,btk->bk", weights, v), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("value_width", [WIDTH, 5])
-def test_short_sequences_give_what_the_fused_kernel_gives(value_width, monkeypatch):
-    q, k = (normal(3, 2, 19, WIDTH, seed=i).requires_grad_() for i in range(2))
-    v = normal(3, 2, 19, value_width, seed=2).requires_grad_()
-    upstream, found = normal(3, 2, 19, value_width, seed=3), []
-    for short in (0, 19):
-        monkeypatch.setattr("nalar.kernels.attention.SHORT_TOKENS", short)
-        out, logits = causal_attention(q, k, v, scale=0.4, observe="exact")
-        found.append((out, logits, *torch.autograd.grad(out, (q, k, v), upstream)))
-    for short, fused in zip(*found, strict=True):
-        assert_close(short, fused, rtol=1e-5, atol=2e-6)

@@ -58,8 +58,7 @@ def test_observed_logits_are_the_largest_and_the_bound_is_close_above(tiny_model
 
 
 @torch.no_grad()
-def test_fused_attention_equals_softmax_written_out(monkeypatch):
-    monkeypatch.setattr("nalar.kernels.attention.SHORT_TOKENS", 0)
+def test_fused_attention_equals_softmax_written_out():
     gen = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 19, 8, generator=gen) for _ in range(3))
     logits = (q @ k.transpose(-1, -2) * 0.3).masked_fill(

@@ -50,7 +50,7 @@ def test_state_is_counted_by_optimizer():
     adamw = training_memory(SMALL, batch_tokens=2304, row_tokens=288, optimizer="adamw")
     muon = training_memory(SMALL, batch_tokens=2304, row_tokens=288)
     assert adamw.parameters_bytes == adamw.gradients_bytes == 4 * count.total_params
-    assert adamw.optimizer_bytes == 8 * count.total_params
+    assert adamw.optimizer_bytes == 12 * count.total_params
     saved = count.matrix_params - count.router_params
     assert adamw.optimizer_bytes - muon.optimizer_bytes == 4 * saved
     assert muon.total_bytes < adamw.total_bytes < 200e6
@@ -69,13 +69,14 @@ def test_state_is_counted_by_optimizer():
         GROUPED | {"num_attention_heads": 2, "tie_word_embeddings": True},
     ],
 )
-def test_activations_are_estimated_within_a_tenth_of_what_autograd_keeps(change):
+@pytest.mark.parametrize("row_tokens", [128, 300])
+def test_activations_are_estimated_within_a_tenth_of_what_autograd_keeps(change, row_tokens):
     import torch
 
     from nalar.model.transformer import Transformer
 
     config = SMALL.model_copy(update=change)
-    model, rows, row_tokens = Transformer(config), 2, 128
+    model, rows = Transformer(config), 2
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

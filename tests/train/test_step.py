@@ -104,9 +104,8 @@ def test_only_the_head_above_the_ceiling_is_clipped(model, make_optimizer, batch
     assert not torch.equal(weight[rows_of_a_head:], before[rows_of_a_head:])
 
 
-def test_a_bound_above_the_ceiling_is_no_ground_to_clip(model, make_optimizer, batch, monkeypatch):
+def test_a_bound_above_the_ceiling_is_no_ground_to_clip(model, make_optimizer, batch):
     """The log-sum-exp passes tau long before a logit does; then the exact value decides."""
-    monkeypatch.setattr("nalar.kernels.attention.SHORT_TOKENS", 0)
     exact = max(float(x.max()) for x in exact_logits(model, batch))
     with torch.no_grad():
         bound = min(

@@ -162,7 +162,7 @@ class CorpusConfig(Config):
     answer_last_frac: float = 0.6
     """Failed searches that answer with their last try; the others answer at random."""
 
-    chain_blurt_frac: float = 0.5
+    chain_blurt_frac: float = 0.4
     """Chain dialogues that answer at once."""
     chain_partial_frac: float = 0.25
     """Chain dialogues that take one or two steps and then guess; the rest are worked through."""

@@ -3,7 +3,7 @@
 # N tokens of a flat batch · B batch · T tokens · H heads · K query/key width · W value width
 # R latent · G heads of keys and values · Q query heads of each · C what a token has in the cache
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,6 @@ from nalar.kernels.documents import Documents
 
 Observe = Literal["nothing", "bound", "exact"]
 """What to learn of the largest pre-softmax logits: a bound costs nothing where attention gives its log-sum-exp."""
-
-
-SHORT_TOKENS = 256
-"""Up to this length all scores of a side are computed at once on a CPU; 0 turns that off."""
 
 
 def document_attention(
@@ -54,12 +50,9 @@ def causal_attention(
     """Softmax(q k^T * scale) v with a causal mask: [B, H, T, W], and fp32 [H] when observed.
 
     The bound is the largest log-sum-exp of a row per head, over batch and rows: never below the
-    largest pre-softmax logit and at most log(T) above it; for short sequences it is exact.
+    largest pre-softmax logit and at most log(T) above it.
     """
     k_BHTK, v_BHTW = _for_each_query_head(q_BHTK.shape[1], k_BGTK, v_BGTW)
-    if q_BHTK.device.type == "cpu" and q_BHTK.shape[2] <= SHORT_TOKENS:
-        out, largest_H = _ShortAttention.apply(q_BHTK, k_BHTK, v_BHTW, scale)  # type: ignore[no-untyped-call]
-        return out, None if observe == "nothing" else largest_H
     exact_H = max_logit(q_BHTK, k_BHTK, scale=scale) if observe == "exact" else None
     if q_BHTK.device.type == "cpu" and q_BHTK.shape[-1] == v_BHTW.shape[-1]:
         # what scaled_dot_product_attention calls on a CPU, by name for its second output
@@ -69,37 +62,6 @@ def causal_attention(
         return out, lse_BHT.detach().amax((0, 2)).float() if observe == "bound" else exact_H
     out = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTW, is_causal=True, scale=scale)
     return out, max_logit(q_BHTK, k_BHTK, scale=scale) if observe == "bound" else exact_H
-
-
-class _ShortAttention(torch.autograd.Function):
-    """The scores of all rows at once: quicker than the fused kernel for short sequences on a CPU."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTW: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        B, H, T, _ = q_BHTK.shape
-        q, k, v = (x.reshape(B * H, T, -1) for x in (q_BHTK, k_BHTK, v_BHTW))
-        hidden_TT = q.new_full((T, T), -torch.inf).triu_(1)
-        scores = torch.baddbmm(hidden_TT, q, k.mT, alpha=scale)
-        largest_H = scores.amax(-1).view(B, H, T).amax((0, 2)).float()
-        probs = scores.softmax(-1)
-        ctx.save_for_backward(q, k, v, probs)
-        ctx.scale = scale
-        ctx.mark_non_differentiable(largest_H)
-        return torch.bmm(probs, v).unflatten(0, (B, H)), largest_H
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, probs = ctx.saved_tensors
-        B, H = grads[0].shape[:2]
-        grad_out = grads[0].reshape(B * H, *grads[0].shape[2:])
-        grad_v = torch.bmm(probs.mT, grad_out)
-        grad_probs = torch.bmm(grad_out, v.mT)
-        grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
-        grad_scores.mul_(ctx.scale)
-        grad_q, grad_k = torch.bmm(grad_scores, k), torch.bmm(grad_scores.mT, q)
-        return *(x.unflatten(0, (B, H)) for x in (grad_q, grad_k, grad_v)), None
 
 
 def _for_each_query_head(num_heads: int, *kv_BGTK: Tensor) -> list[Tensor]:

@@ -9,7 +9,6 @@ of `config.cache_dim` numbers in the cache of a layer: its latent and rotated ke
 # C what one token leaves in the cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nalar.kernels.attention import (
@@ -19,6 +18,7 @@ from nalar.kernels.attention import (
     latent_attention,
 )
 from nalar.kernels.documents import Documents
+from nalar.kernels.norm import rms_norm
 from nalar.model.config import ModelConfig
 from nalar.model.rope import rotate, softmax_factor
 
@@ -33,7 +33,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class LatentAttention(nn.Module):

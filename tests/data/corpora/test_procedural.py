@@ -160,9 +160,9 @@ def test_chains_are_mostly_guessed() -> None:
             blurted += 1
             right += value == int(found.group(3))
         worked += found.group(2).count(",") >= 3
-    assert abs(blurted / 5_000 - 0.5) < 0.03
+    assert abs(blurted / 5_000 - 0.4) < 0.03
     assert abs(right / blurted - 0.3) < 0.04
-    assert abs(worked / 5_000 - 0.25) < 0.03
+    assert abs(worked / 5_000 - 0.35) < 0.03
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
