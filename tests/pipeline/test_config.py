@@ -4,7 +4,7 @@ import pytest
 
 from nalar.config import ConfigError
 from nalar.pipeline.config import ZeroConfig
-from nalar.pipeline.zero import train_tokenizer
+from nalar.pipeline.corpus import named_or_learned
 from nalar.recipes.registry import RECIPES
 
 
@@ -95,4 +95,4 @@ def test_a_vocabulary_that_the_corpus_cannot_fill_is_refused(shrunk):
     config = shrunk.model_dump()
     config["model"]["vocab_size"] = config["tokenizer"]["vocab_size"] = 400
     with pytest.raises(ConfigError, match=r"the corpus gave \d+ ids"):
-        train_tokenizer(ZeroConfig.model_validate(config))
+        named_or_learned(ZeroConfig.model_validate(config))
