@@ -110,6 +110,36 @@ def test_a_probe_that_fails_exits_with_1_and_says_how_to_force(pipeline, nalar_)
     assert pipeline.calls[-1].force
 
 
+def test_a_source_that_is_not_there_is_refused_before_anything_is_written(
+    pipeline, nalar_, tmp_path
+):
+    for words in (["--data.sources", "nope"], ["--tokenizer.path", "nope"], []):
+        recipe = "zero-tiny" if words else "base-cpu"
+        for dry in ([], ["--dry-run"]):
+            called = nalar_("pretrain", recipe, *words, *dry, "--json")
+            assert called.code == 2, words
+            assert called.document["error"]["got"] in (
+                "no such file",
+                "no tokenizer.json",
+                "no source",
+            )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sources_on_the_command_line_are_the_runs_own(pipeline, nalar_, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"body": "x"}')
+    words = ["--data.sources", "a.jsonl,field=body,weight=3", "procedural"]
+    assert nalar_("pretrain", "zero-tiny", "--run", "a", *words).code == 0
+    sources = pipeline.calls[0].config.data.sources
+    assert [source.kind for source in sources] == ["files", "procedural"]
+    assert (sources[0].field, sources[0].weight) == ("body", 3.0)
+    (tmp_path / "a.jsonl").unlink()
+    assert nalar_("pretrain", "--run", "a", "--resume").code == 0
+    assert pipeline.calls[1].config == pipeline.calls[0].config
+    called = nalar_("pretrain", "--run", "a", "--resume", "--data.sources", "b.txt", "--json")
+    assert called.document["error"]["got"] == "flags that change data.sources"
+
+
 def test_pretrain_stops_before_rl_and_rl_goes_on(pipeline, nalar_, tmp_path):
     called = nalar_("pretrain", "zero-tiny", "--run", "base")
     assert called.code == 0

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nalar.config import UserError
 from nalar.data import template
-from nalar.data.dialogue import Parser, encode_prompt, parse
+from nalar.data.dialogue import Parser, encode_dialogue, encode_prompt, parse
 from nalar.data.tokenizer import Tokenizer
 
 PLAIN = [{"role": "user", "content": "make 24 from 3 8 9"}]
@@ -45,6 +45,38 @@ def test_transformers_renders_the_same_ids(
         LONG, add_generation_prompt=True, enable_thinking=thinking, return_dict=False
     )
     assert got == encode_prompt(tokenizer, LONG, thinking=thinking)
+
+
+@pytest.mark.parametrize("messages", [PLAIN, LONG, LONG[:2], LONG[:4]])
+def test_a_dialogue_for_training_is_what_the_template_renders(tokenizer, messages) -> None:
+    rendered = (
+        jinja2.sandbox.ImmutableSandboxedEnvironment()
+        .from_string(template.CHAT_TEMPLATE)
+        .render(messages=messages)
+    )
+    ids, is_own = encode_dialogue(tokenizer, messages)
+    assert ids == tokenizer.encode(rendered, allow_special=True)
+    assert len(is_own) == len(ids)
+
+
+def test_what_an_assistant_is_taught_is_what_its_prompt_leaves_open(tokenizer: Tokenizer) -> None:
+    for number, message in enumerate(LONG):
+        if message["role"] != "assistant":
+            continue
+        before, turn = LONG[:number], [*LONG[:number], message]
+        thinking = bool(message.get("reasoning_content"))
+        prompt = encode_prompt(tokenizer, before, thinking=thinking)
+        ids, is_own = encode_dialogue(tokenizer, turn)
+        assert ids[: len(prompt)] == prompt
+        assert is_own[len(prompt) :] == [True] * (len(ids) - len(prompt))
+        asked = encode_dialogue(tokenizer, before)[1]
+        assert is_own[: len(prompt)] == asked + [False] * (len(prompt) - len(asked))
+        parsed = parse(tokenizer, ids[len(prompt) :], thinking=thinking)
+        assert (parsed.thought, parsed.answer, parsed.closed) == (
+            message.get("reasoning_content", ""),
+            message["content"],
+            True,
+        )
 
 
 def test_training_turns_start_as_prompts_do(tokenizer: Tokenizer) -> None:

@@ -66,6 +66,26 @@ def test_marks_digits_and_signs_are_tokens_of_their_own(tokenizer: Tokenizer) ->
     assert special[-1] == tokenizer.end_id == 0
 
 
+def test_signs_merge_where_they_are_not_kept_apart() -> None:
+    docs = ["f(x, y);\n\n    return -1\n"] * 50
+    apart, merged = (
+        Tokenizer.train(docs, TokenizerConfig(vocab_size=275, signs_apart=apart))
+        for apart in (True, False)
+    )
+    assert all(len(apart.encode(text)) == len(text) for text in (", ", ");\n\n", "\n\n"))
+    assert len(merged.encode(");\n\n")) < 4
+    for text in (docs[0], "<|end|>", "12"):
+        assert merged.decode(merged.encode(text)) == text
+    assert len(merged.encode("12")) == 2  # digits stand alone all the same
+
+
+def test_a_fingerprint_tells_tokenizers_apart(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    assert Tokenizer.load(tmp_path).fingerprint == tokenizer.fingerprint
+    other = Tokenizer.train(some_documents(20), TokenizerConfig(vocab_size=280))
+    assert other.fingerprint != tokenizer.fingerprint
+
+
 def test_saving_and_loading_changes_nothing(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "model")
     again = Tokenizer.load(tmp_path / "model")

@@ -9,7 +9,7 @@ from nalar.data.tokenizer import Tokenizer
 from nalar.engine.sequence import Completion, FinishReason
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
-from nalar.pipeline.zero import train_tokenizer
+from nalar.pipeline.corpus import named_or_learned
 from nalar.recipes.zero import zero_cpu
 from nalar.rl.config import RLConfig
 from nalar.rl.rollout import Rollout
@@ -21,7 +21,7 @@ MakeRollout = Callable[..., Rollout]
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     """The demo's own."""
-    return train_tokenizer(zero_cpu())
+    return named_or_learned(zero_cpu())
 
 
 @pytest.fixture

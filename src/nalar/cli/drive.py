@@ -21,6 +21,7 @@ from nalar.evals.text import printable
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.forecast import Forecast, forecast
 from nalar.pipeline.preflight import (
+    refuse_if_no_data,
     refuse_if_not_installed,
     refuse_if_not_writable,
     refuse_if_too_small,
@@ -74,6 +75,8 @@ class Job:
 
 def show_plan(config: ZeroConfig, path: Path | None, out: Output) -> int:
     """Print what a config will take and, where a run would be written to `path`, all of it; touches nothing."""
+    if path:
+        refuse_if_no_data(config)
     plan = forecast(config)
     settings = config.model_dump(mode="json")
     if not out.json:
@@ -107,6 +110,8 @@ def go_on_config(run: Run, flagged: ZeroConfig) -> ZeroConfig:
 def drive(job: Job, out: Output) -> int:
     """Run the stages and say how it ended. Nothing is written before the checks have passed."""
     root = job.path.parent
+    if job.is_new:
+        refuse_if_no_data(job.config)
     refuse_if_too_small(job.config, this_machine(root))
     refuse_if_not_writable(root)
     refuse_if_not_installed(job.config)

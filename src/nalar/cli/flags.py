@@ -9,6 +9,8 @@ from typing import TypeVar
 import tyro
 
 from nalar.config import Config, UserError
+from nalar.data.config import AnySource
+from nalar.data.source_words import is_source, source_of, word_of
 
 T = TypeVar("T")
 
@@ -28,6 +30,24 @@ _VALUE_ERROR = re.compile(
     r"Error parsing (?P<at>--\S+): (?P<got>.*?)(?: Argument helptext:| For full)"
 )
 
+_KINDS = tyro.constructors.ConstructorRegistry()
+"""How flags spell what is no number and no text."""
+
+
+@_KINDS.primitive_rule
+def _source(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[AnySource] | None:
+    if info.type != AnySource:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="SOURCE",
+        instance_from_str=lambda words: source_of(words[0]),
+        is_instance=is_source,
+        str_from_instance=lambda source: [word_of(source)],
+    )
+
 
 def parse(
     cls: type[T], args: Sequence[str], *, verb: str, usage: str = "", default: T | None = None
@@ -39,11 +59,12 @@ def parse(
     complaint = io.StringIO()
     prog = f"nalar {verb}"
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), _KINDS:
             return tyro.cli(
                 cls,
                 prog=f"{prog} {usage}".strip(),
                 args=list(args),
+                # A part of a config that may be off is on or off by the recipe, not by a word among the flags.
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
                 default=tyro.MISSING_NONPROP if default is None else default,
             )

@@ -1,18 +1,103 @@
-"""The settings of tokenizer, corpus and packing. Imports no torch."""
+"""The settings of sources, tokenizer, procedural corpus and packing. Imports no torch."""
+
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from nalar.config import Config, ConfigError
 from nalar.tasks.config import ChainSumConfig, CountdownConfig
 
+Format = Literal["text", "jsonl", "parquet"]
+Content = Literal["text", "dialogue"]
+
+
+class ProceduralSource(Config):
+    """Documents made up as they are needed, without end, as `corpus` sets them."""
+
+    kind: Literal["procedural"] = "procedural"
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Share of the tokens trained on, against the weights of the other sources."""
+
+    @property
+    def where(self) -> str:
+        return "procedural"
+
+
+class RecordSource(Config):
+    """What sources of records have in common."""
+
+    content: Content = "text"
+    """text: the field holds a string. dialogue: it holds messages, each with role and content."""
+    field: str | None = None
+    """Where a record has its content. None: in `text`, a dialogue in `messages`."""
+    max_records: int | None = Field(default=None, ge=1)
+    """Records read at most, from the first on. None: all."""
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Share of the tokens trained on, against the weights of the other sources."""
+
+    @property
+    def content_field(self) -> str:
+        return self.field or ("messages" if self.content == "dialogue" else "text")
+
+
+class FileSource(RecordSource):
+    """Files of one's own: text, JSONL (either may be .gz) or Parquet."""
+
+    kind: Literal["files"] = "files"
+    path: str = Field(min_length=1)
+    """A file, a folder with all that lies below it, or a glob such as `books/**/*.jsonl`."""
+    format: Format | None = None
+    """None: what the suffix of each file says."""
+    separator: str | None = Field(default=None, min_length=1)
+    """What stands between the documents of a text file. None: a file is one document."""
+
+    @property
+    def where(self) -> str:
+        return self.path
+
+
+class DatasetSource(RecordSource):
+    """What the package `datasets` finds under an id, read as a stream."""
+
+    kind: Literal["dataset"] = "dataset"
+    id: str = Field(min_length=1)
+    """On the Hugging Face hub, or a folder."""
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    """A commit. None: the newest at the time of reading; what is in the cache stays as it was."""
+
+    @property
+    def where(self) -> str:
+        return f"hf:{self.id}"
+
+
+AnySource = ProceduralSource | FileSource | DatasetSource
+Source = Annotated[AnySource, Field(discriminator="kind")]
+
+
+class DataConfig(Config):
+    """What is read: one source, or a mixture by weight."""
+
+    sources: tuple[Source, ...] = (ProceduralSource(),)
+    """A file, a folder, a glob, hf:ID or `procedural`, each with settings such as `,weight=2`: docs/data.md."""
+    cache_dir: str = "~/.cache/nalar/corpora"
+    """Where sources are kept as token ids, for all runs."""
+    max_bad_frac: float = Field(default=0.1, ge=0, le=1)
+    """Records of a source that cannot be used are skipped and counted; more than this share is an error."""
+
 
 class TokenizerConfig(Config):
-    """A byte-level BPE trained on the corpus itself."""
+    """A byte-level BPE: learned from the run's own sources, or one that is there."""
 
+    path: str | None = None
+    """A folder with a tokenizer, as `nalar tokenizer` writes it. None: learned when the run begins."""
     vocab_size: int = Field(default=320, ge=261)
-    """All ids: 256 bytes, 5 special tokens, and merges for the rest."""
+    """All ids: 256 bytes, 5 special tokens, and merges for the rest. A tokenizer of another size is refused."""
     sample_documents: int = Field(default=4000, ge=1)
-    """Documents of the corpus from which merges are learned."""
+    """Learning: documents that merges are learned from, drawn evenly from all of each source, held in memory."""
+    signs_apart: bool = True
+    """Learning: line ends, digits and the signs of arithmetic never merge, so that each stays one token."""
 
 
 class DocumentWeights(Config):

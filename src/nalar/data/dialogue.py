@@ -9,27 +9,48 @@ from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
 
 Part = Literal["thought", "answer", "after"]
+Message = Mapping[str, str | None]
+"""`role` (user or assistant) and `content`; an assistant's may have `reasoning_content`."""
 
 
 def encode_prompt(
-    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, thinking: bool = True
+    tokenizer: Tokenizer, messages: Sequence[Message], *, thinking: bool = True
 ) -> list[int]:
     """Ids of a conversation up to where the assistant's turn begins, as the chat template renders it.
 
-    Messages have a role (user or assistant) and content, an assistant's may have reasoning_content. Texts never become
-    special ids, whatever they contain. Without thinking the thought is opened and closed at once.
+    Texts never become special ids, whatever they contain. Without thinking the thought is opened and closed at once.
     """
-    t, ids = tokenizer, list[int]()
+    t = tokenizer
+    ids, _ = encode_dialogue(tokenizer, messages)
+    return [*ids, t.assistant_id, t.think_id, *([] if thinking else [t.end_think_id])]
+
+
+def encode_dialogue(
+    tokenizer: Tokenizer, messages: Sequence[Message]
+) -> tuple[list[int], list[bool]]:
+    """Ids of a conversation as the chat template renders it, and which of them are the assistant's to choose.
+
+    Those are what a prompt leaves open: thought, </think>, answer and <|end|>. A turn without a thought is one that was
+    asked for without thinking: there </think> is part of the prompt, and choosing it is not to be learned.
+    """
+    t, ids, is_own = tokenizer, list[int](), list[bool]()
     for message in messages:
-        content = t.encode(message["content"])
+        content = t.encode(message["content"] or "")
         if message["role"] == "user":
-            ids += [t.user_id, *content]
+            given, own = [t.user_id, *content], list[int]()
         elif message["role"] == "assistant":
             thought = t.encode(message.get("reasoning_content") or "")
-            ids += [t.assistant_id, t.think_id, *thought, t.end_think_id, *content, t.end_id]
+            given, own = (
+                [t.assistant_id, t.think_id],
+                [*thought, t.end_think_id, *content, t.end_id],
+            )
+            if not thought:
+                given, own = [*given, t.end_think_id], own[1:]
         else:
             raise UserError(at="message.role", got=repr(message["role"]), want="user or assistant")
-    return [*ids, t.assistant_id, t.think_id, *([] if thinking else [t.end_think_id])]
+        ids += given + own
+        is_own += [False] * len(given) + [True] * len(own)
+    return ids, is_own
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ import numpy.typing as npt
 from nalar.data.config import CorpusConfig, PackingConfig
 from nalar.data.corpora.procedural import documents
 from nalar.data.tokenizer import Tokenizer
+
+Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class Packed:
     targets_N: npt.NDArray[np.int32]
     lengths: tuple[int, ...]
     """Tokens of each document, as inputs; their sum is N."""
+    counted_N: Mask | None = None
+    """Targets that count where only an assistant's own words do. None: no document has others."""
 
     def split(self, max_tokens: int | None) -> list["Packed"]:
         """Parts of whole documents, in order, of at most `max_tokens` (one document at least)."""
@@ -31,24 +37,49 @@ class Packed:
         for length in (*self.lengths, None):
             if lengths and (length is None or sum(lengths) + length > max_tokens):
                 span = slice(start, start + sum(lengths))
-                parts.append(Packed(self.ids_N[span], self.targets_N[span], tuple(lengths)))
+                counted_N = None if self.counted_N is None else self.counted_N[span]
+                parts.append(
+                    Packed(self.ids_N[span], self.targets_N[span], tuple(lengths), counted_N)
+                )
                 start, lengths = span.stop, []
             if length is not None:
                 lengths.append(length)
         return parts
 
 
-def pack(documents: list[list[int]]) -> Packed:
-    """Documents of at least two ids each."""
+@dataclass(frozen=True)
+class Piece:
+    """A document, or a stretch of one, that goes into a batch."""
+
+    ids: Ids
+    """At least two: all but the last are inputs, all but the first targets."""
+    counted: Mask | None = None
+    """Of the targets. None: all count."""
+
+
+def pack(documents: Sequence[Ids]) -> Packed:
+    """Documents of at least two ids each, of which every target counts."""
+    return pack_pieces([Piece(ids) for ids in documents])
+
+
+def pack_pieces(pieces: Sequence[Piece]) -> Packed:
+    counted_N = None
+    if any(piece.counted is not None for piece in pieces):
+        counted_N = np.concatenate([_counted(piece) for piece in pieces])
     return Packed(
-        np.concatenate([np.array(ids[:-1], dtype=np.int32) for ids in documents]),
-        np.concatenate([np.array(ids[1:], dtype=np.int32) for ids in documents]),
-        tuple(len(ids) - 1 for ids in documents),
+        np.concatenate([np.array(piece.ids[:-1], dtype=np.int32) for piece in pieces]),
+        np.concatenate([np.array(piece.ids[1:], dtype=np.int32) for piece in pieces]),
+        tuple(len(piece.ids) - 1 for piece in pieces),
+        counted_N,
     )
 
 
+def _counted(piece: Piece) -> Mask:
+    return np.ones(len(piece.ids) - 1, dtype=bool) if piece.counted is None else piece.counted
+
+
 class Packing:
-    """Packs the corpus into batches of one size. Only a batch's last document is cut, where the batch is full."""
+    """Packs the procedural corpus into batches of one size. Only a batch's last document is cut, where it is full."""
 
     def __init__(
         self, tokenizer: Tokenizer, corpus: CorpusConfig, config: PackingConfig, seed: int
@@ -61,17 +92,22 @@ class Packing:
 
     def batch(self, step: int) -> Packed:
         """The same for the same seed and step."""
+        return pack(self.take(step, self.config.step_tokens))
+
+    def take(self, step: int, room: int) -> list[list[int]]:
+        """As many of a step's documents as have `room` targets in all, the last one cut to fit."""
         chosen: list[list[int]] = []
-        room = self.config.step_tokens
-        for ids in self._documents(step):
+        if room == 0:
+            return chosen
+        for ids in self._encoded(step):
             for piece in _pieces(ids, self.config.document_tokens):
                 chosen.append(piece[: room + 1])
                 room -= len(chosen[-1]) - 1
                 if room == 0:
-                    return pack(chosen)
+                    return chosen
         raise AssertionError("the corpus has no end")
 
-    def _documents(self, step: int) -> Iterator[list[int]]:
+    def _encoded(self, step: int) -> Iterator[list[int]]:
         digest = hashlib.sha256(f"batch {self.seed} {step}".encode()).digest()
         source = documents(self.corpus, random.Random(int.from_bytes(digest[:16], "big")))
         while True:

@@ -1,5 +1,6 @@
 """A byte-level BPE tokenizer. Any text can be encoded; the text of special tokens becomes special only on request."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -33,7 +34,8 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         self._special = backend
         # A second backend that knows no special tokens: with it `<think>` in a user's text stays seven characters.
-        plain = json.loads(backend.to_str())
+        written = backend.to_str()
+        plain = json.loads(written)
         plain["added_tokens"] = []
         self._plain = tokenizers.Tokenizer.from_str(json.dumps(plain))
         self.vocab_size: int = backend.get_vocab_size()
@@ -58,6 +60,8 @@ class Tokenizer:
         self.end_think_id: int = ids[template.END_THINK]
         self.special_ids = frozenset(ids.values())
         self._bytes = self._token_bytes()
+        self.fingerprint: str = hashlib.sha256(written.encode()).hexdigest()[:32]
+        """Two tokenizers with one fingerprint give the same ids."""
 
     @classmethod
     def train(cls, docs: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
@@ -79,7 +83,8 @@ class Tokenizer:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        backend.train_from_iterator(_words(docs), trainer=trainer)
+        pieces = _words(docs) if config.signs_apart else _texts(docs)
+        backend.train_from_iterator(pieces, trainer=trainer)
         return cls(backend)
 
     @classmethod
@@ -143,15 +148,19 @@ class Tokenizer:
 
 
 def _words(docs: Iterable[str]) -> Iterable[str]:
-    """The pieces of text in which merges are learned.
-
-    Special tokens, line ends and the signs of arithmetic are left out, so each of them stays a token of its own: a mark
-    reads the same whether a line or a thought ends after it.
+    """What stands between line ends, digits and the signs of arithmetic, so that each of these stays a token of its
+    own: a mark reads the same whether a line or a thought ends after it.
     """
+    for text in _texts(docs):
+        yield from _WORD.findall(text)
+
+
+def _texts(docs: Iterable[str]) -> Iterable[str]:
+    """Texts without the special tokens, of which no part is to merge with what stands around them."""
     for doc in docs:
         for special in template.SPECIAL_TOKENS:
             doc = doc.replace(special, "\n")
-        yield from _WORD.findall(doc)
+        yield doc
 
 
 def _not_ours(path: Path, got: str) -> UserError:

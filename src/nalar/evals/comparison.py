@@ -11,6 +11,7 @@ from nalar.evals.text import printable
 
 _TITLES = {"countdown": "Countdown", "chain_sum": "Chain sums"}
 _STAGES = {
+    "data": "Reading the corpus",
     "pretrain": "Pretraining",
     "evaluate_base": "Evaluation before RL",
     "rl": "Reinforcement learning",

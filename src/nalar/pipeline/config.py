@@ -3,7 +3,7 @@
 import math
 
 from nalar.config import Config, ConfigError, lookup
-from nalar.data.config import CorpusConfig, PackingConfig, TokenizerConfig
+from nalar.data.config import CorpusConfig, DataConfig, PackingConfig, TokenizerConfig
 from nalar.evals.config import EvalConfig, ProbeConfig
 from nalar.model.config import ModelConfig
 from nalar.model.families.registry import FAMILIES
@@ -23,11 +23,13 @@ class ZeroConfig(Config):
     threads: int = 2
     """CPU threads; the same seed and threads give the same weights to the bit."""
     model: ModelConfig
+    data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig
     corpus: CorpusConfig
     packing: PackingConfig
     pretrain: PretrainConfig
-    probe: ProbeConfig
+    probe: ProbeConfig | None
+    """None: nothing is probed, every slice is trained, and whatever follows begins at once."""
     rl: RLConfig
     evals: EvalConfig
     price: PriceConfig
@@ -56,7 +58,7 @@ class ZeroConfig(Config):
                 got=str(self.packing.document_tokens),
                 want=f"at most model.max_position_embeddings={self.model.max_position_embeddings}",
             )
-        longest = max(self.rl.max_tokens, self.evals.max_tokens, self.probe.max_tokens)
+        longest = self.longest_response
         room = self.model.max_position_embeddings - longest
         if room < PROMPT_TOKENS:
             raise ConfigError(
@@ -64,6 +66,12 @@ class ZeroConfig(Config):
                 got=str(self.model.max_position_embeddings),
                 want=f"room for a prompt of {PROMPT_TOKENS} tokens and responses of {longest}",
             )
+
+    @property
+    def longest_response(self) -> int:
+        """Tokens, of all that is sampled in a run."""
+        probed = self.probe.max_tokens if self.probe else 0
+        return max(self.rl.max_tokens, self.evals.max_tokens, probed)
 
     def _check_model(self) -> None:
         """What the model must be for its family's folder to say it, and for the recipe to train it."""
@@ -73,6 +81,14 @@ class ZeroConfig(Config):
                 at="pretrain.optim.qk_clip_tau",
                 got=f"{self.pretrain.optim.qk_clip_tau} with model.qk_norm",
                 want="None: norms of queries and keys bound the logits",
+            )
+        depth, weight = self.model.num_nextn_predict_layers, self.pretrain.mtp_loss_weight
+        if bool(depth) != (weight > 0):
+            raise ConfigError(
+                at="pretrain.mtp_loss_weight",
+                got=f"{weight} with model.num_nextn_predict_layers={depth}",
+                want="above 0 where the model has blocks of multi-token prediction, else 0",
+                hint="--model.num-nextn-predict-layers 1 --pretrain.mtp-loss-weight 0.3",
             )
         for name, speed in (
             ("pretrain.balance_speed", self.pretrain.balance_speed),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nalar.config import UserError
+from nalar.data.files import refuse_missing
 from nalar.machine import environment
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.forecast import Forecast, forecast
@@ -66,6 +67,18 @@ def refuse_if_not_installed(config: ZeroConfig) -> None:
             got="the package tensorboard is not installed",
             want="the package, or no --tensorboard",
             hint="pip install 'nalar[tensorboard]'",
+        )
+
+
+def refuse_if_no_data(config: ZeroConfig) -> None:
+    """UserError where a source, or the tokenizer that the config names, is not there."""
+    refuse_missing(config.data)
+    path = config.tokenizer.path
+    if path is not None and not (Path(path).expanduser() / "tokenizer.json").is_file():
+        raise UserError(
+            at=f"tokenizer.path {path}",
+            got="no tokenizer.json",
+            want="a folder with a tokenizer, as `nalar tokenizer` writes it",
         )
 
 

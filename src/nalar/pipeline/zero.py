@@ -1,7 +1,5 @@
 """R1-Zero from random weights: pretrain, probe, evaluate, RL, evaluate again, report. Resumes where it stopped."""
 
-import itertools
-import random
 from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
@@ -9,9 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from nalar.config import ConfigError, UserError, lookup
-from nalar.data.corpora.procedural import documents
-from nalar.data.packing import Packing
+from nalar.config import UserError, lookup
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
@@ -25,6 +21,7 @@ from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.config import PROMPT_TOKENS, ZeroConfig
+from nalar.pipeline.corpus import prepare
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.session import Session
 from nalar.pipeline.tensorboard import watched
@@ -87,39 +84,27 @@ def tasks_of(config: ZeroConfig) -> dict[str, Task]:
     return {task.id: task for task in tasks}
 
 
-def train_tokenizer(config: ZeroConfig) -> Tokenizer:
-    """From the corpus alone, the same for every seed. ConfigError where the corpus has too few merges."""
-    sample = itertools.islice(
-        documents(config.corpus, random.Random(0)), config.tokenizer.sample_documents
-    )
-    tokenizer = Tokenizer.train(sample, config.tokenizer)
-    if tokenizer.vocab_size != config.model.vocab_size:
-        raise ConfigError(
-            at="tokenizer.vocab_size",
-            got=f"{config.tokenizer.vocab_size}, but the corpus gave {tokenizer.vocab_size} ids",
-            want="no more ids than the corpus has merges for",
-            hint=f"--tokenizer.vocab-size {tokenizer.vocab_size} --model.vocab-size {tokenizer.vocab_size}",
-        )
-    return tokenizer
-
-
 def engine_for(model: Transformer, config: ZeroConfig) -> Engine:
-    longest = max(config.rl.max_tokens, config.evals.max_tokens, config.probe.max_tokens)
-    return Engine(model, EngineConfig(max_model_len=PROMPT_TOKENS + longest))
+    return Engine(model, EngineConfig(max_model_len=PROMPT_TOKENS + config.longest_response))
 
 
 def _pretrain(session: Session, force: bool) -> Outcome:
     config = session.config
+    prepared = prepare(session)
+    if prepared is None:
+        return Outcome.STOPPED
+    tokenizer, batches = prepared
     if session.checkpoint("pretrain"):
-        model, tokenizer, step = session.load("pretrain")
+        model, _, step = session.load("pretrain")
     else:
-        tokenizer, step = train_tokenizer(config), 0
+        step = 0
         model = Transformer(config.model)
         model.initialize(config.seed)
-    optimizer = MuonClip(model.named_parameters(), config.pretrain.optim)
+    with_mtp = config.pretrain.mtp_loss_weight > 0
+    parameters = model.trained_parameters(ahead=with_mtp)
+    optimizer = MuonClip(parameters, config.pretrain.optim)
     if step:
         session.load_optimizer("pretrain", optimizer)
-    batches = Packing(tokenizer, config.corpus, config.packing, config.seed)
     per_slice = steps_per_slice(config.pretrain, batches.tokens_per_step)
     total = per_slice * config.pretrain.max_slices
 
@@ -130,7 +115,8 @@ def _pretrain(session: Session, force: bool) -> Outcome:
         def on_step(progress: Progress) -> None:
             session.work.tokens += batches.tokens_per_step
             session.work.flops += sum(
-                sequence_flops(model.config, n, backward=True) for n in progress.lengths
+                sequence_flops(model.config, n, backward=True, with_mtp=with_mtp)
+                for n in progress.lengths
             )
             if progress.step % config.pretrain.log_every_steps == 0:
                 metrics = progress.outcome.metrics()
@@ -146,7 +132,8 @@ def _pretrain(session: Session, force: bool) -> Outcome:
                 return Outcome.FINISHED
             if step >= total:
                 session.receipt("pretrain", meter)
-                return Outcome.FINISHED if force else Outcome.PROBE_FAILED
+                is_free = force or config.probe is None
+                return Outcome.FINISHED if is_free else Outcome.PROBE_FAILED
             step = pretrain_slice(
                 model,
                 optimizer,
@@ -191,8 +178,10 @@ def pretrain_values(metrics: StepMetrics) -> dict[str, float]:
 def _probe_passed(
     session: Session, model: Transformer, tokenizer: Tokenizer, slice_number: int
 ) -> bool:
-    """Probe after a slice, write it down, say what came out."""
+    """Probe after a slice, write it down, say what came out. Without a probe no slice is the last before its time."""
     config = session.config
+    if config.probe is None:
+        return False
     countdown = tasks_of(config)["countdown"]
     result, samples = probe(engine_for(model, config), tokenizer, countdown, config.probe)
     session.add_sampling(model.config, samples)
@@ -248,7 +237,7 @@ def _rl(session: Session, force: bool) -> Outcome:
     config = session.config
     source = "rl" if session.checkpoint("rl") else "pretrain"
     model, tokenizer, step = session.load(source)
-    optimizer = MuonClip(model.named_parameters(), config.rl.optim)
+    optimizer = MuonClip(model.trained_parameters(ahead=False), config.rl.optim)
     if source == "rl":
         session.load_optimizer("rl", optimizer)
     else:

@@ -58,9 +58,7 @@ def zero_tiny() -> ZeroConfig:
             "pretrain": full.pretrain.model_copy(
                 update={"slice_tokens": 120_000, "max_slices": 2, "log_every_steps": 5}
             ),
-            "probe": full.probe.model_copy(
-                update={"problems": 8, "min_recall": 0.0, "max_false_frac": 1.0, "min_hits": 0}
-            ),
+            "probe": ProbeConfig(problems=8, min_recall=0.0, max_false_frac=1.0, min_hits=0),
             "rl": full.rl.model_copy(
                 update={"steps": 4, "prompts_per_step": 4, "group_size": 4, "save_every_steps": 2}
             ),

@@ -1,0 +1,115 @@
+"""What pretraining reads: the run's tokenizer and batches, the same ones whenever the run goes on."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from nalar.config import UserError
+from nalar.data.learning import draw_samples, learn
+from nalar.data.loader import Loaded, SourceRecord, load
+from nalar.data.mixture import Mixture
+from nalar.data.tokenizer import Tokenizer
+from nalar.pipeline.config import ZeroConfig
+from nalar.pipeline.session import Session
+
+DATA_FILE = "data.json"
+
+
+class DataRecord(BaseModel):
+    """`data.json`: what a run reads. Only gains keys."""
+
+    schema_version: int = 1
+    sources: list[SourceRecord]
+
+
+def prepare(session: Session) -> tuple[Tokenizer, Mixture] | None:
+    """None: told to stop, what is cached so far is kept. UserError where the sources are not what they were."""
+    if all(source.kind == "procedural" for source in session.config.data.sources):
+        tokenizer = tokenizer_of(session)
+        loaded = _load(session, tokenizer)
+        return None if loaded is None else (tokenizer, loaded.batches)
+    with session.start("data", steps=None) as meter:
+        tokenizer = tokenizer_of(session)
+        loaded = _load(session, tokenizer)
+        session.receipt("data", meter)
+    if loaded is None:
+        return None
+    _keep(session, loaded.records)
+    trained = session.config.pretrain.slice_tokens * session.config.pretrain.max_slices
+    for record in loaded.records:
+        passes = trained * record.weight_frac / record.tokens
+        session.observer.note(f"{record.source}: at most {passes:.2g} passes over it")
+    session.observer.stage_finished("data")
+    return tokenizer, loaded.batches
+
+
+def tokenizer_of(session: Session) -> Tokenizer:
+    """The one that the run has used so far; else the one that the config names, or one learned from the sources."""
+    config, name = session.config, session.checkpoint("pretrain")
+    if name is None:
+        return named_or_learned(config)
+    tokenizer = Tokenizer.load(session.run.checkpoint_dir(name))
+    folder = Path(config.tokenizer.path or "").expanduser()
+    if config.tokenizer.path is None or not folder.is_dir():  # the checkpoint's own is enough
+        return tokenizer
+    if Tokenizer.load(folder).fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            at=f"tokenizer.path {folder}",
+            got="another tokenizer than the checkpoint's",
+            want="the tokenizer that the run began with",
+            hint=f"it lies in {session.run.checkpoint_dir(name)}",
+        )
+    return tokenizer
+
+
+def named_or_learned(config: ZeroConfig) -> Tokenizer:
+    """ConfigError where it has not as many ids as the model."""
+    if config.tokenizer.path is None:
+        samples = draw_samples(config.data, config.corpus, config.tokenizer.sample_documents)
+        return learn(samples, config.tokenizer)
+    tokenizer = Tokenizer.load(Path(config.tokenizer.path).expanduser())
+    size = tokenizer.vocab_size
+    if size != config.model.vocab_size:
+        raise UserError(
+            at=f"tokenizer.path {config.tokenizer.path}",
+            got=f"a tokenizer of {size} ids",
+            want=f"as many as the model has: model.vocab_size={config.model.vocab_size}",
+            hint=f"--tokenizer.vocab-size {size} --model.vocab-size {size}",
+        )
+    return tokenizer
+
+
+def _load(session: Session, tokenizer: Tokenizer) -> Loaded | None:
+    config = session.config
+    return load(
+        config.data,
+        config.corpus,
+        config.packing,
+        tokenizer,
+        config.seed,
+        note=session.observer.note,
+        should_stop=session.should_stop,
+    )
+
+
+def _keep(session: Session, records: list[SourceRecord]) -> None:
+    """Write down what was read; UserError where a run that goes on would read something else than it began with."""
+    path = session.run.path / DATA_FILE
+    if not path.exists():
+        session.run.write_json(DATA_FILE, DataRecord(sources=records).model_dump())
+        return
+    try:
+        known = DataRecord.model_validate(session.run.read_json(DATA_FILE))
+    except ValidationError as error:
+        raise UserError(
+            at=str(path), got="a broken file", want="a file as nalar wrote it"
+        ) from error
+    before = {record.source: record.digest for record in known.sources}
+    for record in records:
+        if record.digest != before.get(record.source):
+            raise UserError(
+                at=record.source,
+                got="other documents than the run began with",
+                want="the same, so that it goes on as if it had never stopped",
+                hint="put the files back as they were, or start a new run",
+            )

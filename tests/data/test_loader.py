@@ -1,0 +1,106 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from nalar.config import ConfigError, UserError
+from nalar.data import loader
+from nalar.data.config import (
+    CorpusConfig,
+    DataConfig,
+    DatasetSource,
+    FileSource,
+    PackingConfig,
+    ProceduralSource,
+)
+from nalar.data.loader import load
+from nalar.data.packing import Packing
+
+CORPUS, PACKING = CorpusConfig(), PackingConfig(step_tokens=200, document_tokens=100)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataConfig:
+    lines = [json.dumps({"text": f"document {n}"}) for n in range(30)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, "{"]))
+    sources = (ProceduralSource(), FileSource(path=str(tmp_path / "a.jsonl"), weight=3))
+    return DataConfig(sources=sources, cache_dir=str(tmp_path / "cache"))
+
+
+def test_what_was_read_is_on_record_and_told(data: DataConfig, tokenizer) -> None:
+    notes: list[str] = []
+    loaded = load(data, CORPUS, PACKING, tokenizer, 0, note=notes.append)
+    assert loaded is not None
+    (record,) = loaded.records
+    assert (record.weight_frac, record.records, record.documents) == (0.75, 31, 30)
+    assert record.skipped["no JSON object"].count == 1
+    assert record.tokenizer == tokenizer.fingerprint
+    assert Path(record.cache).is_dir() and record.digest
+    (note,) = notes
+    assert "30 documents" in note and "skipped 1 no JSON object (first: " in note
+    assert len(loaded.batches.batch(0).ids_N) == loaded.batches.tokens_per_step == 200
+
+
+def test_the_seed_sets_the_order(data: DataConfig, tokenizer) -> None:
+    one, same, other = (
+        load(data, CORPUS, PACKING, tokenizer, seed).batches.batch(0).ids_N[50:].tolist()
+        for seed in (0, 0, 1)
+    )
+    assert one == same != other
+
+
+def test_the_procedural_corpus_alone_needs_no_cache(tokenizer, tmp_path) -> None:
+    data = DataConfig(cache_dir=str(tmp_path / "cache"))
+    loaded = load(data, CORPUS, PACKING, tokenizer, 5)
+    packing = Packing(tokenizer, CORPUS, PACKING, 5)
+    assert loaded.records == []
+    for step in (0, 9):
+        one, two = loaded.batches.batch(step), packing.batch(step)
+        assert one.ids_N.tolist() == two.ids_N.tolist() and one.lengths == two.lengths
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_stop_is_heard_while_a_cache_is_made(data: DataConfig, tokenizer) -> None:
+    assert load(data, CORPUS, PACKING, tokenizer, 0, should_stop=lambda: True) is None
+    assert load(data, CORPUS, PACKING, tokenizer, 0) is not None
+
+
+def test_how_far_it_is_is_told_every_so_often(data: DataConfig, tokenizer, monkeypatch) -> None:
+    monkeypatch.setattr(loader, "NOTE_EVERY_S", 0.0)
+    notes: list[str] = []
+    load(data, CORPUS, PACKING, tokenizer, 0, note=notes.append)
+    assert "tokenised 30 documents" in notes[0] and "(100%)" in notes[0]
+
+
+def test_dialogues_come_whole_where_asked(data: DataConfig, tokenizer, tmp_path) -> None:
+    turns = [
+        [{"role": "user", "content": "x" * n}, {"role": "assistant", "content": "y"}]
+        for n in range(5, 200, 5)
+    ]
+    (tmp_path / "d.jsonl").write_text("\n".join(json.dumps({"messages": t}) for t in turns))
+    source = FileSource(path=str(tmp_path / "d.jsonl"), content="dialogue")
+    chosen = data.model_copy(update={"sources": (source,)})
+    notes: list[str] = []
+    loaded = load(chosen, CORPUS, PACKING, tokenizer, 0, whole_dialogues=True, note=notes.append)
+    assert loaded.records[0].left_out > 0
+    assert f"{loaded.records[0].left_out} dialogues are too long" in notes[0]
+    packed = loaded.batches.batch(0)
+    assert packed.counted_N.sum() == 2 * len(packed.lengths)  # y and <|end|> of each
+    cut = load(chosen, CORPUS, PACKING, tokenizer, 0)
+    assert cut.records[0].left_out == 0 and len(cut.batches.batch(0).ids_N) == 200
+    for packing, error in (
+        (PackingConfig(step_tokens=50, document_tokens=100), ConfigError),
+        (PackingConfig(step_tokens=50, document_tokens=5), UserError),
+    ):
+        with pytest.raises(error):
+            load(chosen, CORPUS, packing, tokenizer, 0, whole_dialogues=True)
+
+
+def test_a_dataset_is_cached_like_files(data: DataConfig, tokenizer, tmp_path) -> None:
+    pytest.importorskip("datasets", reason="datasets are read by the package of that name")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("\n".join(f'{{"text": "row {n}"}}' for n in range(20)))
+    source = DatasetSource(id=str(folder), max_records=15)
+    loaded = load(data.model_copy(update={"sources": (source,)}), CORPUS, PACKING, tokenizer, 0)
+    assert (loaded.records[0].records, loaded.records[0].documents) == (15, 15)
