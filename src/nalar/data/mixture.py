@@ -18,7 +18,7 @@ import numpy.typing as npt
 from nalar.data.cache import TokenCache
 from nalar.data.packing import Packed, Packing, Piece, pack_pieces
 
-# D documents · U units: stretches of at most `longest` targets of one document
+# D documents · U units: stretches of at most `longest` targets of one document · P pieces
 Indices = npt.NDArray[np.int64]
 
 
@@ -95,16 +95,20 @@ class CachedStream:
     ) -> None:
         """name: seeds the orders, so it names the run's seed and the source."""
         self._cache, self._longest, self._name, self._is_whole = cache, longest, name, is_whole
-        self._targets_D: Indices = cache.lengths_D - 1
-        units_D = -(-self._targets_D // longest)
+        targets_D: Indices = cache.lengths_D - 1
+        units_D = -(-targets_D // longest)
         if is_whole:
-            units_D = np.where(self._targets_D <= longest, units_D, 0)
+            units_D = np.where(targets_D <= longest, units_D, 0)
         self.left_out = int((units_D == 0).sum())
         """Documents that are too long to come whole."""
         self._ends_D: Indices = np.cumsum(units_D)
-        self.targets = int(self._targets_D[units_D > 0].sum())
+        # As documents stand: all units of one are of the full length but its last.
+        self._targets_U: Indices = np.full(int(self._ends_D[-1]), longest, dtype=np.int64)
+        kept = units_D > 0
+        self._targets_U[self._ends_D[kept] - 1] = (targets_D - (units_D - 1) * longest)[kept]
+        self.targets = int(self._targets_U.sum())
         """Of one pass."""
-        self._epoch = self._order(0) if self.targets else None
+        self._epoch: _Epoch | None = None
 
     def take(self, step: int, start: int, stop: int) -> list[Piece]:
         pieces: list[Piece] = []
@@ -120,33 +124,31 @@ class CachedStream:
 
     def _cut(self, epoch: _Epoch, at: int, until: int) -> list[Piece]:
         """Targets `at` to before `until` of a pass. What is left of a unit begins the next step as a document."""
-        pieces = []
-        unit = int(np.searchsorted(epoch.ends_U, at, side="right"))
-        while at < until:
-            begin = int(epoch.ends_U[unit - 1]) if unit else 0
-            end = min(int(epoch.ends_U[unit]), until)
-            pieces.append(self._piece(int(epoch.units_U[unit]), at - begin, end - begin))
-            at, unit = end, unit + 1
-        return pieces
+        first, last = np.searchsorted(epoch.ends_U, (at, until - 1), side="right")
+        units, ends = epoch.units_U[first : last + 1], epoch.ends_U[first : last + 1]
+        begins = ends - self._targets_U[units]
+        return self._pieces(units, np.maximum(at - begins, 0), np.minimum(ends, until) - begins)
 
     def _whole(self, epoch: _Epoch, at: int, until: int) -> list[Piece]:
         """The units of a pass that begin at its targets `at` to before `until`."""
-        begins_U = np.concatenate([[0], epoch.ends_U])
-        first, last = np.searchsorted(begins_U[:-1], (at, until))
-        lengths = np.diff(begins_U[first : last + 1])
+        # A unit begins where the one before it ends, so those that end before `at` begin before the next one.
+        first, last = (int(np.searchsorted(epoch.ends_U, t)) + (t > 0) for t in (at, until))
         units = epoch.units_U[first:last]
-        return [self._piece(int(unit), 0, int(n)) for unit, n in zip(units, lengths, strict=True)]
+        return self._pieces(units, np.zeros_like(units), self._targets_U[units])
 
-    def _piece(self, unit: int, start: int, stop: int) -> Piece:
-        """Targets `start` to before `stop` of a unit, with the id before them."""
-        document = int(np.searchsorted(self._ends_D, unit, side="right"))
-        first = int(self._ends_D[document - 1]) if document else 0
-        skipped = (unit - first) * self._longest
-        start, stop = skipped + start, skipped + stop
-        return Piece(
-            self._cache.ids(document, start, stop + 1),
-            self._cache.counted(document, start + 1, stop + 1),
-        )
+    def _pieces(self, units_P: Indices, starts_P: Indices, stops_P: Indices) -> list[Piece]:
+        """Of each unit the targets from `start` to before `stop`, with the id before them."""
+        documents_P = np.searchsorted(self._ends_D, units_P, side="right")
+        firsts_P = np.where(documents_P > 0, self._ends_D[documents_P - 1], 0)
+        skipped_P = (units_P - firsts_P) * self._longest
+        spans = zip(documents_P, skipped_P + starts_P, skipped_P + stops_P, strict=True)
+        return [
+            Piece(
+                self._cache.ids(int(document), int(start), int(stop) + 1),
+                self._cache.counted(int(document), int(start) + 1, int(stop) + 1),
+            )
+            for document, start, stop in spans
+        ]
 
     def _at(self, number: int) -> _Epoch:
         """Kept from step to step: an order takes a while to make."""
@@ -155,12 +157,10 @@ class CachedStream:
         return self._epoch
 
     def _order(self, number: int) -> _Epoch:
-        units = int(self._ends_D[-1])
         seed = hashlib.sha256(f"order {self._name} {number}".encode()).digest()
         # Raw words of the bit generator, which numpy promises never to change; sorting them makes an order.
-        words_U = np.random.Philox(int.from_bytes(seed[:16], "big")).random_raw(units)
+        words_U = np.random.Philox(int.from_bytes(seed[:16], "big")).random_raw(
+            len(self._targets_U)
+        )
         units_U = np.argsort(words_U, kind="stable")
-        document_U = np.searchsorted(self._ends_D, units_U, side="right")
-        first_U = np.where(document_U > 0, self._ends_D[document_U - 1], 0)
-        rest_U = self._targets_D[document_U] - (units_U - first_U) * self._longest
-        return _Epoch(number, units_U, np.cumsum(np.minimum(rest_U, self._longest)))
+        return _Epoch(number, units_U, np.cumsum(self._targets_U[units_U]))
