@@ -100,10 +100,12 @@ def test_resume_goes_on_with_the_same_job_only(tmp_path, run):
         tmp_path, "first", {"rl": {"lr": 1e-3}}, "nalar demo --resume", 7, resume=True
     )
     assert again == run
-    with pytest.raises(UserError, match="another rl"):
+    with pytest.raises(UserError, match=r"first: rl\.lr: got 0\.002\n  wanted: 0\.001, which"):
         Run.create(tmp_path, "first", {"rl": {"lr": 2e-3}}, "", 7, resume=True)
-    with pytest.raises(UserError, match="another seed"):
-        Run.create(tmp_path, "first", {"rl": {"lr": 1e-3}}, "", 8, resume=True)
+    with pytest.raises(UserError, match=r"first: seed: got 8 \(others differ too: rl\.lr\)"):
+        Run.create(tmp_path, "first", {"rl": {"lr": 2e-3}}, "", 8, resume=True)
+    with pytest.raises(UserError, match=r"first: sft: got \{\}\n  wanted: nothing"):
+        Run.create(tmp_path, "first", {"rl": {"lr": 1e-3}, "sft": {}}, "", 7, resume=True)
     with pytest.raises(UserError, match="nalar runs list"):
         Run.create(tmp_path, "second", {}, "", 7, resume=True)
 

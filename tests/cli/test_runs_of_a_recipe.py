@@ -95,7 +95,10 @@ def test_resume_refuses_flags_that_change_the_config_by_name(pipeline, nalar_):
     assert nalar_("demo", "--run", "a").code == 0
     called = nalar_("demo", "--run", "a", "--resume", "--seed", "9", "--rl.steps", "8", "--json")
     assert called.code == 2
-    assert called.document["error"]["got"] == "flags that change seed, rl.steps"
+    error = called.document["error"]
+    assert error["at"] == "runs/a: seed"
+    assert error["got"] == "9 (others differ too: rl.steps)"
+    assert error["want"] == "0, which the run was started with"
     assert len(pipeline.calls) == 1
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import tyro
 
-from nalar.config import Config, UserError
+from nalar.config import UserError
 
 T = TypeVar("T")
 
@@ -59,18 +59,6 @@ def peek(args: Sequence[str], flag: str) -> str | None:
         if word.startswith(f"{flag}="):
             return word.removeprefix(f"{flag}=")
     return None
-
-
-def changed(before: Config, after: Config, prefix: str = "") -> list[str]:
-    """Dotted names of the fields in which two configs of one class differ."""
-    names = []
-    for name in type(before).model_fields:
-        old, new = getattr(before, name), getattr(after, name)
-        if isinstance(old, Config) and type(old) is type(new):
-            names += changed(old, new, f"{prefix}{name}.")
-        elif old != new:
-            names.append(prefix + name)
-    return names
 
 
 def _in_our_words(complaint: str, prog: str) -> UserError:

@@ -9,7 +9,7 @@ from nalar.model.config import ModelConfig
 from nalar.plan.cost import PriceConfig
 from nalar.rl.config import RLConfig
 from nalar.tasks.registry import TASKS
-from nalar.train.config import PretrainConfig
+from nalar.train.config import CheckpointConfig, PretrainConfig
 
 
 class ZeroConfig(Config):
@@ -29,6 +29,7 @@ class ZeroConfig(Config):
     probe: ProbeConfig
     rl: RLConfig
     evals: EvalConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
     price: PriceConfig
 
     def model_post_init(self, _context: object) -> None:
