@@ -8,15 +8,15 @@ one.
 import errno
 import hashlib
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from nalar.config import UserError
 from nalar.disk import decode, encode, replace_dir
@@ -183,14 +183,17 @@ def load_optimizer(folder: Path, optimizer: MuonClip) -> None:
 
 
 def _copied(model: Transformer) -> Transformer:
-    """A model that holds copies of the weights and of the balance bias, in main memory; it is for saving only."""
-    with torch.device("meta"):
-        twin = Transformer(model.config)
-    state = {
-        name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()
+    """The model with copies of its weights and buffers, in main memory."""
+    copies = {
+        id(tensor): _same_kind(tensor, tensor.detach().to("cpu", copy=True))
+        for tensor in (*model.parameters(), *model.buffers())
     }
-    twin.load_state_dict(state, assign=True)
-    return twin
+    return deepcopy(model, copies)  # deepcopy takes what is in its memo for done
+
+
+def _same_kind(tensor: Tensor, data: Tensor) -> Tensor:
+    is_parameter = isinstance(tensor, nn.Parameter)
+    return nn.Parameter(data, requires_grad=False) if is_parameter else data
 
 
 def _files(folder: Path) -> list[Path]:

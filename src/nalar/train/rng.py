@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from nalar.config import UserError
+
 
 def seed_all(seed: int, *purpose: str) -> None:
     """Begin anew, each purpose with numbers of its own."""
@@ -34,14 +36,21 @@ def random_state() -> dict[str, Any]:
 
 def restore_random_state(state: dict[str, Any]) -> None:
     """Go on as after `random_state`. A GPU that is not here any more is passed over."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    keys, position, has_gauss, cached_gaussian = state["numpy"]
-    words = np.array(keys, dtype=np.uint32)
-    np.random.set_state(("MT19937", words, position, has_gauss, cached_gaussian))
-    torch.set_rng_state(_tensor(state["torch"]))
-    for device, text in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(_tensor(text), device)
+    try:
+        version, numbers, gauss = state["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        keys, position, has_gauss, cached_gaussian = state["numpy"]
+        words = np.array(keys, dtype=np.uint32)
+        np.random.set_state(("MT19937", words, position, has_gauss, cached_gaussian))
+        torch.set_rng_state(_tensor(state["torch"]))
+        for device, text in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(_tensor(text), device)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            at="random state of a checkpoint",
+            got=f"{type(error).__name__}: {error}",
+            want="a state that this version's generators take",
+        ) from error
 
 
 def _text(state: torch.Tensor) -> str:
