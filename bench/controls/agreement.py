@@ -185,7 +185,7 @@ def _compare(
     # policy_batches sorts by length, and a stable sort of what is sorted changes nothing
     ordered = sorted(rollouts, key=lambda r: len(r.prompt_ids) + len(r.completion.token_ids))
     batches = policy_batches(
-        ordered, [1.0] * len(ordered), max_tokens=max_tokens, device=model.lm_head.weight.device
+        ordered, [1.0] * len(ordered), max_tokens=max_tokens, device=model.head_weight.device
     )
     start = 0
     for batch in batches:

@@ -174,7 +174,7 @@ class Tuner:
             batch,
             [1.0] * len(batch),
             max_tokens=self.config.micro_batch_tokens,
-            device=self.model.lm_head.weight.device,
+            device=self.model.head_weight.device,
         ):
             logprobs_N, _, part_loads = trainer_logprobs(self.model, part)
             part_loss = -logprobs_N.sum() / total
@@ -184,7 +184,7 @@ class Tuner:
         apply_gradients(
             self.model,
             self.optimizer,
-            loss=loss,
+            loss=torch.tensor(loss),
             loads=loads,
             max_logits=(),
             lr_factor=self._lr_factor(),

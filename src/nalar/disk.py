@@ -139,7 +139,7 @@ def remove_dir(path: Path) -> None:
 def mend_folder(folder: Path) -> None:
     """Clear away what a killed writer left in a folder: what was unfinished goes, what was moved aside comes back."""
     with disk_errors(folder):
-        for aside in [*folder.glob(".*.old")]:
+        for aside in [path for path in folder.glob(".*.old") if path.is_dir()]:
             path = aside.with_name(aside.name[1 : -len(".old")])
             if path.exists():
                 shutil.rmtree(aside)

@@ -1,6 +1,7 @@
 """demo, pretrain, rl and runs over a pipeline that takes no time."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -89,6 +90,16 @@ def test_resume_goes_on_with_the_stored_config(pipeline, nalar_):
     first, second = pipeline.calls
     assert second.config == first.config
     assert second.config.rl.steps == 7
+
+
+def test_a_run_that_goes_on_elsewhere_says_that_bits_may_differ(pipeline, nalar_):
+    assert nalar_("demo", "--run", "a").code == 0
+    assert "to the bit" not in nalar_("demo", "--run", "a", "--resume").out
+    run = Run.open(Path("runs/a"))
+    document = run.info.model_dump()
+    document["environment"]["packages"]["torch"] = "0.4"
+    run.write_json("run.json", document)
+    assert "this run began with torch 0.4 (now " in nalar_("demo", "--run", "a", "--resume").out
 
 
 def test_resume_refuses_flags_that_change_the_config_by_name(pipeline, nalar_):

@@ -91,3 +91,14 @@ def test_a_document_gives_every_token_but_its_first_as_a_target() -> None:
     assert packed.ids_N.tolist() == [5, 6, 8]
     assert packed.targets_N.tolist() == [6, 7, 9]
     assert packed.lengths == (2, 1)
+
+
+def test_parts_of_a_batch_are_whole_documents_in_order() -> None:
+    packed = pack([[1, 2, 3], [4, 5], [6, 7, 8, 9], [10, 11]])
+    assert packed.split(None) == [packed]
+    assert [p.lengths for p in packed.split(3)] == [(2, 1), (3,), (1,)]
+    assert [p.lengths for p in packed.split(1)] == [(2,), (1,), (3,), (1,)]
+    parts = packed.split(4)
+    assert [p.lengths for p in parts] == [(2, 1), (3, 1)]
+    assert np.concatenate([p.ids_N for p in parts]).tolist() == packed.ids_N.tolist()
+    assert np.concatenate([p.targets_N for p in parts]).tolist() == packed.targets_N.tolist()

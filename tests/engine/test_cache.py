@@ -1,10 +1,10 @@
 import torch
 
-from nalar.engine.cache import STEP_TOKENS, LatentCache
+from nalar.engine.cache import STEP_TOKENS, TokenCache
 
 
 def test_growing_keeps_what_was_stored_and_the_view_stays_short():
-    cache = LatentCache(num_layers=2, num_slots=3, latent_dim=4, max_len=500)
+    cache = TokenCache(num_layers=2, num_slots=3, entry_dim=4, max_len=500)
     prompt_LTC = torch.randn(2, 5, 4)
     cache.store_prompt(1, 2, prompt_LTC)
     assert cache.view(3, 5).shape == (2, 3, STEP_TOKENS, 4)
@@ -18,7 +18,7 @@ def test_growing_keeps_what_was_stored_and_the_view_stays_short():
 
 
 def test_the_view_never_exceeds_the_longest_sequence_allowed():
-    cache = LatentCache(num_layers=1, num_slots=1, latent_dim=1, max_len=40)
+    cache = TokenCache(num_layers=1, num_slots=1, entry_dim=1, max_len=40)
     cache.store_prompt(0, 1, torch.ones(1, 39, 1))
     memory = cache.view(1, 40)
     assert memory.shape[2] == 40
@@ -26,7 +26,7 @@ def test_the_view_never_exceeds_the_longest_sequence_allowed():
 
 
 def test_moved_rows_take_their_past_along():
-    cache = LatentCache(num_layers=2, num_slots=4, latent_dim=3, max_len=64)
+    cache = TokenCache(num_layers=2, num_slots=4, entry_dim=3, max_len=64)
     for row in range(4):
         cache.store_prompt(row, 1, torch.full((2, 6, 3), float(row)))
     cache.move(torch.tensor([3, 2]), torch.tensor([0, 1]), length=6)

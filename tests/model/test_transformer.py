@@ -1,9 +1,12 @@
+import pytest
 import torch
 from torch.testing import assert_close
 
+from nalar.config import ConfigError
 from nalar.kernels.attention import causal_attention, max_logit
-from nalar.model.attention import rotate
 from nalar.model.moe import MoE, Router
+from nalar.model.rope import rotate
+from nalar.model.transformer import Transformer
 
 
 def random_ids(shape, seed=0):
@@ -16,9 +19,7 @@ def test_cached_decoding_equals_the_full_forward(tiny_model):
     ids, starts = random_ids((3, 40)), torch.tensor([5, 17, 1])
     whole = tiny_model(ids).states
     _, entries = tiny_model.prefill(ids)
-    cache = torch.full(
-        (3, 3, 64, tiny_model.config.latent_dim), 7.0
-    )  # stale junk beyond the prompt
+    cache = torch.full((3, 3, 64, tiny_model.config.cache_dim), 7.0)  # stale junk beyond the prompt
     for b, start in enumerate(starts):
         cache[:, b, :start] = entries[:, b, :start]
     for step in range(20):
@@ -43,7 +44,7 @@ def test_observed_logits_are_the_largest_and_the_bound_is_close_above(tiny_model
     exact = tiny_model(ids, observe="exact").max_logits
     attention, x = tiny_model.model.layers[0].self_attn, tiny_model.model.embed_tokens(ids)
     normed = tiny_model.model.layers[0].input_layernorm(x)
-    turn = tiny_model.turn[:33]
+    turn = torch.view_as_complex(tiny_model.turn_table[:33])
     q = torch.cat(attention.queries(normed, turn), -1)
     latent, key = attention.latent(normed, turn)
     k_nope = attention.kv_b_proj(latent).unflatten(-1, (2, -1))[..., :12]
@@ -70,7 +71,7 @@ def test_fused_attention_equals_softmax_written_out():
 
 
 def test_rotation_keeps_length_and_depends_on_distance_only(tiny_model):
-    turn = tiny_model.turn
+    turn = torch.view_as_complex(tiny_model.turn_table)
     q, k = torch.randn(8), torch.randn(8)
     near = rotate(q, turn[9]) @ rotate(k, turn[4])
     far = rotate(q, turn[105]) @ rotate(k, turn[100])
@@ -87,7 +88,7 @@ def test_routing_by_hand(tiny_config):
         router.e_score_correction_bias[5] = 1.0
     x = torch.zeros(1, tiny_config.hidden_size)
     x[0, 0] = 1.0
-    ids, weights = router(x)
+    ids, weights, _ = router(x)
     assert sorted(ids[0].tolist()) == [0, 5]
     s0, s5 = torch.tensor(2.0).sigmoid(), torch.tensor(-3.0).sigmoid()
     expected = {0: s0 / (s0 + s5) * 1.7, 5: s5 / (s0 + s5) * 1.7}
@@ -104,8 +105,13 @@ def test_rebalancing_is_centred_and_moves_against_the_load(tiny_config):
     assert bias[4] > 0 > bias[2]
 
 
+def test_blocks_of_multi_token_prediction_are_refused_not_left_out(tiny_config):
+    with pytest.raises(ConfigError, match="num_nextn_predict_layers"):
+        Transformer(tiny_config.model_copy(update={"num_nextn_predict_layers": 1}))
+
+
 def test_a_mixture_counts_every_choice_once(tiny_model):
     mlp = tiny_model.model.layers[2].mlp
     assert isinstance(mlp, MoE)
-    _, load = mlp(torch.randn(35, 32))
+    _, load, _ = mlp(torch.randn(35, 32))
     assert load.sum() == 35 * 2

@@ -32,7 +32,7 @@ class ToyAttention:
         self.k_rope_T1R = rotate(normal(TOKENS, 1, ROPE))
 
     def views(self):
-        return HeadViews.of(self.q, self.kv_b, num_heads=HEADS, nope_dim=NOPE)
+        return HeadViews.latent([self.q, self.kv_b], num_heads=HEADS, nope_dim=NOPE)
 
     def max_logits(self):
         q = (self.x_TD @ self.q.T).view(TOKENS, HEADS, NOPE + ROPE)
@@ -72,7 +72,7 @@ def test_no_logit_below_the_cap_or_without_a_number_moves_a_weight(logit):
 def test_the_master_is_scaled_and_the_weights_are_its_rounding():
     toy = ToyAttention()
     q_bf16, kv_b_bf16 = toy.q.bfloat16(), toy.kv_b.bfloat16()
-    rounded = HeadViews.of(q_bf16, kv_b_bf16, num_heads=HEADS, nope_dim=NOPE)
+    rounded = HeadViews.latent([q_bf16, kv_b_bf16], num_heads=HEADS, nope_dim=NOPE)
     clip_heads(rounded, toy.max_logits(), tau=1.0, master=toy.views())
     torch.testing.assert_close(toy.max_logits()[1:], torch.ones(2), rtol=1e-5, atol=0)
     assert torch.equal(q_bf16, toy.q.bfloat16())
@@ -90,8 +90,54 @@ def test_a_master_that_is_the_weight_itself_is_scaled_once():
 def test_views_of_parameters_write_through():
     q, kv_b = torch.nn.Parameter(ToyAttention().q), torch.nn.Parameter(ToyAttention().kv_b)
     before = q.detach().clone()
-    views = HeadViews.of(q, kv_b, num_heads=HEADS, nope_dim=NOPE)
+    views = HeadViews.latent([q, kv_b], num_heads=HEADS, nope_dim=NOPE)
     clip_heads(views, torch.full((HEADS,), 4.0), tau=1.0)
-    assert views.q_rope_HPD.shape == (HEADS, ROPE, HIDDEN)
+    assert views.take_whole[0].shape == (HEADS, ROPE, HIDDEN)
     rope_rows = q.detach().view(HEADS, NOPE + ROPE, HIDDEN)[:, NOPE:]
     assert torch.equal(rope_rows, before.view(HEADS, NOPE + ROPE, HIDDEN)[:, NOPE:] / 4)
+
+
+class ToyGrouped:
+    """Grouped-query attention with biases, written out: heads 0 and 1 share the first keys, 2 and 3 the others."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        rows = (4 * ROPE, 2 * ROPE)
+        self.q, self.k = (torch.randn(n, HIDDEN, generator=generator) for n in rows)
+        self.q_bias, self.k_bias = (torch.randn(n, generator=generator) for n in rows)
+        self.q[: 2 * ROPE] *= 0.05
+        self.q_bias[: 2 * ROPE] *= 0.05
+        self.x_TD = torch.randn(TOKENS, HIDDEN, generator=generator)
+
+    def weights(self):
+        return [self.q, self.k, self.q_bias, self.k_bias]
+
+    def max_logits(self):
+        q = rotate((self.x_TD @ self.q.T + self.q_bias).view(TOKENS, 4, ROPE))
+        k = rotate((self.x_TD @ self.k.T + self.k_bias).view(TOKENS, 2, ROPE))
+        logits = torch.einsum("thk,shk->hts", q, k.repeat_interleave(2, 1))
+        hidden = torch.ones(TOKENS, TOKENS).triu(1).bool()
+        return logits.masked_fill(hidden, -math.inf).amax((1, 2))
+
+
+def test_heads_that_share_keys_are_capped_together_and_others_are_untouched():
+    toy = ToyGrouped()
+    before, weights = toy.max_logits(), [w.clone() for w in toy.weights()]
+    tau = float(before[2:].min()) * 0.5
+    assert before[:2].max() < tau
+    factor = clip_heads(HeadViews.grouped(toy.weights(), num_kv_heads=2), before, tau)
+    after = toy.max_logits()
+    torch.testing.assert_close(factor, torch.tensor([1.0, tau / before[2:].max()]))
+    torch.testing.assert_close(after[2:], before[2:] * factor[1], rtol=1e-5, atol=0)
+    torch.testing.assert_close(after.max(), torch.tensor(tau), rtol=1e-5, atol=0)
+    assert torch.equal(after[:2], before[:2])
+    for w, old in zip(toy.weights(), weights, strict=True):
+        assert torch.equal(w[: len(w) // 2], old[: len(w) // 2])
+        assert not torch.equal(w[len(w) // 2 :], old[len(w) // 2 :])
+
+
+def test_one_head_without_a_number_does_not_hide_another_of_its_group():
+    toy = ToyGrouped()
+    logits = torch.tensor([math.nan, 8.0, -math.inf, 1.0])
+    factor = clip_heads(HeadViews.grouped(toy.weights(), num_kv_heads=2), logits, tau=4.0)
+    assert factor.tolist() == [0.5, 1.0]

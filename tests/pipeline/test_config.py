@@ -22,6 +22,8 @@ def test_a_recipe_passes_its_own_checks(name):
         ("evals", {"tasks": ["chain_sums"]}, r"evals\.tasks"),
         ("model", {"vocab_size": 321}, r"model\.vocab_size"),
         ("tokenizer", {"vocab_size": 300}, r"model\.vocab_size"),
+        ("model", {"model_type": "llama3"}, r"model\.model_type"),
+        ("model", {"scoring_func": "softmax"}, r"model\.scoring_func"),
         ("packing", {"document_tokens": 1000}, r"packing\.document_tokens"),
         ("rl", {"max_tokens": 500}, r"model\.max_position_embeddings"),
         ("probe", {"max_tokens": 500}, r"model\.max_position_embeddings"),
@@ -32,6 +34,38 @@ def test_what_does_not_fit_is_named(room, changes, at):
     config[room] |= changes
     with pytest.raises(ConfigError, match=at):
         ZeroConfig.model_validate(config)
+
+
+QWEN3_MOE = {
+    "model_type": "qwen3_moe",
+    "kv_lora_rank": None,
+    "qk_nope_head_dim": None,
+    "qk_rope_head_dim": None,
+    "v_head_dim": None,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "qk_norm": True,
+    "rope_interleave": False,
+    "n_shared_experts": 0,
+    "first_k_dense_replace": 0,
+    "scoring_func": "softmax",
+    "topk_method": "greedy",
+}
+
+
+def test_a_recipe_takes_another_family_but_not_a_rule_that_the_family_has_no_place_for():
+    config = RECIPES["zero-cpu"]().model_dump()
+    config["model"] |= QWEN3_MOE
+    with pytest.raises(ConfigError, match="qk_norm"):
+        ZeroConfig.model_validate(config)
+    config["pretrain"]["optim"]["qk_clip_tau"] = None
+    with pytest.raises(ConfigError, match=r"pretrain\.balance_speed"):
+        ZeroConfig.model_validate(config)
+    config["pretrain"]["balance_speed"] = 0.0
+    with pytest.raises(ConfigError, match=r"rl\.balance_speed"):
+        ZeroConfig.model_validate(config)
+    config["rl"]["balance_speed"] = 0.0
+    assert ZeroConfig.model_validate(config).model.model_type == "qwen3_moe"
 
 
 def test_a_misspelt_task_is_told_the_nearest():

@@ -17,9 +17,8 @@ from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.session import LostEndError, Session
 from nalar.pipeline.zero import Outcome
 from nalar.train import checkpoint as checkpoint_module
-from nalar.train import pretrain as pretrain_module
+from nalar.train import step as step_module
 from nalar.train.checkpoint import MANIFEST, read_progress
-from nalar.train.step import StepMetrics
 
 CLOCK = {"wall_s", "usd", "energy_wh", "tokens_per_s"}
 STEPS = 20  # of the one slice that the probe lets pass
@@ -287,14 +286,17 @@ def test_whoever_draws_from_global_generators_goes_on_with_the_same_numbers(
 
 
 def test_bad_gradients_in_a_row_are_counted_across_a_resume(config, work, monkeypatch):
-    def poisoned(*_args, **_kwargs):
-        return StepMetrics(float("nan"), float("nan"), 1.0, clipped_heads=0, skipped=True)
+    plain = step_module.token_logprobs
 
-    monkeypatch.setattr(pretrain_module, "pretrain_step", poisoned)
+    def poisoned(*args, **kwargs):
+        logprobs_N, entropy_N = plain(*args, **kwargs)
+        return logprobs_N * float("nan"), entropy_N
+
+    monkeypatch.setattr(step_module, "token_logprobs", poisoned)
     run = work.create("a", config)
     asked = iter([False] * 7 + [True] * 100)
     assert work.go(run, should_stop=lambda: next(asked)) is Outcome.STOPPED
-    with pytest.raises(UserError, match="step 10: got 10 gradients in a row"):
+    with pytest.raises(UserError, match="step 10: got 10 steps in a row dropped"):
         work.go(run)
 
 

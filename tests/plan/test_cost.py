@@ -20,6 +20,18 @@ SMALL = ModelConfig(
     v_head_dim=32,
 )
 
+GROUPED = {
+    "kv_lora_rank": None,
+    "qk_nope_head_dim": None,
+    "qk_rope_head_dim": None,
+    "v_head_dim": None,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "rope_interleave": False,
+    "n_shared_experts": 0,
+}
+
 
 def test_an_hour_costs_the_price_of_an_hour():
     assert PriceConfig(usd_per_hour=3.0).usd(3600) == 3.0
@@ -38,7 +50,7 @@ def test_state_is_counted_by_optimizer():
     adamw = training_memory(SMALL, batch_tokens=2304, row_tokens=288, optimizer="adamw")
     muon = training_memory(SMALL, batch_tokens=2304, row_tokens=288)
     assert adamw.parameters_bytes == adamw.gradients_bytes == 4 * count.total_params
-    assert adamw.optimizer_bytes == 8 * count.total_params
+    assert adamw.optimizer_bytes == 12 * count.total_params
     saved = count.matrix_params - count.router_params
     assert adamw.optimizer_bytes - muon.optimizer_bytes == 4 * saved
     assert muon.total_bytes < adamw.total_bytes < 200e6
@@ -50,15 +62,21 @@ def test_state_is_counted_by_optimizer():
         {},
         {"n_routed_experts": 0},
         {"hidden_size": 128, "num_attention_heads": 8, "q_lora_rank": 48},
+        {"qk_nope_head_dim": 16, "num_attention_heads": 4},
+        GROUPED,
+        GROUPED | {"qk_norm": True, "hidden_size": 256, "n_routed_experts": 0},
+        GROUPED | {"num_attention_heads": 8, "num_key_value_heads": 1, "qkv_bias": True},
+        GROUPED | {"num_attention_heads": 2, "tie_word_embeddings": True},
     ],
 )
-def test_activations_are_estimated_within_a_quarter_of_what_autograd_keeps(change):
+@pytest.mark.parametrize("row_tokens", [128, 300])
+def test_activations_are_estimated_within_a_tenth_of_what_autograd_keeps(change, row_tokens):
     import torch
 
     from nalar.model.transformer import Transformer
 
     config = SMALL.model_copy(update=change)
-    model, rows, row_tokens = Transformer(config), 2, 128
+    model, rows = Transformer(config), 2
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -73,4 +91,4 @@ def test_activations_are_estimated_within_a_quarter_of_what_autograd_keeps(chang
     estimate = training_memory(
         config, batch_tokens=rows * row_tokens, row_tokens=row_tokens, logit_chunk_tokens=0
     )
-    assert estimate.activations_bytes == pytest.approx(measured, rel=0.25)
+    assert estimate.activations_bytes == pytest.approx(measured, rel=0.1)

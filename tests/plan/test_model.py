@@ -1,42 +1,12 @@
 import pytest
 
 from nalar.model.config import ModelConfig
+from nalar.plan.matrices import model_matrices, mtp_matrices
 from nalar.plan.model import count_parameters, flops_per_token, sampling_flops, sequence_flops
+from nalar.plan.published import PUBLISHED
 
-# Groups of experts change which experts are chosen, not how many parameters there are.
-HEADS = {"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "kv_lora_rank": 512}
-DEEPSEEK_V3 = ModelConfig(
-    **HEADS,
-    vocab_size=129280,
-    hidden_size=7168,
-    intermediate_size=18432,
-    moe_intermediate_size=2048,
-    num_hidden_layers=61,
-    first_k_dense_replace=3,
-    num_attention_heads=128,
-    q_lora_rank=1536,
-    n_routed_experts=256,
-    num_experts_per_tok=8,
-)
-KIMI_K2 = DEEPSEEK_V3.model_copy(
-    update={
-        "vocab_size": 163840,
-        "first_k_dense_replace": 1,
-        "num_attention_heads": 64,
-        "n_routed_experts": 384,
-    }
-)
-MOONLIGHT = ModelConfig(
-    **HEADS,
-    vocab_size=163840,
-    hidden_size=2048,
-    intermediate_size=11264,
-    moe_intermediate_size=1408,
-    num_hidden_layers=27,
-    num_attention_heads=16,
-    n_routed_experts=64,
-    num_experts_per_tok=6,
-    n_shared_experts=2,
+DEEPSEEK_V3, KIMI_K2, MOONLIGHT = (
+    PUBLISHED[name].config for name in ("deepseek-v3", "kimi-k2", "moonlight-16b-a3b")
 )
 TINY = ModelConfig(
     vocab_size=50,
@@ -65,9 +35,8 @@ TINY = ModelConfig(
 )
 def test_counts_are_those_of_the_released_models(config, total, active, embedding):
     count = count_parameters(config)
-    # The published figures hold one balance bias an expert; here it is a buffer.
-    biases = config.n_routed_experts * (config.num_hidden_layers - config.first_k_dense_replace)
-    assert (count.total_params + biases, count.active_params + biases) == (total, active)
+    balance = count.balance_params  # the published figures hold them
+    assert (count.total_params + balance, count.active_params + balance) == (total, active)
     assert count.embedding_params == count.head_params == embedding
 
 
@@ -129,3 +98,104 @@ def test_published_roundings_are_met():
     )  # as Moonlight's authors count: 15.29B, 2.24B active
     assert (moonlight.total_params - without_words) / 1e9 == pytest.approx(15.29, abs=0.005)
     assert (moonlight.active_params - without_words) / 1e9 == pytest.approx(2.24, abs=0.005)
+
+
+GROUPED = TINY.model_copy(
+    update={
+        "kv_lora_rank": None,
+        "qk_nope_head_dim": None,
+        "qk_rope_head_dim": None,
+        "v_head_dim": None,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 4,
+        "n_routed_experts": 0,
+    }
+)
+
+
+def test_grouped_attention_worked_out_by_hand():
+    h, queries, keys = 8, 6 * 4, 2 * 4
+    products = 2 * h * queries + 2 * h * keys
+    count = count_parameters(GROUPED)
+    assert count.attention_params == 3 * products
+    assert count.bias_params == 0
+    assert count.norm_params == 3 * 2 * h + h
+    weights = 3 * (products + 3 * h * 12) + 50 * h
+    assert flops_per_token(GROUPED, 7, backward=False) == 2 * (weights + 7 * 3 * 6 * (4 + 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "biases", "norms"),
+    [
+        ({"qkv_bias": True}, 3 * (24 + 2 * 8), 0),
+        ({"attention_bias": True}, 3 * (24 + 2 * 8 + 8), 0),
+        ({"qk_norm": True}, 0, 3 * 2 * 4),
+    ],
+)
+def test_biases_and_head_norms_are_counted(change, biases, norms):
+    plain, with_them = (
+        count_parameters(GROUPED),
+        count_parameters(GROUPED.model_copy(update=change)),
+    )
+    assert with_them.bias_params - plain.bias_params == biases
+    assert with_them.norm_params - plain.norm_params == norms
+    assert with_them.total_params - plain.total_params == biases + norms
+
+
+def test_a_tied_head_is_no_parameter_and_still_a_product():
+    tied = GROUPED.model_copy(update={"tie_word_embeddings": True})
+    count = count_parameters(tied)
+    assert count.head_params == 0
+    assert count_parameters(GROUPED).total_params - count.total_params == 50 * 8
+    assert flops_per_token(tied, 3, backward=True) == flops_per_token(GROUPED, 3, backward=True)
+
+
+def test_layers_are_dense_where_the_config_says_so():
+    # Of seven layers: 0 and 1 are first, 3 stands in the list, 2, 4 and 6 are of odd number; 5 remains.
+    change = {"num_hidden_layers": 7, "first_k_dense_replace": 2, "decoder_sparse_step": 2}
+    config = TINY.model_copy(update={**change, "mlp_only_layers": (3,)})
+    count = count_parameters(config)
+    assert count.dense_params == 6 * 3 * 8 * 12
+    assert count.router_params == 4 * 8
+    assert count.balance_params == 4
+
+
+def test_a_router_without_balance_bias_has_none_to_count():
+    greedy = {"topk_method": "greedy", "scoring_func": "softmax"}
+    assert count_parameters(TINY.model_copy(update=greedy)).balance_params == 0
+    assert count_parameters(TINY).balance_params == 2 * 4
+
+
+def test_prediction_blocks_are_a_line_of_their_own():
+    deep = TINY.model_copy(update={"num_nextn_predict_layers": 2})
+    plain, count = count_parameters(TINY), count_parameters(deep)
+    assert count.total_params == plain.total_params
+    attention = plain.attention_params // 3
+    feed_forward = (plain.router_params + plain.routed_params + plain.shared_params) // 2
+    norms = (2 * 8 + 4) + 3 * 8
+    join, balance = 2 * 8 * 8, 4
+    assert count.mtp_params == 2 * (attention + feed_forward + norms + join + balance)
+    assert plain.mtp_params == 0
+
+
+def test_prediction_blocks_cost_a_layer_a_join_and_a_head_each():
+    deep = TINY.model_copy(update={"num_nextn_predict_layers": 1})
+    forward, with_mtp = (
+        flops_per_token(deep, 5, backward=False, with_mtp=mtp) for mtp in (False, True)
+    )
+    last = [m for m in model_matrices(deep) if m.part != "dense"]  # the blocks of layers 1 and 2
+    attention = sum(m.size for m in last if m.part == "attention") / 3
+    mixture = sum(m.size * m.used for m in last if m.part in ("router", "routed", "shared")) / 2
+    more = attention + mixture + 2 * 8 * 8 + 50 * 8
+    assert with_mtp - forward == 2 * more + 5 * 2 * 2 * (6 + 3)
+    assert sum(m.copies for m in mtp_matrices(deep) if m.part == "head") == 0
+
+
+def test_training_operations_are_those_that_others_publish():
+    """NVIDIA's ratio of tokens and operations for DeepSeek-V3 at 4,096 tokens: 249.7 GFLOP, 260.6 with prediction."""
+    by_token = flops_per_token(DEEPSEEK_V3, 2048, backward=True)
+    assert by_token / 1e9 == pytest.approx(249.7, rel=0.005)
+    with_mtp = flops_per_token(DEEPSEEK_V3, 2048, backward=True, with_mtp=True)
+    assert with_mtp / 1e9 == pytest.approx(260.6, rel=0.001)
+    assert flops_per_token(KIMI_K2, 2048, backward=True) / 1e9 == pytest.approx(205.5, abs=0.05)

@@ -52,7 +52,7 @@ def trained(tokenizer) -> Transformer:
     batches = Packing(tokenizer, config.corpus, config.packing, seed=1)
     for step in range(40):
         batch = on_device(batches.batch(step), CPU)
-        pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+        pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
     return model
 
 

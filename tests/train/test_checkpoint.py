@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nalar.config import UserError
-from nalar.model import weights as weights_module
+from nalar.model import shards as shards_module
 from nalar.train import checkpoint as checkpoint_module
 from nalar.train.checkpoint import (
     MANIFEST,
@@ -24,7 +24,7 @@ IDS = {"eos_token_id": 1}
 
 
 def progress(step):
-    return Progress(stage="pretrain", step=step, loop={"skipped": 2}, logs={"metrics.jsonl": 5})
+    return Progress(stage="pretrain", step=step, is_kept=True, logs={"metrics.jsonl": 5})
 
 
 def plain_tokenizer(path):
@@ -47,7 +47,7 @@ def test_model_and_optimizer_come_back_to_the_bit(
 ):
     optimizer = make_optimizer(model, name=name)
     for _ in range(3):
-        pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+        pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
     save(tmp_path / "a", model, optimizer, 3, copy=copy)
     back = load_checkpoint(tmp_path / "a")
     assert back.progress == progress(3)
@@ -67,17 +67,17 @@ def test_model_and_optimizer_come_back_to_the_bit(
 def test_training_goes_on_while_a_snapshot_is_written(model, make_optimizer, batch, tmp_path):
     """What is written is what was there when the snapshot was taken."""
     optimizer = make_optimizer(model)
-    pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+    pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
     save(tmp_path / "then", model, optimizer, 1)
     snapshot = take_snapshot(model, optimizer, progress(1))
-    pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+    pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
     save_checkpoint(tmp_path / "now", snapshot, token_ids=IDS, save_tokenizer=plain_tokenizer)
     assert contents(tmp_path / "now") == contents(tmp_path / "then")
 
 
 def test_saving_changes_nothing_in_memory(model, make_optimizer, batch, tmp_path):
     optimizer = make_optimizer(model)
-    pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+    pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     state = optimizer.state_tensors()
     save(tmp_path / "a", model, optimizer, 1)
@@ -98,9 +98,9 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
     folder = tmp_path / "checkpoints" / "latest"
     save(folder, model, optimizer, 1)
     before = contents(folder)
-    pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+    pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
     if where == "weights":
-        monkeypatch.setattr(weights_module, "save_file", full)
+        monkeypatch.setattr(shards_module, "save_file", full)
     elif where == "optimizer":
         monkeypatch.setattr(checkpoint_module, "save_file", full)
     with pytest.raises(UserError, match="a full disk"):
@@ -193,7 +193,7 @@ def test_a_folder_without_training_state_is_no_checkpoint(model, tmp_path, name,
 
 def test_the_state_of_another_optimizer_is_refused(model, make_optimizer, batch, tmp_path):
     optimizer = make_optimizer(model)
-    pretrain_step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.01)
+    pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
     save(tmp_path / "a", model, optimizer, 1)
     other = make_optimizer(model, name="adamw")
     before = other.state_tensors()

@@ -1,5 +1,7 @@
 """Stopping and going on, to the bit."""
 
+from dataclasses import replace
+
 import torch
 
 from nalar.optim.config import OptimConfig, ScheduleConfig
@@ -27,7 +29,7 @@ def run(model, optimizer, batches, first_step, *, stop_at=None):
             batches,
             CONFIG,
             first_step=step,
-            on_step=seen.append,
+            on_step=lambda p: seen.append(replace(p, outcome=p.outcome.metrics())),
             should_stop=lambda: bool(seen) and seen[-1].step == stop_at,
         )
     return step, seen

@@ -5,14 +5,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from nalar.cli.flags import leading_word
 from nalar.config import ConfigError, UserError, lookup, nearest
 from nalar.pipeline.config import ZeroConfig
 from nalar.recipes.registry import RECIPES
 from nalar.run import Run, run_folders
 
 RUNS = Path("runs")
-SWITCHES = ("--json", "--dry-run", "--resume", "--force")
-"""Flags without a value, which may stand before a recipe's name."""
 
 
 def recipe(name: str) -> ZeroConfig:
@@ -22,13 +21,8 @@ def recipe(name: str) -> ZeroConfig:
 
 def recipe_first(args: Sequence[str]) -> list[str]:
     """The words with the recipe, where it stands on its own, as the flag of the config's field of that name."""
-    for i, word in enumerate(args):
-        stands_alone = i == 0 or args[i - 1] in SWITCHES
-        if stands_alone and not word.startswith("-"):
-            return ["--recipe", word, *args[:i], *args[i + 1 :]]
-        if word.startswith("-") and word not in SWITCHES:
-            break  # from here on a bare word may be a flag's value
-    return list(args)
+    word, rest = leading_word(args)
+    return rest if word is None else ["--recipe", word, *rest]
 
 
 def run_path(name: str) -> Path:

@@ -18,6 +18,7 @@ from nalar.disk import only_writer
 from nalar.evals.report import build_report
 from nalar.evals.table import samples, summary
 from nalar.evals.text import printable
+from nalar.machine import environment
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.forecast import Forecast, forecast
 from nalar.pipeline.preflight import refuse_if_not_writable, refuse_if_too_small, this_machine
@@ -109,6 +110,8 @@ def drive(job: Job, out: Output) -> int:
     out.outlive_reader(f"the run goes on and writes {run.path}")
     spent = {total.name: total.usd for total in run.stage_totals()}
     out.text(f"run folder: {run.path}")
+    if not job.is_new and (moved := _moved(run)):
+        out.text(f"this run began with {moved}: it goes on, but not to the bit")
     try:
         from nalar.pipeline import zero  # imports torch
 
@@ -130,6 +133,18 @@ def drive(job: Job, out: Output) -> int:
     if outcome is zero.Outcome.PROBE_FAILED:
         return _probe_failed(job, run, out)
     return _finished(job, run, out)
+
+
+def _moved(run: Run) -> str | None:
+    """What is not as it was when the run began, and rounds differently; None where all is."""
+    then, here = run.info.environment, environment()
+    libraries = [name for name in ("torch", "numpy") if name in then.packages]
+    before = {"cpu": then.cpu, **{name: then.packages[name] for name in libraries}}
+    now = {"cpu": here.cpu, **{name: here.packages.get(name) for name in libraries}}
+    changes = [
+        f"{name} {before[name]} (now {now[name]})" for name in before if before[name] != now[name]
+    ]
+    return ", ".join(changes) or None
 
 
 def _claimed(job: Job) -> Job:

@@ -12,6 +12,8 @@ from nalar.config import UserError
 
 T = TypeVar("T")
 
+SWITCHES = ("--json", "--dry-run", "--resume", "--force")
+"""Flags without a value, which may stand before the word that a verb takes off itself."""
 _BOX = re.compile(r"[─-╿]")
 _UNKNOWN = re.compile(r"Unrecognized options: (?P<flag>[^\s,]+)")
 _MEANT = re.compile(r"(?:Perhaps you meant|similar).*?(?P<flag>--[\w.-]+)", re.DOTALL)
@@ -42,7 +44,7 @@ def parse(
                 cls,
                 prog=f"{prog} {usage}".strip(),
                 args=list(args),
-                config=(tyro.conf.FlagCreatePairsOff,),
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
                 default=tyro.MISSING_NONPROP if default is None else default,
             )
     except SystemExit as stop:
@@ -59,6 +61,17 @@ def peek(args: Sequence[str], flag: str) -> str | None:
         if word.startswith(f"{flag}="):
             return word.removeprefix(f"{flag}=")
     return None
+
+
+def leading_word(args: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The word that stands on its own before all flags but switches, and the other words; None where there is none."""
+    for i, word in enumerate(args):
+        stands_alone = i == 0 or args[i - 1] in SWITCHES
+        if stands_alone and not word.startswith("-"):
+            return word, [*args[:i], *args[i + 1 :]]
+        if word.startswith("-") and word not in SWITCHES:
+            break  # from here on a bare word may be a flag's value
+    return None, list(args)
 
 
 def _in_our_words(complaint: str, prog: str) -> UserError:

@@ -23,7 +23,7 @@ VERBS = {
     "chat": "talk to a model in the terminal",
     "report": "build a run's report.json and report.html again",
     "runs": "list the runs there are, or show one",
-    "plan": "parameters, memory, time and price of a recipe; runs nothing",
+    "plan": "what a recipe takes, or how large a model is; runs nothing",
     "doctor": "check that this machine has what nalar needs",
 }
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130

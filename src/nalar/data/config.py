@@ -25,9 +25,9 @@ class DocumentWeights(Config):
     word_problems: float = Field(default=0.02, ge=0)
     conversions: float = Field(default=0.06, ge=0)
     """Between steps and expressions, both ways."""
-    search: float = Field(default=0.40, ge=0)
+    search: float = Field(default=0.34, ge=0)
     """Dialogues that search blindly for a Countdown answer."""
-    chains: float = Field(default=0.16, ge=0)
+    chains: float = Field(default=0.22, ge=0)
     """Dialogues on chain sums."""
 
     def model_post_init(self, _context: object) -> None:
@@ -60,11 +60,11 @@ class CorpusConfig(Config):
     verdict_from_frac: float = 0.35
     """Verdict lists that name their numbers, and use no others."""
 
-    no_try_frac: float = 0.15
+    no_try_frac: float = 0.2
     """Search dialogues that answer at once."""
-    mean_tries: float = Field(default=2.8, ge=1)
+    mean_tries: float = Field(default=2.0, ge=1)
     """Mean of the geometric number of tries a search has patience for; a hit ends it early."""
-    long_search_frac: float = 0.1
+    long_search_frac: float = 0.2
     """Searches with the patience of `long_mean_tries` instead."""
     long_mean_tries: float = Field(default=9.0, ge=1)
     """Mean of the geometric number of tries of a long search."""
@@ -77,7 +77,7 @@ class CorpusConfig(Config):
     answer_last_frac: float = 0.6
     """Failed searches that answer with their last try; the others answer at random."""
 
-    chain_blurt_frac: float = 0.5
+    chain_blurt_frac: float = 0.4
     """Chain dialogues that answer at once."""
     chain_partial_frac: float = 0.25
     """Chain dialogues that take one or two steps and then guess; the rest are worked through."""
@@ -95,7 +95,7 @@ class CorpusConfig(Config):
 class PackingConfig(Config):
     """How documents fill the batch of a training step."""
 
-    step_tokens: int = Field(default=2304, ge=2)
+    step_tokens: int = Field(default=1536, ge=2)
     """Positions that a step trains on, whatever the documents are."""
     document_tokens: int = Field(default=320, ge=2)
     """Longer documents are cut into pieces of this many positions."""

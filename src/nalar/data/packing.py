@@ -22,6 +22,21 @@ class Packed:
     lengths: tuple[int, ...]
     """Tokens of each document, as inputs; their sum is N."""
 
+    def split(self, max_tokens: int | None) -> list["Packed"]:
+        """Parts of whole documents, in order, of at most `max_tokens` (one document at least)."""
+        if max_tokens is None or len(self.ids_N) <= max_tokens:
+            return [self]
+        parts: list[Packed] = []
+        start, lengths = 0, list[int]()
+        for length in (*self.lengths, None):
+            if lengths and (length is None or sum(lengths) + length > max_tokens):
+                span = slice(start, start + sum(lengths))
+                parts.append(Packed(self.ids_N[span], self.targets_N[span], tuple(lengths)))
+                start, lengths = span.stop, []
+            if length is not None:
+                lengths.append(length)
+        return parts
+
 
 def pack(documents: list[list[int]]) -> Packed:
     """Documents of at least two ids each."""

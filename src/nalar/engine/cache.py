@@ -1,6 +1,6 @@
-"""What attention remembers of the running sequences: a latent vector per layer, row and token.
+"""What attention remembers of the running sequences: a vector per layer, row and token.
 
-L layers · S slots (rows of the batch) · T positions · C latent width
+L layers · S slots (rows of the batch) · T positions · C what a token leaves in a layer
 """
 
 import torch
@@ -12,14 +12,14 @@ attend to.
 """
 
 
-class LatentCache:
+class TokenCache:
     """Memory of fixed rows and growing length.
 
     Rows are only ever read up to the position last written.
     """
 
-    def __init__(self, num_layers: int, num_slots: int, latent_dim: int, max_len: int) -> None:
-        self._shape = (num_layers, num_slots, latent_dim)
+    def __init__(self, num_layers: int, num_slots: int, entry_dim: int, max_len: int) -> None:
+        self._shape = (num_layers, num_slots, entry_dim)
         self._max_len = max_len
         self._memory_LSTC: Tensor | None = None
 
@@ -29,12 +29,12 @@ class LatentCache:
         memory_LSTC = self._reserve(min(length, self._max_len), self._memory_LSTC)
         return memory_LSTC[:, :num_rows, : self._rounded(length)]
 
-    def store_prompt(self, first_row: int, num_rows: int, latents_LTC: Tensor) -> None:
+    def store_prompt(self, first_row: int, num_rows: int, entries_LTC: Tensor) -> None:
         """Copy one prompt into neighbouring rows, one for each sample of its request."""
-        length = latents_LTC.shape[1]
-        memory_LSTC = self._reserve(length, latents_LTC)
+        length = entries_LTC.shape[1]
+        memory_LSTC = self._reserve(length, entries_LTC)
         rows = slice(first_row, first_row + num_rows)
-        memory_LSTC[:, rows, :length] = latents_LTC[:, None]
+        memory_LSTC[:, rows, :length] = entries_LTC[:, None]
 
     def move(self, sources: Tensor, targets: Tensor, length: int) -> None:
         """Copy the first `length` positions of rows onto other rows."""
@@ -54,11 +54,11 @@ class LatentCache:
         old_length = 0 if old_LSTC is None else old_LSTC.shape[2]
         if old_LSTC is not None and length <= old_length:
             return old_LSTC
-        num_layers, num_slots, latent_dim = self._shape
+        num_layers, num_slots, entry_dim = self._shape
         capacity = self._rounded(max(length + STEP_TOKENS, 2 * old_length))
         # Zeros, not empty memory: a masked weight of 0 times a stray NaN would be NaN.
         memory_LSTC = torch.zeros(
-            (num_layers, num_slots, capacity, latent_dim), dtype=like.dtype, device=like.device
+            (num_layers, num_slots, capacity, entry_dim), dtype=like.dtype, device=like.device
         )
         if old_LSTC is not None:
             memory_LSTC[:, :, :old_length] = old_LSTC

@@ -1,7 +1,7 @@
 """Drives the model: prompts into the cache, then one token a row and step until it is released.
 
-B rows · P requests in a prefill call · T positions · L layers · C latent width · D hidden width
-V vocabulary
+B rows · P requests in a prefill call · T positions · L layers · D hidden width · V vocabulary
+C what a token leaves in the cache of a layer
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nalar.config import UserError
 from nalar.engine.batch import Outcome, Rows
-from nalar.engine.cache import LatentCache
+from nalar.engine.cache import TokenCache
 from nalar.engine.config import EngineConfig
 from nalar.engine.sampler import Banned, sample
 from nalar.engine.scheduler import Admission, Release
@@ -29,11 +29,11 @@ class Model(Protocol):
     def config(self) -> ModelConfig: ...
 
     def prefill(self, ids_PT: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Right-padded prompts to (states_PTD, latents_LPTC). Padding is never looked at."""
+        """Right-padded prompts to (states_PTD, entries_LPTC). Padding is never looked at."""
         ...
 
     def decode(self, ids_B: Tensor, positions_B: Tensor, cache_LBTC: Tensor, /) -> Tensor:
-        """Write each token's latent at its position, attend up to there, return states_BD."""
+        """Write each token's entry at its position, attend up to there, return states_BD."""
         ...
 
     def logits(self, states: Tensor, /) -> Tensor:
@@ -66,8 +66,8 @@ class Runner:
         self._device = device
         num_slots = min(config.max_num_seqs, sum(request.params.n for request in requests))
         shape = model.config
-        self._cache = LatentCache(
-            shape.num_hidden_layers, num_slots, shape.latent_dim, config.max_model_len
+        self._cache = TokenCache(
+            shape.num_hidden_layers, num_slots, shape.cache_dim, config.max_model_len
         )
         with torch.inference_mode():
             self._all_rows = Rows.for_requests(requests, num_slots, device)
@@ -152,13 +152,13 @@ class Runner:
         prompts = [self._requests[request_id].prompt_ids for request_id in request_ids]
         longest = max(map(len, prompts))
         padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
-        states_PTD, latents_LPTC = self._model.prefill(torch.tensor(padded, device=self._device))
+        states_PTD, entries_LPTC = self._model.prefill(torch.tensor(padded, device=self._device))
         ends_P = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self._device)
         rows_P = torch.arange(len(prompts), device=self._device)
         logits_PV = self._model.logits(states_PTD[rows_P, ends_P])
         for i, request_id in enumerate(request_ids):
-            latents_LTC = latents_LPTC[:, i, : len(prompts[i])]
-            self._prompts[request_id] = (latents_LTC, logits_PV[i])
+            entries_LTC = entries_LPTC[:, i, : len(prompts[i])]
+            self._prompts[request_id] = (entries_LTC, logits_PV[i])
 
     def _draw(self, rows: Rows, first: int, logits_BV: Tensor) -> None:
         """Draw and record one token for each of these rows, the first of which is row `first`."""

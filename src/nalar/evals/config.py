@@ -36,7 +36,7 @@ class ProbeConfig(Config):
     samples: int = 4
     """Responses to each."""
     max_tokens: int = 264
-    min_recall: float = 0.6
+    min_recall: float = 0.9
     """Share of tries that hit the target and are marked as hits, at least."""
     max_false_frac: float = 0.05
     """Share of tries that miss and are marked as hits, at most."""

@@ -1,6 +1,9 @@
 """Numbers as a reader wants them: shares as percent, large counts with a letter, seconds as minutes."""
 
-from nalar.evals.results import Estimate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nalar.evals.results import Estimate
 
 NONE = "–"
 """Stands where there is no number."""
@@ -11,7 +14,7 @@ def percent(share: float | None, digits: int = 1) -> str:
     return NONE if share is None else f"{100 * share:.{digits}f}%"
 
 
-def interval(value: Estimate) -> str:
+def interval(value: "Estimate") -> str:
     """Such as `51.0–59.3`, in percent."""
     lo, hi = value.ci95
     return f"{100 * lo:.1f}–{100 * hi:.1f}"

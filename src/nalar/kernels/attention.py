@@ -1,7 +1,7 @@
-"""Causal attention over expanded heads (training, prefill) and over a cache of latents (decode)."""
+"""Causal attention over whole documents (training, prefill), and of one query a row over a cache (decode)."""
 
 # N tokens of a flat batch · B batch · T tokens · H heads · K query/key width · W value width
-# R latent · C latent + rope width
+# R latent · G heads of keys and values · Q query heads of each · C what a token has in the cache
 
 from typing import Literal
 
@@ -17,21 +17,24 @@ Observe = Literal["nothing", "bound", "exact"]
 
 def document_attention(
     q_NHK: Tensor,
-    k_NHK: Tensor,
-    v_NHW: Tensor,
+    k_NGK: Tensor,
+    v_NGW: Tensor,
     documents: Documents,
     *,
     scale: float,
     observe: Observe = "nothing",
 ) -> tuple[Tensor, Tensor | None]:
-    """Causal attention within each document: [N, H, W], and the largest logits fp32 [H] when observed."""
+    """Causal attention within each document: [N, H, W], and the largest logits fp32 [H] when observed.
+
+    H is a multiple of G: neighbouring heads of queries share one of keys and values.
+    """
     outs, seen = [], []
-    spread = [documents.spread(x) for x in (q_NHK, k_NHK, v_NHW)]
-    for q_BTHK, k_BTHK, v_BTHW in zip(*spread, strict=True):
+    spread = [documents.spread(x) for x in (q_NHK, k_NGK, v_NGW)]
+    for q_BTHK, k_BTGK, v_BTGW in zip(*spread, strict=True):
         out_BHTW, observed_H = causal_attention(
             q_BTHK.transpose(1, 2),
-            k_BTHK.transpose(1, 2),
-            v_BTHW.transpose(1, 2),
+            k_BTGK.transpose(1, 2),
+            v_BTGW.transpose(1, 2),
             scale=scale,
             observe=observe,
         )
@@ -42,13 +45,14 @@ def document_attention(
 
 
 def causal_attention(
-    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTW: Tensor, *, scale: float, observe: Observe = "nothing"
+    q_BHTK: Tensor, k_BGTK: Tensor, v_BGTW: Tensor, *, scale: float, observe: Observe = "nothing"
 ) -> tuple[Tensor, Tensor | None]:
     """Softmax(q k^T * scale) v with a causal mask: [B, H, T, W], and fp32 [H] when observed.
 
     The bound is the largest log-sum-exp of a row per head, over batch and rows: never below the
     largest pre-softmax logit and at most log(T) above it.
     """
+    k_BHTK, v_BHTW = _for_each_query_head(q_BHTK.shape[1], k_BGTK, v_BGTW)
     exact_H = max_logit(q_BHTK, k_BHTK, scale=scale) if observe == "exact" else None
     if q_BHTK.device.type == "cpu" and q_BHTK.shape[-1] == v_BHTW.shape[-1]:
         # what scaled_dot_product_attention calls on a CPU, by name for its second output
@@ -58,6 +62,14 @@ def causal_attention(
         return out, lse_BHT.detach().amax((0, 2)).float() if observe == "bound" else exact_H
     out = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTW, is_causal=True, scale=scale)
     return out, max_logit(q_BHTK, k_BHTK, scale=scale) if observe == "bound" else exact_H
+
+
+def _for_each_query_head(num_heads: int, *kv_BGTK: Tensor) -> list[Tensor]:
+    """Heads of keys and values, each repeated for the query heads that share it."""
+    return [
+        x if x.shape[1] == num_heads else x.repeat_interleave(num_heads // x.shape[1], 1)
+        for x in kv_BGTK
+    ]
 
 
 @torch.no_grad()
@@ -86,3 +98,24 @@ def latent_attention(
         hidden_BT[:, None], q_BHC, cache_BTC.transpose(1, 2), beta=1.0, alpha=scale
     )
     return torch.bmm(scores_BHT.softmax(-1), cache_BTC[..., :latent_dim])
+
+
+def grouped_attention(
+    q_BHK: Tensor, cache_BTC: Tensor, hidden_BT: Tensor, *, kv_heads: int, scale: float
+) -> Tensor:
+    """One query per row and head against cached keys and values: [B, H, K].
+
+    cache_BTC: per token the rotated keys of all G heads, then their values.
+    hidden_BT: -inf where a key is not visible, else 0 (additive).
+    """
+    k_BTGK, v_BTGK = cache_BTC.unflatten(-1, (2, kv_heads, -1)).unbind(2)
+    # The query heads of a group stand where the tokens of a sequence would: no key is copied for them.
+    q_BGQK = q_BHK.unflatten(1, (kv_heads, -1))
+    out_BGQK = F.scaled_dot_product_attention(
+        q_BGQK,
+        k_BTGK.transpose(1, 2),
+        v_BTGK.transpose(1, 2),
+        attn_mask=hidden_BT[:, None, None],
+        scale=scale,
+    )
+    return out_BGQK.flatten(1, 2)

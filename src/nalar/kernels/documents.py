@@ -31,6 +31,8 @@ class Documents:
     """int64: the token in each slot, side after side; None where slots are the batch as it stands."""
     back_N: Tensor | None
     """int64: the slot of each token."""
+    count: int
+    """Documents."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], *, device: torch.device | str = "cpu") -> "Documents":
@@ -54,13 +56,24 @@ class Documents:
             sides.append((end - first, longest))
             first = end
         positions = torch.cat([torch.arange(n) for n in lengths])
-        return cls(positions.to(device), tuple(sides), torch.cat(slots).to(device), back.to(device))
+        return cls(
+            positions.to(device),
+            tuple(sides),
+            torch.cat(slots).to(device),
+            back.to(device),
+            len(lengths),
+        )
 
     @classmethod
     def rows(cls, rows: int, tokens: int, *, device: torch.device | str = "cpu") -> "Documents":
         """A rectangle: every row is a document."""
         positions = torch.arange(tokens, device=device).repeat(rows)
-        return cls(positions, ((rows, tokens),), None, None)
+        return cls(positions, ((rows, tokens),), None, None, rows)
+
+    @property
+    def document_N(self) -> Tensor:
+        """int64: which document each token is of, from 0."""
+        return (self.positions_N == 0).cumsum(0) - 1
 
     def spread(self, x_N: Tensor) -> list[Tensor]:
         """[N, ...] to one [B, T, ...] a side."""

@@ -10,25 +10,34 @@ from torch import Tensor
 
 
 def token_logprobs_reference(
-    states_TD: Tensor, head_VD: Tensor, targets_T: Tensor
+    states_TD: Tensor, head_VD: Tensor, targets_T: Tensor, *, logits_scaling: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """The oracle of `token_logprobs`: the whole logits at once."""
-    logprobs_TV = F.linear(states_TD.float(), head_VD.float()).log_softmax(-1)
+    logits_TV = F.linear(states_TD.float(), head_VD.float()) / logits_scaling
+    logprobs_TV = logits_TV.log_softmax(-1)
     entropy_T = -(logprobs_TV.exp() * logprobs_TV).sum(-1).detach()
     return logprobs_TV.gather(-1, targets_T[:, None]).squeeze(-1), entropy_T
 
 
 def token_logprobs(
-    states_TD: Tensor, head_VD: Tensor, targets_T: Tensor, *, chunk_tokens: int = 8192
+    states_TD: Tensor,
+    head_VD: Tensor,
+    targets_T: Tensor,
+    *,
+    logits_scaling: float = 1.0,
+    chunk_tokens: int = 8192,
+    entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, both fp32 [T].
 
     states_TD: any float dtype; head_VD: the output head; targets_T: int64 ids in [0, V).
+    logits_scaling: what states times head are divided by.
     The first result is differentiable in states and head; the entropy is a metric without gradient.
     At most chunk_tokens x V logits exist at a time; the backward pass computes them again.
+    entropy: False saves passes over the logits; the second result is then empty.
     """
     logprob_T, entropy_T = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        states_TD, head_VD, targets_T, chunk_tokens
+        states_TD, head_VD, targets_T, logits_scaling, chunk_tokens, entropy
     )
     return logprob_T, entropy_T
 
@@ -36,26 +45,35 @@ def token_logprobs(
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, states_TD: Tensor, head_VD: Tensor, targets_T: Tensor, chunk_tokens: int
+        ctx: Any,
+        states_TD: Tensor,
+        head_VD: Tensor,
+        targets_T: Tensor,
+        scaling: float,
+        chunk_tokens: int,
+        entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         logprob_T = torch.empty(len(targets_T), dtype=torch.float32, device=states_TD.device)
-        entropy_T, lse_T = torch.empty_like(logprob_T), torch.empty_like(logprob_T)
+        entropy_T, lse_T = (
+            logprob_T.new_empty(len(logprob_T) * entropy),
+            torch.empty_like(logprob_T),
+        )
         head = head_VD.float()
         for a in range(0, len(targets_T), chunk_tokens):
             span = slice(a, a + chunk_tokens)
-            logits = states_TD[span].float() @ head.T
+            logits = (states_TD[span].float() / scaling) @ head.T
             lse_T[span] = logits.logsumexp(-1)
             logprob_T[span] = logits.gather(-1, targets_T[span, None]).squeeze(-1) - lse_T[span]
-            # H = lse - E[logit]: one pass, no second buffer of log-probabilities
-            probs = (logits - lse_T[span, None]).exp_()
-            entropy_T[span] = lse_T[span] - (probs * logits).sum(-1)
+            if entropy:  # H = lse - E[logit]: one pass, no second buffer of log-probabilities
+                probs = (logits - lse_T[span, None]).exp_()
+                entropy_T[span] = lse_T[span] - (probs * logits).sum(-1)
         ctx.save_for_backward(states_TD, head_VD, targets_T, lse_T)
-        ctx.chunk_tokens = chunk_tokens
+        ctx.scaling, ctx.chunk_tokens = scaling, chunk_tokens
         ctx.mark_non_differentiable(entropy_T)
         return logprob_T, entropy_T
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         states_TD, head_VD, targets_T, lse_T = ctx.saved_tensors
         grad_T = grads[0]
         head = head_VD.float()
@@ -63,9 +81,9 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_head = torch.zeros_like(head)
         for a in range(0, len(targets_T), ctx.chunk_tokens):
             span = slice(a, a + ctx.chunk_tokens)
-            states = states_TD[span].float()
+            states = states_TD[span].float() / ctx.scaling
             grad_logits = (states @ head.T).sub_(lse_T[span, None]).exp_().mul_(-grad_T[span, None])
             grad_logits.scatter_add_(-1, targets_T[span, None], grad_T[span, None])
-            grad_states[span] = (grad_logits @ head).to(states_TD.dtype)
+            grad_states[span] = ((grad_logits @ head) / ctx.scaling).to(states_TD.dtype)
             grad_head.addmm_(grad_logits.T, states)
-        return grad_states, grad_head.to(head_VD.dtype), None, None
+        return grad_states, grad_head.to(head_VD.dtype), None, None, None, None

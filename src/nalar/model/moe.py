@@ -1,12 +1,15 @@
 """Feed-forward blocks: dense SwiGLU, and a mixture of experts balanced without an auxiliary loss."""
 
-# T tokens · D hidden · E experts · K experts per token · F expert width
+# T tokens · D hidden · E experts · K experts per token · F expert width · G groups of experts · M experts of each
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nalar.config import ConfigError
+from nalar.kernels.documents import Documents
 from nalar.kernels.experts import experts
+from nalar.model.buffers import Float32Buffers
 from nalar.model.config import ModelConfig
 
 
@@ -24,8 +27,8 @@ class FeedForward(nn.Module):
         return out
 
 
-class Router(nn.Module):
-    """Sigmoid scores in fp32; a bias steers who is chosen, never how much they count (arXiv:2408.15664)."""
+class Router(Float32Buffers):
+    """Scores in fp32. A bias, if there is one, steers who is chosen, never how much they count (arXiv:2408.15664)."""
 
     e_score_correction_bias: Tensor
 
@@ -33,29 +36,56 @@ class Router(nn.Module):
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
-        self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
+        self.has_bias = config.topk_method == "noaux_tc"
+        if self.has_bias:
+            bias_E = torch.zeros(config.n_routed_experts, dtype=torch.float32)
+            self.register_buffer("e_score_correction_bias", bias_E)
 
-    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Expert ids int64 [T, K] and their fp32 weights [T, K]."""
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Expert ids int64 [T, K], their fp32 weights [T, K], and all scores [T, E]."""
         c = self.config
-        scores_TE = F.linear(x_TD.float(), self.weight.float()).sigmoid()
+        logits_TE = F.linear(x_TD.float(), self.weight.float())
+        scores_TE = logits_TE.sigmoid() if c.scoring_func == "sigmoid" else logits_TE.softmax(-1)
         with torch.no_grad():
-            biased_TE = scores_TE + self.e_score_correction_bias
-            ids_TK = biased_TE.topk(c.num_experts_per_tok, dim=-1).indices
+            ids_TK = self._merits(scores_TE).topk(c.num_experts_per_tok, dim=-1).indices
         weights_TK = scores_TE.gather(-1, ids_TK)
         if c.norm_topk_prob:
             weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + 1e-20)
-        return ids_TK, weights_TK * c.routed_scaling_factor
+        return ids_TK, weights_TK * c.routed_scaling_factor, scores_TE
+
+    def _merits(self, scores_TE: Tensor) -> Tensor:
+        """What experts are chosen by: scores plus bias, -inf for those of groups that are not chosen."""
+        c = self.config
+        merits_TE = scores_TE + self.e_score_correction_bias if self.has_bias else scores_TE
+        if c.n_group == 1:
+            return merits_TE
+        merits_TGM = merits_TE.unflatten(-1, (c.n_group, -1))
+        group_TG = merits_TGM.topk(2, dim=-1).values.sum(-1)
+        chosen = group_TG.topk(c.topk_group, dim=-1).indices
+        is_out_TG = torch.ones_like(group_TG, dtype=torch.bool).scatter_(-1, chosen, False)
+        # Not 0: a biased score can be below it, and an expert of another group would be chosen.
+        kept_TGM: Tensor = merits_TGM.masked_fill(is_out_TG[..., None], -torch.inf)
+        return kept_TGM.flatten(-2)
 
     @torch.no_grad()
-    def rebalance(self, load_E: Tensor, speed: float) -> None:
+    def rebalance(self, load_E: Tensor, speed: float, applied: Tensor | None = None) -> None:
         """Move the bias one step towards balance: up where load is below the mean, down above.
 
         load_E: tokens per expert since the last update. The step is centred (as Moonlight does), so the
-        mean of the bias stays put.
+        mean of the bias stays put. applied: bool [], False leaves the bias as it is; None: true.
+        ConfigError: a speed for a router that has no bias.
         """
+        if not self.has_bias:
+            if speed:
+                raise ConfigError(
+                    at="balance_speed",
+                    got=f"{speed} with model.topk_method='greedy'",
+                    want="0: the router has no bias to move",
+                )
+            return
         sign_E = (load_E.float().mean() - load_E.float()).sign()
-        self.e_score_correction_bias += speed * (sign_E - sign_E.mean())
+        step_E = speed * (sign_E - sign_E.mean())
+        self.e_score_correction_bias += step_E if applied is None else step_E * applied
 
 
 class Experts(nn.Module):
@@ -82,10 +112,34 @@ class MoE(nn.Module):
             shared_width = config.moe_intermediate_size * config.n_shared_experts
             self.shared_experts = FeedForward(config.hidden_size, shared_width)
 
-    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """x [T, D] to the output [T, D] and the load int64 [E]: tokens sent to each expert."""
-        ids_TK, weights_TK = self.gate(x_TD)
+    def forward(
+        self, x_TD: Tensor, balanced: Documents | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x [T, D] to the output [T, D] and the load int64 [E]: tokens sent to each expert.
+
+        balanced: the documents of the batch, where the third result, the balance loss [], is wanted.
+        """
+        ids_TK, weights_TK, scores_TE = self.gate(x_TD)
         out_TD = self.experts(x_TD, ids_TK, weights_TK)
         if self.gate.config.n_shared_experts:
             out_TD = out_TD + self.shared_experts(x_TD)
-        return out_TD, torch.bincount(ids_TK.flatten(), minlength=self.gate.config.n_routed_experts)
+        load_E = torch.bincount(ids_TK.flatten(), minlength=scores_TE.shape[-1])
+        balance = None if balanced is None else sequence_balance(scores_TE, ids_TK, balanced)
+        return out_TD, load_E, balance
+
+
+def sequence_balance(scores_TE: Tensor, ids_TK: Tensor, documents: Documents) -> Tensor:
+    """How unevenly documents use the experts, fp32 []: 1 where evenly, E / K at worst (arXiv:2412.19437, 17 to 20).
+
+    For each document, the sum over experts of (share of choices times E) times (mean share of scores),
+    averaged by length, so that packing does not change it. Differentiable in the scores alone.
+    """
+    (T, K), E = ids_TK.shape, scores_TE.shape[-1]
+    document_T = documents.document_N
+    count = documents.count
+    share_TE = scores_TE / scores_TE.sum(-1, keepdim=True)
+    share_BE = share_TE.new_zeros(count, E).index_add(0, document_T, share_TE)
+    chosen_TE = torch.zeros_like(share_TE).scatter_(-1, ids_TK, 1.0 / K)
+    chosen_BE = chosen_TE.new_zeros(count, E).index_add(0, document_T, chosen_TE)
+    length_B = torch.bincount(document_T, minlength=count)
+    return (E * chosen_BE * share_BE / length_B[:, None]).sum() / T

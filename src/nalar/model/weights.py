@@ -1,72 +1,94 @@
-"""A model as the Hugging Face folder that other programs load, and back."""
+"""A model from the Hugging Face folder that other programs load, and back."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
 
 from nalar.config import UserError
-from nalar.disk import decode
+from nalar.disk import encode
 from nalar.model.config import ModelConfig
-from nalar.model.families import deepseek_v3
+from nalar.model.families.registry import FAMILIES, family_of
+from nalar.model.folder import CONFIG, GENERATION, read_json
+from nalar.model.hub import locate
+from nalar.model.placing import allocate, checked, fill, view
+from nalar.model.shards import stored_tensors, weight_files, write_shards
 from nalar.model.transformer import Transformer
 
+MAX_SHARD_BYTES = 5_000_000_000
 
-def save_model(model: Transformer, folder: Path, *, token_ids: dict[str, int]) -> None:
-    """Write `config.json`, `generation_config.json` and `model.safetensors` into an existing folder.
+
+def save_model(
+    model: Transformer,
+    folder: Path,
+    *,
+    token_ids: dict[str, int],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write `config.json`, `generation_config.json` and the weights into an existing folder, in the model's own dtype.
 
     token_ids: `eos_token_id`, `pad_token_id` and the like. The caller makes the folder appear atomically.
     """
-    dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
-    config = deepseek_v3.publish_config(model.config) | token_ids | {"torch_dtype": dtype}
-    _write_json(folder / "config.json", config)
+    family = FAMILIES[model.config.model_type]
+    state = model.state_dict()
+    tensors = [
+        (place.key, view(state, place))
+        for place in family.placements(model.config)
+        if place.is_written
+    ]
+    dtype = str(model.head_weight.dtype).removeprefix("torch.")
+    config = family.publish_config(model.config) | token_ids | {"torch_dtype": dtype}
     generation = {"do_sample": True, "temperature": 1.0} | token_ids
-    _write_json(folder / "generation_config.json", generation)
-    weights = deepseek_v3.publish_weights(model.state_dict())
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for name, document in ((CONFIG, config), (GENERATION, generation)):
+        (folder / name).write_bytes(encode(document, indent=2) + b"\n")
+    write_shards(folder, tensors, max_shard_bytes=max_shard_bytes)
 
 
-def load_model(folder: Path) -> Transformer:
-    """The model in a Hugging Face folder, fp32 on the CPU. Every key must be known and present."""
-    config_path, weights_path = folder / "config.json", folder / "model.safetensors"
-    for path in (config_path, weights_path):
-        if not path.is_file():
-            raise UserError(
-                at=str(folder),
-                got=f"no {path.name}",
-                want="a folder with config.json and model.safetensors",
-            )
-    config = _read_config(config_path)
+def load_model(
+    name: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Transformer:
+    """The model in a folder, or of an id on the hub. Every key must be known, present, and of the right shape.
+
+    dtype: of the parameters; None: fp32 on a CPU, bf16 elsewhere. Buffers, such as the fp32 balance bias, keep
+    their own. Headers are checked before anything is allocated; then every tensor goes from the mapped file straight
+    into its parameter, so a process holds the weights once. No code of a folder is ever run.
+    """
+    device = torch.device(device)
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    source = locate(name)
+    config = read_config(source.folder)
+    source.fetch(weight_files(source.folder))
+    stored = stored_tensors(source.folder)
+    present = checked(source.folder, config, stored)
+    # The blocks of multi-token prediction are not built; the family's table knows their tensors.
+    config = config.model_copy(update={"num_nextn_predict_layers": 0})
     try:
-        model = Transformer(config)
-        state = deepseek_v3.read_weights(load_file(weights_path), config)
-        model.load_state_dict(state)
-    except (KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            at=str(weights_path),
-            got=str(error),
-            want="exactly the weights that config.json describes",
-        ) from error
+        model = allocate(config, device, dtype)
+    except (MemoryError, RuntimeError) as error:  # torch's allocators raise RuntimeError
+        got, want = str(error).partition("\n")[0], f"a model that fits on {device}"
+        raise UserError(at=str(source.folder), got=got, want=want) from error
+    fill(model, present, stored)
     return model
 
 
-def _read_config(path: Path) -> ModelConfig:
-    document = decode(path.read_bytes())
-    if document is None:
+def read_config(folder: Path) -> ModelConfig:
+    """The model that a folder's config.json describes; UserError where it asks for what is not built."""
+    path = folder / CONFIG
+    document = read_json(path)
+    quantization = document.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
         raise UserError(
-            at=str(path), got="text that is not a JSON object", want="a published config.json"
+            at=f"{path}: quantization_config",
+            got=f"quantised weights ({method or 'of an unnamed method'})",
+            want="plain weights: nalar does not read quantised ones yet",
+            hint="a copy of the model in bfloat16",
         )
     try:
-        return deepseek_v3.read_config(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "config"
-        want = "a config.json of the deepseek_v3 family"
-        raise UserError(at=f"{path}: {field}", got=first["msg"].lower(), want=want) from error
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+        return family_of(document).read_config(document)
+    except UserError as error:
+        raise UserError(
+            at=f"{path}: {error.at.removeprefix(f'{CONFIG} ')}",
+            got=error.got,
+            want=error.want,
+            hint=error.hint,
+        ) from error

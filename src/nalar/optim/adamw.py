@@ -1,6 +1,5 @@
 """AdamW on one flat buffer: a handful of operations however many parameters there are."""
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -21,20 +20,24 @@ class FlatAdamW:
         self.exp_avg = _views(self.exp_avg_flat, parameters)
         self.exp_avg_sq = _views(self.exp_avg_sq_flat, parameters)
 
-    def to_direction(self, step: int, betas: tuple[float, float], eps: float) -> None:
+    def to_direction(
+        self, step: Tensor, counts: Tensor, betas: tuple[float, float], eps: float
+    ) -> None:
         """Turn the gathered gradients, in place, into m / (sqrt(v) + eps), both bias-corrected.
 
-        step: counted from 1.
+        step: int64 [], counted from 1. counts: bool []. False: the gradients are 0, and the moments
+        stay as they are.
         """
         beta1, beta2 = betas
-        self.exp_avg_flat.lerp_(self.gradient_flat, 1 - beta1)
-        self.exp_avg_sq_flat.mul_(beta2).addcmul_(
+        self.exp_avg_flat.lerp_(self.gradient_flat, counts * (1 - beta1))
+        self.exp_avg_sq_flat.mul_(torch.where(counts, beta2, 1.0)).addcmul_(
             self.gradient_flat, self.gradient_flat, value=1 - beta2
         )
+        step = step.clamp(min=1).double()
         bias1, bias2 = 1 - beta1**step, 1 - beta2**step
         # The first moment's correction goes into the denominator, which saves a pass.
         denominator = torch.sqrt(self.exp_avg_sq_flat, out=self.gradient_flat)
-        denominator.mul_(bias1 / math.sqrt(bias2)).add_(eps * bias1)
+        denominator.mul_((bias1 / bias2.sqrt()).float()).add_((eps * bias1).float())
         torch.div(self.exp_avg_flat, denominator, out=self.gradient_flat)
 
 

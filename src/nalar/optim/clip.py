@@ -1,6 +1,5 @@
-"""The global norm of gradients and its ceiling."""
+"""The global norm of gradients and its ceiling, without asking the device to wait."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -8,13 +7,17 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def clip_global_norm_(gradients: Sequence[Tensor], max_norm: float | None) -> float:
+def clip_global_norm_(
+    gradients: Sequence[Tensor], norms: Sequence[Tensor], max_norm: float | None
+) -> Tensor:
     """Scale all gradients, in place and by one factor, down to a joint norm of `max_norm`.
 
-    Returns the norm before; where that is not finite the gradients stay as they are.
-    max_norm: None only measures.
+    norms: [] of disjoint parts that together are the gradients. Returns the norm before, float32 [];
+    where it is not finite, neither are the gradients after. max_norm: None only measures.
     """
-    norm = float(torch.stack(torch._foreach_norm(list(gradients))).norm())
-    if max_norm is not None and math.isfinite(norm) and norm > max_norm:
-        torch._foreach_mul_(list(gradients), max_norm / norm)
+    norm: Tensor = torch.stack(list(norms)).norm()
+    if max_norm is not None:
+        factor = (max_norm / norm).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factor)
     return norm

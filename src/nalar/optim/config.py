@@ -29,6 +29,12 @@ class OptimConfig(Config):
     """Who owns the router's matrix; the published recipes disagree."""
     clip_grad_norm: float | None = 1.0
     """Largest global norm of the gradients. None: not clipped."""
+    spike_sigma: float = 6.0
+    """A loss or gradient norm this many standard deviations above the mean of the window is a spike."""
+    spike_window: int = 128
+    """Steps that a spike is told by; until half of them are done nothing is one."""
+    skip_spikes: bool = True
+    """Drop the update of a spike. What is not finite is always dropped."""
 
     def model_post_init(self, _context: object) -> None:
         for field in ("lr", "adamw_lr", "adamw_eps", "qk_clip_tau", "clip_grad_norm"):
@@ -42,6 +48,8 @@ class OptimConfig(Config):
             all(0 <= beta < 1 for beta in self.adamw_betas),
             "both in [0, 1)",
         )
+        _require("optim.spike_sigma", self.spike_sigma, self.spike_sigma > 0, "above 0")
+        _require("optim.spike_window", self.spike_window, self.spike_window >= 2, "at least 2")
         _require("optim.ns_steps", self.ns_steps, self.ns_steps >= 1, "at least 1")
         if self.name == "adamw" and self.lr not in (
             type(self).model_fields["lr"].default,
@@ -72,10 +80,12 @@ class OptimConfig(Config):
 class ScheduleConfig(Config):
     """Linear warm-up, a plateau, then a decay that ends with the last step."""
 
-    shape: Literal["wsd_linear", "cosine", "constant"] = "wsd_linear"
-    """Form of the decay; `constant` has none."""
+    shape: Literal["wsd_linear", "wsd_sqrt", "cosine", "constant"] = "wsd_linear"
+    """Form of the decay: linear, 1 - sqrt(progress), half a cosine; `constant` has none."""
     warmup_steps: int = 0
     """Steps of the linear ramp; 0: the first step has the full rate."""
+    warmup_tokens: int = 0
+    """The same in tokens; one of the two is 0."""
     stable_frac: float = 0.6
     """Share of all steps, warm-up included, before the decay; 0: it begins after the warm-up."""
     final_lr_frac: float = 0.02
@@ -83,6 +93,12 @@ class ScheduleConfig(Config):
 
     def model_post_init(self, _context: object) -> None:
         _require("schedule.warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "at least 0")
+        _require(
+            "schedule.warmup_tokens",
+            self.warmup_tokens,
+            self.warmup_tokens == 0 or (self.warmup_tokens > 0 and not self.warmup_steps),
+            "at least 0, and 0 where warmup_steps is set",
+        )
         _require("schedule.stable_frac", self.stable_frac, 0 <= self.stable_frac <= 1, "in [0, 1]")
         _require(
             "schedule.final_lr_frac", self.final_lr_frac, 0 < self.final_lr_frac <= 1, "in (0, 1]"

@@ -20,6 +20,8 @@ PATTERNS: tuple[tuple[str, Owner], ...] = (
     ("*.bias", "adamw"),
     ("*.mlp.gate.weight", "router"),
     ("*.self_attn.q_proj.weight", "muon"),
+    ("*.self_attn.k_proj.weight", "muon"),
+    ("*.self_attn.v_proj.weight", "muon"),
     ("*.self_attn.q_a_proj.weight", "muon"),
     ("*.self_attn.q_b_proj.weight", "muon"),
     ("*.self_attn.kv_a_proj_with_mqa.weight", "muon"),

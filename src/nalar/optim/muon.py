@@ -32,9 +32,13 @@ class MatrixBatch:
             self.momentum[name] = _view_as(self.momentum_BNM[rows], parameter)
             start = rows.stop
 
-    def to_direction(self, momentum: float, nesterov: bool, ns_steps: int) -> None:
-        """Turn the gathered gradients, in place, into directions with entries of RMS about 0.2."""
-        self.momentum_BNM.mul_(momentum).add_(self.gradient_BNM)
+    def to_direction(self, momentum: float, counts: Tensor, nesterov: bool, ns_steps: int) -> None:
+        """Turn the gathered gradients, in place, into directions with entries of RMS about 0.2.
+
+        counts: bool []. False: the gradients are 0, and the momentum stays as it is.
+        """
+        kept = torch.where(counts, momentum, 1.0)
+        self.momentum_BNM.mul_(kept).add_(self.gradient_BNM)
         heading_BNM = self.momentum_BNM
         if nesterov:
             heading_BNM = self.gradient_BNM.add_(self.momentum_BNM, alpha=momentum)

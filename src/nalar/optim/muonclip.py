@@ -1,6 +1,5 @@
 """MuonClip: Muon on matrices, AdamW on the rest. `qkclip.py` has the cap, applied after a step."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -13,16 +12,19 @@ from nalar.optim.clip import clip_global_norm_
 from nalar.optim.config import OptimConfig
 from nalar.optim.groups import group_parameters
 from nalar.optim.muon import batch_by_shape
+from nalar.optim.spikes import SpikeGuard
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did."""
+    """What a step did, on the device: reading it waits for the step."""
 
-    grad_norm: float
-    """Global norm before clipping."""
-    applied: bool
-    """False: the norm was not finite, and neither weights nor state changed."""
+    grad_norm: Tensor
+    """float32 []: global norm before clipping."""
+    applied: Tensor
+    """bool []. False: a gradient or the loss was not finite, or a spike; neither weights nor moments changed."""
+    norms: Tensor
+    """float32 [parameters]: norm of each gradient, in the order of `MuonClip.names`."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class _Group:
     lr: float
     masters: list[Tensor]
     directions: list[Tensor]
+    buffers: list[Tensor]
+    """The same directions, undivided."""
 
 
 class MuonClip:
@@ -42,7 +46,6 @@ class MuonClip:
 
     def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], config: OptimConfig) -> None:
         self.config = config
-        self.steps = 0
         groups = group_parameters(named_parameters, config)
         self._parameters = groups.muon | groups.adamw
         self._masters = {
@@ -57,34 +60,68 @@ class MuonClip:
             self._buffers.append(self._adamw.gradient_flat)
             gradients |= self._adamw.gradient
         self._gradients = [gradients[name] for name in self._parameters]
+        matrices = [batch.gradient_BNM for batch in self._batches]
+        rest = [self._adamw.gradient_flat] if self._adamw else []
+        owned = ((config.lr, groups.muon, matrices), (config.adamw_lr, groups.adamw, rest))
         self._groups = [
-            _Group(lr, [self._masters[name] for name in names], [gradients[name] for name in names])
-            for lr, names in ((config.lr, groups.muon), (config.adamw_lr, groups.adamw))
+            _Group(
+                lr,
+                [self._masters[name] for name in names],
+                [gradients[name] for name in names],
+                buffers,
+            )
+            for lr, names, buffers in owned
             if names
         ]
+        device = self._buffers[0].device
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)
+        """int64 []: steps that were applied."""
+        self.guard = SpikeGuard(
+            sigma=config.spike_sigma,
+            window=config.spike_window,
+            skip=config.skip_spikes,
+            device=device,
+        )
         self._rounded = [
             name for name, p in self._parameters.items() if p is not self._masters[name]
         ]
 
+    @property
+    def names(self) -> list[str]:
+        """Of all parameters, in the order of `StepResult.norms`."""
+        return list(self._parameters)
+
     @torch.no_grad()
-    def step(self, lr_factor: float = 1.0) -> StepResult:
-        """One update from the gradients in place, at `lr_factor` times the peak learning rates."""
+    def step(self, lr_factor: float = 1.0, *, loss: Tensor | None = None) -> StepResult:
+        """One update from the gradients in place, at `lr_factor` times the peak learning rates.
+
+        loss: float [], judged for spikes beside the norm of the gradient. Nothing here waits for the
+        device: a step that does not count has gradients, rates and decay of 0, which changes nothing.
+        """
         torch._foreach_copy_(self._gradients, self._read_gradients())
-        norm = clip_global_norm_(self._buffers, self.config.clip_grad_norm)
-        if not math.isfinite(norm):
-            return StepResult(norm, applied=False)
-        self.steps += 1
+        norms = torch._foreach_norm(self._gradients)
+        norm = clip_global_norm_(self._buffers, norms, self.config.clip_grad_norm)
+        counts = self.guard.judge(loss, norm)
+        for buffer in self._buffers:
+            buffer.masked_fill_(~counts, 0.0)
+        self.steps += counts
         for batch in self._batches:
-            batch.to_direction(self.config.momentum, self.config.nesterov, self.config.ns_steps)
+            batch.to_direction(
+                self.config.momentum, counts, self.config.nesterov, self.config.ns_steps
+            )
         if self._adamw:
-            self._adamw.to_direction(self.steps, self.config.adamw_betas, self.config.adamw_eps)
+            self._adamw.to_direction(
+                self.steps, counts, self.config.adamw_betas, self.config.adamw_eps
+            )
         for group in self._groups:
-            lr = group.lr * lr_factor
+            lr = counts * (group.lr * lr_factor)
             if self.config.weight_decay:
                 torch._foreach_mul_(group.masters, 1 - lr * self.config.weight_decay)
-            torch._foreach_add_(group.masters, group.directions, alpha=-lr)
+            for buffer in group.buffers:
+                buffer.mul_(lr)
+            torch._foreach_sub_(group.masters, group.directions)
         self._write_back()
-        return StepResult(norm, applied=True)
+        return StepResult(norm, counts, torch.stack(list(norms)))
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -101,12 +138,10 @@ class MuonClip:
 
         Contiguous and unshared, as safetensors wants; keys name parameters, not buffers.
         """
-        state = {
+        return {
             key: tensor.detach().clone(memory_format=torch.contiguous_format)
             for key, tensor in self._state()
         }
-        state["steps"] = torch.tensor(self.steps, dtype=torch.int64)
-        return state
 
     @torch.no_grad()
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -115,7 +150,7 @@ class MuonClip:
         UserError: the state is of another model or optimizer. Nothing is changed then.
         """
         own = dict(self._state())
-        _check_same_keys(tensors.keys(), own.keys() | {"steps"})
+        _check_same_keys(tensors.keys(), own.keys())
         for key, tensor in own.items():
             if tensors[key].shape != tensor.shape or tensors[key].dtype != tensor.dtype:
                 raise UserError(
@@ -125,7 +160,6 @@ class MuonClip:
                 )
         for key, tensor in own.items():
             tensor.copy_(tensors[key])
-        self.steps = int(tensors["steps"])
         self._write_back()
 
     def _state(self) -> Iterable[tuple[str, Tensor]]:
@@ -139,6 +173,8 @@ class MuonClip:
                 (f"adamw.exp_avg_sq.{name}", view) for name, view in self._adamw.exp_avg_sq.items()
             )
         yield from ((f"master.{name}", self._masters[name]) for name in self._rounded)
+        yield from ((f"guard.{name}", tensor) for name, tensor in self.guard.state())
+        yield "steps", self.steps
 
     def _read_gradients(self) -> list[Tensor]:
         gradients = []

@@ -6,6 +6,7 @@ from nalar.config import Config, ConfigError, lookup
 from nalar.data.config import CorpusConfig, PackingConfig, TokenizerConfig
 from nalar.evals.config import EvalConfig, ProbeConfig
 from nalar.model.config import ModelConfig
+from nalar.model.families.registry import FAMILIES
 from nalar.plan.cost import PriceConfig
 from nalar.rl.config import RLConfig
 from nalar.tasks.registry import TASKS
@@ -47,6 +48,7 @@ class ZeroConfig(Config):
                 got=f"{self.model.vocab_size} with tokenizer.vocab_size={self.tokenizer.vocab_size}",
                 want="the same number: every id that the model can sample means something",
             )
+        self._check_model()
         if self.packing.document_tokens > self.model.max_position_embeddings:
             raise ConfigError(
                 at="packing.document_tokens",
@@ -61,6 +63,26 @@ class ZeroConfig(Config):
                 got=str(self.model.max_position_embeddings),
                 want=f"room for a prompt of {PROMPT_TOKENS} tokens and responses of {longest}",
             )
+
+    def _check_model(self) -> None:
+        """What the model must be for its family's folder to say it, and for the recipe to train it."""
+        lookup(self.model.model_type, FAMILIES, at="model.model_type").publish_config(self.model)
+        if self.model.qk_norm and self.pretrain.optim.qk_clip_tau is not None:
+            raise ConfigError(
+                at="pretrain.optim.qk_clip_tau",
+                got=f"{self.pretrain.optim.qk_clip_tau} with model.qk_norm",
+                want="None: norms of queries and keys bound the logits",
+            )
+        for name, speed in (
+            ("pretrain.balance_speed", self.pretrain.balance_speed),
+            ("rl.balance_speed", self.rl.balance_speed),
+        ):
+            if speed and self.model.n_routed_experts and self.model.topk_method == "greedy":
+                raise ConfigError(
+                    at=name,
+                    got=f"{speed} with model.topk_method='greedy'",
+                    want="0: the router has no bias to move",
+                )
 
 
 PROMPT_TOKENS = 64

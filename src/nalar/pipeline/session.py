@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
@@ -183,7 +183,6 @@ class Session:
         learner: Learner,
         meter: Meter,
         *,
-        loop: Mapping[str, Any] | None = None,
         is_kept: bool = False,
     ) -> None:
         """A receipt and a checkpoint, unless this step has them; the checkpoint becomes the run's model.
@@ -200,7 +199,6 @@ class Session:
             stage=stage,
             step=step,
             is_kept=is_kept,
-            loop=dict(loop or {}),
             logs=self.run.log_bytes(),
         )
         model, tokenizer, background = learner.model, learner.tokenizer, self._writer.background

@@ -37,6 +37,7 @@ from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task
 from nalar.train.checkpoint import Resumed, load_optimizer
 from nalar.train.pretrain import Progress, pretrain_slice, steps_per_slice
+from nalar.train.step import StepMetrics
 
 Stage = Literal["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
 STAGES: tuple[Stage, ...] = ("pretrain", "evaluate_base", "rl", "evaluate_final", "report")
@@ -112,7 +113,6 @@ def _pretrain(session: Session, force: bool) -> Outcome:
     config, resumed = session.config, session.resume("pretrain")
     learner = _base(config, resumed)
     step = resumed.progress.step if resumed else 0
-    skipped = int(resumed.progress.loop["skipped"]) if resumed else 0
     batches = Packing(learner.tokenizer, config.corpus, config.packing, config.seed)
     per_slice = steps_per_slice(config.pretrain, batches.tokens_per_step)
     total = per_slice * config.pretrain.max_slices
@@ -120,20 +120,17 @@ def _pretrain(session: Session, force: bool) -> Outcome:
     with session.start("pretrain", steps=total, resumed=resumed) as meter:
 
         def save(step: int) -> None:
-            loop, is_kept = {"skipped": skipped}, step % per_slice == 0
-            session.save("pretrain", step, learner, meter, loop=loop, is_kept=is_kept)
+            session.save("pretrain", step, learner, meter, is_kept=step % per_slice == 0)
 
         def on_step(progress: Progress) -> None:
-            nonlocal skipped
-            skipped = skipped + 1 if progress.metrics.skipped else 0
-            _refuse_endless_skipping(progress.step, skipped)
             session.work.tokens += batches.tokens_per_step
             session.work.flops += sum(
                 sequence_flops(config.model, n, backward=True) for n in progress.lengths
             )
             if progress.step % config.pretrain.log_every_steps == 0:
-                values = {k: float(v) for k, v in vars(progress.metrics).items()}
-                session.log("pretrain", progress.step, meter, values)
+                metrics = progress.outcome.metrics()
+                refuse_endless_skips(progress.step, metrics)
+                session.log("pretrain", progress.step, meter, pretrain_values(metrics))
             every = config.pretrain.save_every_steps
             if every and progress.step % every == 0:
                 save(progress.step)
@@ -173,14 +170,30 @@ def _base(config: ZeroConfig, resumed: Resumed | None) -> Learner:
     return Learner(model, optimizer, tokenizer)
 
 
-def _refuse_endless_skipping(step: int, skipped: int) -> None:
-    if skipped == MAX_SKIPPED:
-        raise UserError(
-            at=f"pretraining, step {step}",
-            got=f"{skipped} gradients in a row that are not finite",
-            want="numbers",
-            hint="a lower --pretrain.optim.lr, in a new run",
-        )
+def refuse_endless_skips(step: int, metrics: StepMetrics) -> None:
+    """UserError where so many steps in a row were dropped that the run would go on without learning."""
+    if metrics.skipped_in_a_row < MAX_SKIPPED:
+        return
+    what = (
+        f"the gradient of {metrics.bad_parameter} is not finite"
+        if metrics.bad_parameter
+        else "a loss or gradient far above those before"
+    )
+    raise UserError(
+        at=f"pretraining, step {step}",
+        got=f"{metrics.skipped_in_a_row} steps in a row dropped; at the last, {what}",
+        want="steps that count",
+        hint="a lower --pretrain.optim.lr, in a new run; --pretrain.optim.no-skip-spikes where a jump is wanted",
+    )
+
+
+def pretrain_values(metrics: StepMetrics) -> dict[str, float]:
+    """A step's report as flat metrics."""
+    values = {f"load_frac/{i}": frac for i, frac in enumerate(metrics.layer_load_frac)}
+    for name, value in vars(metrics).items():
+        if isinstance(value, (int, float)):
+            values[name] = float(value)
+    return values
 
 
 def _probe_passed(session: Session, learner: Learner, slice_number: int) -> bool:

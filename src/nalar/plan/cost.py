@@ -5,6 +5,7 @@ from typing import Literal
 
 from nalar.config import Config, ConfigError
 from nalar.model.config import ModelConfig
+from nalar.plan.matrices import model_matrices
 from nalar.plan.model import count_parameters
 
 FP32_BYTES = 4
@@ -30,18 +31,21 @@ class PriceConfig(Config):
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of training in fp32, by what holds them. An interpreter with torch takes some 400 MB more."""
+    """Bytes of training, by what holds them. An interpreter with torch takes some 400 MB more on a CPU."""
 
     parameters_bytes: int
     gradients_bytes: int
     optimizer_bytes: int
     activations_bytes: int
-    """What the forward pass keeps for the backward one: an estimate, the rest is exact."""
+    """What the forward pass keeps for the backward one, and the logits: an estimate, as is the next."""
+    update_bytes: int
+    """What the optimizer's step takes for a moment, when activations are gone."""
 
     @property
     def total_bytes(self) -> int:
+        """At the peak."""
         state = self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes
-        return state + self.activations_bytes
+        return state + max(self.activations_bytes, self.update_bytes)
 
 
 def training_memory(
@@ -51,38 +55,69 @@ def training_memory(
     row_tokens: int,
     optimizer: Optimizer = "muonclip",
     logit_chunk_tokens: int = 8192,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    recompute: bool = False,
 ) -> MemoryEstimate:
-    """Memory of one training step over rows of `row_tokens`, nothing recomputed, nothing sharded.
+    """Memory of one training step over rows of `row_tokens`, nothing sharded.
 
-    muonclip keeps one number for each weight of a hidden matrix and two for all else, adamw two for everything.
+    muonclip keeps one number for each weight of a hidden matrix and two for all else, adamw two for everything;
+    both gather gradients in float32, and keep a float32 master of weights in bfloat16. recompute: a block keeps
+    its input alone, and one block at a time has all of its activations.
     """
     count = count_parameters(config)
     parameters = count.total_params
     muon = count.matrix_params - count.router_params if optimizer == "muonclip" else 0
+    size = FP32_BYTES if dtype == "float32" else 2
+    master = 0 if dtype == "float32" else parameters
     chunk = min(batch_tokens, logit_chunk_tokens)
-    activations = (
-        batch_tokens * _activations_per_token(config, row_tokens) + 2 * chunk * config.vocab_size
-    )
+    per_token = _activations_per_token(config, row_tokens)
+    if recompute:
+        layers = config.num_hidden_layers
+        per_token = per_token // layers + (layers + 2) * config.hidden_size
+    # Logits are float32 whatever the weights are; the backward pass has them and their gradient.
+    logits = FP32_BYTES * 2 * chunk * config.vocab_size
     return MemoryEstimate(
-        parameters_bytes=FP32_BYTES * parameters,
-        gradients_bytes=FP32_BYTES * parameters,
-        optimizer_bytes=FP32_BYTES * (2 * parameters - muon),
-        activations_bytes=FP32_BYTES * activations,
+        parameters_bytes=size * parameters,
+        gradients_bytes=size * parameters,
+        optimizer_bytes=FP32_BYTES * (3 * parameters - muon + master),
+        activations_bytes=size * batch_tokens * per_token + logits,
+        update_bytes=FP32_BYTES * 2 * _largest_batch(config) if muon else 0,
     )
+
+
+def _largest_batch(config: ModelConfig) -> int:
+    """Numbers in the largest group of matrices of one shape, which Newton-Schulz takes at once."""
+    sizes: dict[tuple[int, ...], int] = {}
+    for matrix in model_matrices(config):
+        if matrix.part not in ("embedding", "head", "router"):
+            sides = tuple(sorted((matrix.rows, matrix.columns)))
+            sizes[sides] = sizes.get(sides, 0) + matrix.copies * matrix.size
+    return max(sizes.values(), default=0)
 
 
 def _activations_per_token(config: ModelConfig, row_tokens: int) -> int:
     """Numbers kept a token for the backward pass: the operands of each product and of each non-linear step."""
-    h, heads, layers = config.hidden_size, config.num_attention_heads, config.num_hidden_layers
+    h, layers = config.hidden_size, config.num_hidden_layers
     moe_layers = sum(config.is_moe(layer) for layer in range(layers))
-    latents = 2 * ((config.q_lora_rank or 0) + config.kv_lora_rank)
-    # The fused attention wants keys as wide as values; without it the scores are kept.
-    scores = 0 if config.qk_head_dim == config.v_head_dim else row_tokens
-    per_head = 2 * config.qk_head_dim + 2 * config.v_head_dim + scores
-    attention = 4 * h + latents + heads * per_head  # 4: the stream and its norm, around both blocks
+    # A norm keeps its input at unit size and what its weight makes of it; there are two a layer.
+    attention = 4 * h + _attention_activations(config, row_tokens)
     dense = 4 * config.intermediate_size
     # A routed token is gathered, passed through gate, up and their product, and weighted on its way back.
     routed = config.num_experts_per_tok * (2 * h + 4 * config.moe_intermediate_size)
     shared = 4 * config.n_shared_experts * config.moe_intermediate_size
     moe = routed + shared + 2 * config.n_routed_experts
     return layers * attention + (layers - moe_layers) * dense + moe_layers * moe + 2 * h
+
+
+def _attention_activations(config: ModelConfig, row_tokens: int) -> int:
+    """Of one layer, without the norm before it."""
+    heads, width, value = config.num_attention_heads, config.qk_head_dim, config.value_head_dim
+    # The fused attention wants keys as wide as values; without it the scores are kept.
+    scores = 0 if width == value else row_tokens
+    if config.kv_lora_rank is not None:
+        latents = 2 * ((config.q_lora_rank or 0) + config.kv_lora_rank)  # their norms, as above
+        return latents + heads * (2 * width + 2 * value + scores)
+    groups = config.num_key_value_heads or heads
+    normed = 2 * (heads + groups) * width if config.qk_norm else 0
+    # Queries, the output in two forms, and keys and values, which are repeated for each head of their group.
+    return normed + 5 * heads * width

@@ -1,25 +1,28 @@
-"""Parameters and floating-point operations of a model, by formula from its config. Arithmetic only.
+"""Parameters and floating-point operations of a model, by formula from its config. Arithmetic only."""
 
-h hidden_size · H heads · rq, rkv ranks of compressed queries and of the latent · dn, dr, dv widths of a head (plain,
-rotary, value) · F, f hidden widths of a dense block and of an expert · E experts · K of them a token · S shared
-
-    attention  h*rq + rq*H*(dn+dr) + h*(rkv+dr) + rkv*H*(dn+dv) + H*dv*h    (no rq: h*H*(dn+dr) for the first two)
-    dense      3*h*F          router  E*h          shared  S*3*h*f          routed  E*3*h*f, of which K*3*h*f active
-"""
-
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nalar.model.config import ModelConfig
+from nalar.plan.matrices import (
+    Matrix,
+    Part,
+    balance_params,
+    model_matrices,
+    mtp_matrices,
+    mtp_vector_params,
+    vector_params,
+)
 
 
 @dataclass(frozen=True)
 class ParamCount:
-    """Parameters by kind, over all layers. The balance bias of the router is a buffer and not counted."""
+    """Parameters by kind, over all layers."""
 
     embedding_params: int
     head_params: int
-    """The output matrix, which is not tied to the embedding."""
+    """The output matrix; 0 where it is the embedding."""
     attention_params: int
     dense_params: int
     router_params: int
@@ -28,10 +31,17 @@ class ParamCount:
     norm_params: int
     routed_active_params: int
     """The part of `routed_params` that one token passes through."""
+    bias_params: int = 0
+    """Biases of attention."""
+    balance_params: int = 0
+    """Biases that steer the choice of experts: buffers, in a checkpoint and in no sum below."""
+    mtp_params: int = 0
+    """Blocks of multi-token prediction, without what they share with the model: in no sum below."""
 
     @property
     def total_params(self) -> int:
-        return self.matrix_params + self.embedding_params + self.head_params + self.norm_params
+        vectors = self.norm_params + self.bias_params
+        return self.matrix_params + self.embedding_params + self.head_params + vectors
 
     @property
     def active_params(self) -> int:
@@ -40,52 +50,61 @@ class ParamCount:
 
     @property
     def matrix_params(self) -> int:
-        """Everything but embedding, head and norms."""
+        """Everything but embedding, head, norms and biases."""
         blocks = self.attention_params + self.dense_params + self.router_params
         return blocks + self.shared_params + self.routed_params
 
 
 def count_parameters(config: ModelConfig) -> ParamCount:
     """Exact: what the module's `parameters()` sum to."""
-    h, layers = config.hidden_size, config.num_hidden_layers
-    moe_layers = sum(config.is_moe(layer) for layer in range(layers))
-    expert = 3 * h * config.moe_intermediate_size
-    latent_norms = (config.q_lora_rank or 0) + config.kv_lora_rank
+    matrices = list(model_matrices(config))
+    held: Counter[Part] = Counter()
+    for matrix in matrices:
+        held[matrix.part] += matrix.copies * matrix.size
+    norms, biases = vector_params(config)
     return ParamCount(
-        embedding_params=config.vocab_size * h,
-        head_params=config.vocab_size * h,
-        attention_params=layers * _attention_matrices(config),
-        dense_params=(layers - moe_layers) * 3 * h * config.intermediate_size,
-        router_params=moe_layers * config.n_routed_experts * h,
-        shared_params=moe_layers * config.n_shared_experts * expert,
-        routed_params=moe_layers * config.n_routed_experts * expert,
-        norm_params=layers * (2 * h + latent_norms) + h,
-        routed_active_params=moe_layers * config.num_experts_per_tok * expert,
+        embedding_params=config.vocab_size * config.hidden_size,
+        head_params=held["head"],
+        attention_params=held["attention"],
+        dense_params=held["dense"],
+        router_params=held["router"],
+        shared_params=held["shared"],
+        routed_params=held["routed"],
+        norm_params=norms,
+        routed_active_params=_multiplied(m for m in matrices if m.part == "routed"),
+        bias_params=biases,
+        balance_params=balance_params(config, mtp=False),
+        mtp_params=_mtp_params(config),
     )
 
 
-def _attention_matrices(config: ModelConfig) -> int:
-    """One layer: queries (whole or by way of their rank), latent, what the latent expands to, output."""
-    h, heads, q_rank, kv_rank = (
-        config.hidden_size,
-        config.num_attention_heads,
-        config.q_lora_rank,
-        config.kv_lora_rank,
-    )
-    queries_out = heads * config.qk_head_dim
-    queries = h * queries_out if q_rank is None else h * q_rank + q_rank * queries_out
-    expanded = kv_rank * heads * (config.qk_nope_head_dim + config.v_head_dim)
-    return queries + h * config.latent_dim + expanded + heads * config.v_head_dim * h
+def _mtp_params(config: ModelConfig) -> int:
+    """Balance biases included, as published counts do."""
+    matrices = sum(m.copies * m.size for m in mtp_matrices(config))
+    vectors = mtp_vector_params(config)
+    return matrices + vectors + balance_params(config, mtp=True)
 
 
-def flops_per_token(config: ModelConfig, context: float, *, backward: bool) -> float:
+def _multiplied(matrices: Iterable[Matrix]) -> int:
+    """Weights that one token is multiplied with."""
+    return sum(matrix.used * matrix.size for matrix in matrices)
+
+
+def flops_per_token(
+    config: ModelConfig, context: float, *, backward: bool, with_mtp: bool = False
+) -> float:
     """Operations for one token that attends to `context` tokens, itself included; with `backward`, three times that.
 
     Two for each weight of a matrix product (the embedding is a look-up, the head is a product), and two for each
-    term of the attention scores and of their weighted sum, in the expanded form. Norms, rotary and softmax are
-    left out, as is usual.
+    term of the attention scores and of their weighted sum, in the expanded form. Norms, biases, rotary and softmax
+    are left out, as is usual.
+    with_mtp: count the blocks of multi-token prediction too, each with its product by the head.
     """
-    forward = 2.0 * _products(config) + _attention_by_context(config) * context
+    products, layers = _products(config), config.num_hidden_layers
+    if with_mtp:
+        products += _multiplied(mtp_matrices(config))
+        layers += config.num_nextn_predict_layers
+    forward = 2.0 * products + layers * _layer_flops_by_context(config) * context
     return 3.0 * forward if backward else forward
 
 
@@ -102,7 +121,8 @@ def sampling_flops(
     A sample's last token is never passed, so a sample of m tokens takes m - 1 passes; the head is applied to
     the prompt's last position alone. Counted in the expanded form of attention, as in training.
     """
-    products, by_context = 2.0 * _products(config), _attention_by_context(config)
+    products = 2.0 * _products(config)
+    by_context = config.num_hidden_layers * _layer_flops_by_context(config)
     head = 2.0 * config.vocab_size * config.hidden_size
     prompt = prompt_tokens * (products - head) + head + by_context * _sum_to(prompt_tokens)
     passes = [max(m - 1, 0) for m in completion_tokens]
@@ -112,14 +132,12 @@ def sampling_flops(
 
 def _products(config: ModelConfig) -> int:
     """Weights of all matrix products that one token takes part in."""
-    count = count_parameters(config)
-    return count.active_params - count.embedding_params - count.norm_params
+    return _multiplied(model_matrices(config))
 
 
-def _attention_by_context(config: ModelConfig) -> float:
-    """Operations a token, over all layers, for each token that it attends to."""
-    per_head = config.qk_head_dim + config.v_head_dim
-    return 2.0 * config.num_hidden_layers * config.num_attention_heads * per_head
+def _layer_flops_by_context(config: ModelConfig) -> float:
+    """Operations a token in one layer for each token that it attends to."""
+    return 2.0 * config.num_attention_heads * (config.qk_head_dim + config.value_head_dim)
 
 
 def _sum_to(n: int) -> int:

@@ -59,6 +59,7 @@ class RLConfig(Config):
             adamw_lr=self.lr,
             weight_decay=self.weight_decay,
             clip_grad_norm=self.clip_grad_norm,
+            skip_spikes=False,
         )
 
     def model_post_init(self, _context: object) -> None:

@@ -101,7 +101,12 @@ def trainer_logprobs(model: Transformer, batch: PolicyBatch) -> tuple[Tensor, Te
     """Log-probability and entropy [N] of each response token by the training forward, and expert loads."""
     hidden = model(batch.ids_T, batch.documents)
     states_ND = hidden.states.index_select(0, batch.where_N)
-    logprobs_N, entropy_N = token_logprobs(states_ND, model.lm_head.weight, batch.targets_N)
+    logprobs_N, entropy_N = token_logprobs(
+        states_ND,
+        model.head_weight,
+        batch.targets_N,
+        logits_scaling=model.config.logits_scaling,
+    )
     return logprobs_N, entropy_N, list(hidden.loads)
 
 
@@ -141,7 +146,7 @@ def update(
     totals = torch.zeros(4, dtype=torch.float64)
     loads: list[Tensor] = []
     optimizer.zero_grad()
-    device = model.lm_head.weight.device
+    device = model.head_weight.device
     for batch in policy_batches(
         rollouts, advantages, max_tokens=config.micro_batch_tokens, device=device
     ):
@@ -158,16 +163,16 @@ def update(
         loads = [a + b for a, b in zip(loads, batch_loads, strict=True)] if loads else batch_loads
         sums = [part.loss.detach(), entropy_N.sum(), part.clipped, part.squared_log_ratio]
         totals += torch.stack([s.double().cpu() for s in sums])
-    loss, entropy, clipped, squared = totals.tolist()
-    metrics = apply_gradients(
+    _, entropy, clipped, squared = totals.tolist()
+    outcome = apply_gradients(
         model,
         optimizer,
-        loss=loss,
+        loss=totals[0],
         loads=loads,
         max_logits=(),
         lr_factor=lr_factor,
         balance_speed=config.balance_speed,
     )
     return UpdateMetrics(
-        metrics, entropy / tokens, clipped / tokens, (squared / tokens) ** 0.5, tokens
+        outcome.metrics(), entropy / tokens, clipped / tokens, (squared / tokens) ** 0.5, tokens
     )

@@ -40,8 +40,6 @@ class Progress(BaseModel):
     """Steps done. Batches and problems are functions of seed and step, so this is the loader's position too."""
     is_kept: bool = False
     """The end of a slice, which newer checkpoints need not replace."""
-    loop: dict[str, Any] = {}
-    """What the loop carries from step to step beside weights and optimizer."""
     logs: dict[str, int]
     """Bytes of each log of the run: what stands beyond them came later."""
 

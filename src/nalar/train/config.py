@@ -16,8 +16,14 @@ class PretrainConfig(Config):
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     """Its horizon is all slices. Warming up anew in every slice was tried and undid what a decay had taught."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of one forward and backward pass at most (one document at least). None: the whole step's."""
     balance_speed: float = 0.01
     """Step of the router's balance bias, times the learning-rate factor."""
+    balance_loss_weight: float = Field(default=0.0, ge=0)
+    """Of the sequence-wise balance loss; DeepSeek-V3 has 1e-4. 0: not computed."""
+    recompute: bool = False
+    """Run each block again in the backward pass instead of keeping what it computed."""
     log_every_steps: int = Field(default=20, ge=1)
     save_every_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps from one checkpoint to the next, beside the end of each slice. None: only there."""

@@ -12,7 +12,7 @@ from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
 from nalar.train.config import PretrainConfig
-from nalar.train.step import Batch, StepMetrics, pretrain_step
+from nalar.train.step import Batch, StepOutcome, pretrain_step
 
 
 class Batches(Protocol):
@@ -34,7 +34,8 @@ class Progress:
     slice_index: int
     lengths: tuple[int, ...]
     """Tokens of each document of the step."""
-    metrics: StepMetrics
+    outcome: StepOutcome
+    """Still on the device."""
 
 
 def steps_per_slice(config: PretrainConfig, tokens_per_step: int) -> int:
@@ -56,20 +57,23 @@ def pretrain_slice(
     total = per_slice * config.max_slices
     slice_index = first_step // per_slice
     step = first_step
+    device = model.head_weight.device
     model.train()
+    model.recompute = config.recompute
     while step < (slice_index + 1) * per_slice and not should_stop():
-        factor = lr_factor(config.schedule, step, total)
+        factor = lr_factor(config.schedule, step, total, tokens_per_step=batches.tokens_per_step)
         packed = batches.batch(step)
-        metrics = pretrain_step(
+        outcome = pretrain_step(
             model,
             optimizer,
-            on_device(packed, model.lm_head.weight.device),
+            [on_device(part, device) for part in packed.split(config.micro_batch_tokens)],
             lr_factor=factor,
             balance_speed=config.balance_speed * factor,
+            balance_loss_weight=config.balance_loss_weight,
         )
         step += 1
         on_step(
-            Progress(step, step * batches.tokens_per_step, slice_index, packed.lengths, metrics)
+            Progress(step, step * batches.tokens_per_step, slice_index, packed.lengths, outcome)
         )
     return step
 

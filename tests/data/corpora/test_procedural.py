@@ -136,7 +136,7 @@ def test_searches_are_imperfect_as_stated() -> None:
         thoughts.append(found.group(2).split("\n") if found.group(2) else [])
         right += expression.parse(found.group(3)).value == int(found.group(1))
     tries = [len(t) for t in thoughts]
-    assert abs(tries.count(0) / n - 0.15) < 0.02
+    assert abs(tries.count(0) / n - 0.2) < 0.02
     assert 2.0 < sum(tries) / n < 3.0
     assert max(tries) > 12
     assert 0.1 < right / n < 0.4  # unfiltered: most attempts fail
@@ -160,9 +160,9 @@ def test_chains_are_mostly_guessed() -> None:
             blurted += 1
             right += value == int(found.group(3))
         worked += found.group(2).count(",") >= 3
-    assert abs(blurted / 5_000 - 0.5) < 0.03
+    assert abs(blurted / 5_000 - 0.4) < 0.03
     assert abs(right / blurted - 0.3) < 0.04
-    assert abs(worked / 5_000 - 0.25) < 0.03
+    assert abs(worked / 5_000 - 0.35) < 0.03
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -1,94 +1,52 @@
-"""How a deepseek_v3 checkpoint spells its config and its weights."""
+"""DeepSeek-V3, R1, R1-Zero, Moonlight; and Kimi K2, which is the same model under another name."""
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
-import torch
-from torch import Tensor
+from nalar.model.families.family import SIZES, SIZES_DEFAULTS, Family, same
+from nalar.model.families.placement import latent_attention, split_experts
 
-from nalar.config import ConfigError
-from nalar.model.config import ModelConfig
-
-MODEL_TYPE = "deepseek_v3"
-
-# Written because engines default them wrongly when absent (vLLM: softmax scores, no balance bias).
-_CONSTANTS: dict[str, Any] = {
-    "model_type": MODEL_TYPE,
-    "architectures": ["DeepseekV3ForCausalLM"],
-    "scoring_func": "sigmoid",
-    "topk_method": "noaux_tc",
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "rope_interleave": True,
-    "rope_scaling": None,
-    "tie_word_embeddings": False,
-    "moe_layer_freq": 1,
-    "num_nextn_predict_layers": 0,
-}
-# Where a checkpoint sets one of these to something else, it asks for what is not built.
-_REQUIRED_CONSTANTS = (
-    "scoring_func",
-    "topk_method",
-    "hidden_act",
-    "attention_bias",
-    "rope_interleave",
-    "rope_scaling",
-    "tie_word_embeddings",
-    "moe_layer_freq",
+DEEPSEEK_V3 = Family(
+    model_type="deepseek_v3",
+    architecture="DeepseekV3ForCausalLM",
+    fields=SIZES
+    | same(
+        "moe_intermediate_size",
+        "n_routed_experts",
+        "num_experts_per_tok",
+        "n_shared_experts",
+        "first_k_dense_replace",
+        "q_lora_rank",
+        "kv_lora_rank",
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+        "v_head_dim",
+        "n_group",
+        "topk_group",
+        "norm_topk_prob",
+        "routed_scaling_factor",
+        "rope_interleave",
+        "num_nextn_predict_layers",
+    ),
+    defaults={
+        **SIZES_DEFAULTS,
+        "q_lora_rank": 1536,
+        "n_group": 8,
+        "topk_group": 4,
+        "norm_topk_prob": True,
+        "rope_interleave": True,
+        "num_nextn_predict_layers": 0,
+    },
+    # Written in full because engines default them wrongly (vLLM: softmax scores, no balance bias).
+    fixed={
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "moe_layer_freq": 1,
+    },
+    # Of losses, of how a run was spread over machines, and what transformers derives from other fields.
+    harmless=frozenset(("aux_loss_alpha", "seq_aux", "ep_size", "qk_head_dim")),
+    attention=latent_attention,
+    mixture=split_experts,
 )
-
-
-def publish_config(config: ModelConfig) -> dict[str, Any]:
-    """The fields of `config.json`, without token ids and dtype."""
-    heads = {"num_key_value_heads": config.num_attention_heads}
-    return _CONSTANTS | config.model_dump() | heads
-
-
-def read_config(published: Mapping[str, Any]) -> ModelConfig:
-    """The model that a `config.json` describes; ConfigError where it asks for what is not built."""
-    if published.get("model_type") != MODEL_TYPE:
-        raise ConfigError(
-            at="config.json model_type",
-            got=repr(published.get("model_type")),
-            want=f"a known family: {MODEL_TYPE}",
-        )
-    for key in _REQUIRED_CONSTANTS:
-        if published.get(key, _CONSTANTS[key]) != _CONSTANTS[key]:
-            raise ConfigError(
-                at=f"config.json {key}", got=repr(published[key]), want=repr(_CONSTANTS[key])
-            )
-    known = ModelConfig.model_fields
-    return ModelConfig(**{k: v for k, v in published.items() if k in known})
-
-
-def publish_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict with stacked experts split into the published per-expert keys."""
-    out: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        prefix, dot, leaf = name.rpartition(".experts.")
-        if not dot:
-            out[name] = tensor.contiguous()
-            continue
-        for e in range(len(tensor)):
-            if leaf == "gate_up":
-                out[f"{prefix}.experts.{e}.gate_proj.weight"] = tensor[e, 0].contiguous()
-                out[f"{prefix}.experts.{e}.up_proj.weight"] = tensor[e, 1].contiguous()
-            else:
-                out[f"{prefix}.experts.{e}.down_proj.weight"] = tensor[e].contiguous()
-    return out
-
-
-def read_weights(published: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The reverse of `publish_weights`. A missing key raises KeyError with its name."""
-    out = {k: v for k, v in published.items() if ".experts." not in k}
-    for layer in range(config.num_hidden_layers):
-        if not config.is_moe(layer):
-            continue
-        prefix = f"model.layers.{layer}.mlp.experts"
-        each = [
-            {leaf: published[f"{prefix}.{e}.{leaf}_proj.weight"] for leaf in ("gate", "up", "down")}
-            for e in range(config.n_routed_experts)
-        ]
-        out[f"{prefix}.gate_up"] = torch.stack([torch.stack([w["gate"], w["up"]]) for w in each])
-        out[f"{prefix}.down"] = torch.stack([w["down"] for w in each])
-    return out
+KIMI_K2 = replace(DEEPSEEK_V3, model_type="kimi_k2")

@@ -1,0 +1,41 @@
+"""Root-mean-square norm over the last dimension (arXiv:1910.07467)."""
+
+# N tokens · D width
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight, in the dtype of x; x: [..., D].
+
+    On a CPU torch has no fused kernel for it, and its derivative takes some twenty passes; here it takes eight.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        out: Tensor = _RMSNorm.apply(x, weight_D, eps)  # type: ignore[no-untyped-call]
+        return out
+    return F.rms_norm(x, weight_D.shape, weight_D, eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        normed = x * inverse
+        ctx.save_for_backward(normed, inverse, weight_D)
+        out: Tensor = normed * weight_D
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        normed, inverse, weight_D = ctx.saved_tensors
+        (grad,) = grads
+        scratch = grad * normed
+        grad_weight_D = scratch.reshape(-1, len(weight_D)).sum(0)
+        along = torch.mv(scratch.reshape(-1, len(weight_D)), weight_D).view_as(inverse)
+        grad_x = (grad * weight_D).addcmul_(normed, along, value=-1 / normed.shape[-1])
+        return grad_x.mul_(inverse), grad_weight_D, None

@@ -1,0 +1,94 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from nalar.config import ConfigError
+from nalar.kernels.documents import Documents
+from nalar.model.config import ModelConfig
+from nalar.model.moe import Router, sequence_balance
+
+BASE = {
+    "vocab_size": 8,
+    "hidden_size": 6,
+    "intermediate_size": 8,
+    "moe_intermediate_size": 4,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "kv_lora_rank": 4,
+    "qk_nope_head_dim": 2,
+    "qk_rope_head_dim": 2,
+    "v_head_dim": 2,
+}
+
+
+def router_of(logits: list[float], **fields: object) -> Router:
+    """A router that gives these logits to the one token `TOKEN`."""
+    router = Router(ModelConfig(**(BASE | fields)))
+    with torch.no_grad():
+        router.weight.zero_()
+        router.weight[:, 0] = torch.tensor(logits)
+    return router
+
+
+TOKEN = torch.tensor([[1.0, 0, 0, 0, 0, 0]])
+
+
+def routed(router: Router) -> dict[int, float]:
+    ids, weights, _ = router(TOKEN)
+    return dict(zip(ids[0].tolist(), weights[0].tolist(), strict=True))
+
+
+def test_only_experts_of_the_best_groups_are_chosen():
+    """Groups of two: the last has the best expert, but a bad second, so the sum of its two is least."""
+    logits = [1.0, 0.9, 0.8, 1.1, 3.0, -9.0]
+    router = router_of(logits, n_group=3, topk_group=2, num_experts_per_tok=3)
+    assert set(routed(router)) == {0, 1, 3}
+    assert set(routed(router_of(logits, num_experts_per_tok=3))) == {0, 3, 4}
+
+
+def test_a_group_that_is_out_stays_out_when_all_others_are_below_zero():
+    router = router_of([0.1, 0.0, -0.1, -0.2, -5.0, -6.0], n_group=3, topk_group=1)
+    router.e_score_correction_bias.fill_(-2.0)
+    assert set(routed(router)) == {0, 1}
+
+
+def test_softmax_scores_are_over_all_experts_before_they_are_kept():
+    logits = [2.0, 1.0, 0.0, -1.0, -2.0, -3.0]
+    scores = torch.tensor(logits).softmax(0)
+    plain = {"scoring_func": "softmax", "topk_method": "greedy"}
+    got = routed(router_of(logits, **plain, norm_topk_prob=False))
+    assert_close(torch.tensor([got[0], got[1]]), scores[:2])
+    got = routed(router_of(logits, **plain, norm_topk_prob=True))
+    assert_close(torch.tensor([got[0], got[1]]), torch.tensor(logits[:2]).softmax(0))
+
+
+def test_a_greedy_router_has_no_bias_and_says_so_when_asked_to_balance():
+    router = router_of([0.0] * 6, topk_method="greedy")
+    assert dict(router.named_buffers()) == {}
+    router.rebalance(torch.ones(6), speed=0.0)
+    with pytest.raises(ConfigError, match="greedy"):
+        router.rebalance(torch.ones(6), speed=0.1)
+
+
+def test_the_balance_loss_by_hand():
+    """Two documents, two experts, one choice: shares of choices and of scores multiplied by hand."""
+    scores = torch.tensor([[0.6, 0.2], [0.3, 0.1], [0.2, 0.6]], requires_grad=True)
+    ids = torch.tensor([[0], [0], [1]])
+    loss = sequence_balance(scores, ids, Documents.of([2, 1]))
+    # both tokens of the first choose expert 0, with shares .75: 2 * 1 * .75; the second: 2 * 1 * .75
+    assert float(loss.detach()) == pytest.approx((2 * 1.5 + 1 * 1.5) / 3)
+    even = sequence_balance(torch.full((2, 2), 0.5), torch.tensor([[0], [1]]), Documents.of([2]))
+    assert float(even) == pytest.approx(1.0)
+
+
+def test_the_balance_loss_does_not_depend_on_packing():
+    torch.manual_seed(0)
+    scores, ids = torch.rand(12, 4), torch.rand(12, 4).topk(2).indices
+    whole = sequence_balance(scores, ids, Documents.of([5, 4, 3]))
+    parts = [
+        sequence_balance(s, i, Documents.of([len(s)])) * len(s)
+        for s, i in zip(scores.split([5, 4, 3]), ids.split([5, 4, 3]), strict=True)
+    ]
+    assert float(whole) == pytest.approx(float(sum(parts)) / 12)
