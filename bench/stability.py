@@ -160,7 +160,7 @@ def plot(curves: list[Curve], path: Path, label: str, *, log: bool, window: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description="Provoke instability and show what holds it.")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--lr", type=float, default=0.1, help="of the experiment on logits")
+    parser.add_argument("--lr", type=float, default=0.03, help="of the experiment on logits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plots", type=Path, default=Path("docs/plots"))
     parser.add_argument("--out", type=Path, default=Path("bench/results/stability-two-cores.json"))

@@ -8,8 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nalar.disk
 from nalar.config import UserError
-from nalar.disk import append_line, encode, read_lines, replace_dir, write_atomic
+from nalar.disk import (
+    append_line,
+    cut_back,
+    encode,
+    lines_beyond,
+    mend_folder,
+    read_lines,
+    remove_dir,
+    replace_dir,
+    size_of,
+    sync,
+    write_atomic,
+)
 
 
 def fail_with(code):
@@ -130,18 +143,128 @@ def test_a_library_that_words_a_full_disk_its_own_way_is_understood(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_whose_replacement_fails_at_the_last_moment_is_put_back(tmp_path, monkeypatch):
-    path, rename = tmp_path / "step", Path.rename
+class Killed(BaseException):
+    """No clearing up after this one: `finally` and `except` of the code under test are left out."""
 
-    def interrupted(self: Path, target: Path) -> Path:
-        if self.name.endswith(".tmp"):
-            raise KeyboardInterrupt
+
+def kill_before_rename(monkeypatch, which):
+    """Stand in for SIGKILL just before the rename whose source ends with `which`, whatever the code does about it."""
+    rename, rmtree = Path.rename, nalar.disk.shutil.rmtree
+
+    def killed(self, target):
+        if not self.name.endswith(which):
+            return rename(self, target)
+        monkeypatch.setattr(Path, "rename", lambda *_: None)
+        monkeypatch.setattr(nalar.disk.shutil, "rmtree", lambda *_, **__: None)
+        raise Killed
+
+    monkeypatch.setattr(Path, "rename", killed)
+
+    def revive():
+        monkeypatch.setattr(Path, "rename", rename)
+        monkeypatch.setattr(nalar.disk.shutil, "rmtree", rmtree)
+
+    return revive
+
+
+@pytest.mark.parametrize(("which", "left"), [("step-1", 2), (".tmp", 2)])
+def test_a_kill_at_either_rename_costs_neither_the_old_folder_nor_its_name(
+    tmp_path, monkeypatch, which, left
+):
+    path = tmp_path / "step-1"
+    write_weights(path, "one")
+    revive = kill_before_rename(monkeypatch, which)
+    with pytest.raises(Killed):
+        write_weights(path, "two")
+    revive()
+    assert len([*tmp_path.iterdir()]) == left
+    mend_folder(tmp_path)
+    assert (path / "weights").read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_folder_is_renamed_once_and_only_when_it_is_flushed(tmp_path, monkeypatch):
+    """By its last byte it has no name yet; by its name every byte is on the disk."""
+    events, rename = [], Path.rename
+
+    def flushed(path):
+        events.append(f"flush {path.name}")
+
+    def renamed(self, target):
+        events.append(f"rename {self.name} to {target.name}")
         return rename(self, target)
 
-    with replace_dir(path) as partial:
-        (partial / "a").write_text("old")
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt), replace_dir(path) as partial:
-        (partial / "a").write_text("new")
-    assert (path / "a").read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["step"]
+    monkeypatch.setattr(nalar.disk, "sync", flushed)
+    monkeypatch.setattr(Path, "rename", renamed)
+    write_weights(tmp_path / "a", "one")
+    expected = ["flush weights", "flush .a.tmp", "rename .a.tmp to a", f"flush {tmp_path.name}"]
+    assert events == expected
+
+
+def test_what_a_killed_writer_left_is_cleared_away_and_nothing_else(tmp_path):
+    for name in (".a.tmp", ".b.old", "b", ".c.old", "d.tmp", "e.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    (tmp_path / ".run.json.12.tmp").write_text("{")
+    (tmp_path / ".model.12.tmp").symlink_to("nowhere")
+    (tmp_path / ".hidden").write_text("mine")
+    mend_folder(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "b", "c", "d.tmp", "e.old"]
+    assert (tmp_path / "b" / "file").read_text() == "b"
+    assert (tmp_path / "c" / "file").read_text() == ".c.old"
+    mend_folder(tmp_path / "none")
+
+
+def test_a_folder_is_never_half_removed_under_its_name(tmp_path, monkeypatch):
+    path = tmp_path / "step-1"
+    write_weights(path, "one")
+
+    def killed(folder, **_):
+        if folder.exists():
+            raise Killed
+
+    rmtree = nalar.disk.shutil.rmtree
+    monkeypatch.setattr(nalar.disk.shutil, "rmtree", killed)
+    with pytest.raises(Killed):
+        remove_dir(path)
+    assert not path.exists()
+    monkeypatch.setattr(nalar.disk.shutil, "rmtree", rmtree)
+    mend_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_cannot_flush_is_heard_and_a_system_that_does_not_know_how_is_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, "fsync", fail_with(errno.EINVAL))
+    sync(tmp_path)
+    monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
+    with pytest.raises(UserError, match="full disk"):
+        write_weights(tmp_path / "step-1", "one")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_goes_back_to_where_it_was_and_shows_what_it_loses(tmp_path):
+    path = tmp_path / "log.jsonl"
+    assert (size_of(path), lines_beyond(path, 0)) == (0, [])
+    cut_back(path, 0)
+    sizes = [0]
+    for number in range(3):
+        append_line(path, {"number": number})
+        sizes.append(size_of(path))
+    whole = path.read_bytes()
+    for kept, size in enumerate(sizes):
+        path.write_bytes(whole + b'{"torn')
+        assert [r["number"] for r in lines_beyond(path, size)] == [*range(kept, 3)]
+        cut_back(path, size)
+        assert path.read_bytes() == whole[:size]
+    assert lines_beyond(path, 10_000) == []
+    cut_back(path, 10_000)
+    assert path.read_bytes() == whole
+
+
+def test_a_log_that_was_changed_since_is_not_cut_in_the_middle_of_a_line(tmp_path):
+    path = tmp_path / "log.jsonl"
+    append_line(path, {"number": 1})
+    with pytest.raises(UserError, match="byte 4: got the middle of a line"):
+        lines_beyond(path, 4)

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from nalar.config import UserError
-from nalar.run import Meter, Receipt, Run, run_folders
+from nalar.disk import BusyError, only_writer
+from nalar.run import Beyond, Lost, Meter, Receipt, Run, run_folders
 
 PART = Receipt(
     name="rl",
@@ -100,10 +101,12 @@ def test_resume_goes_on_with_the_same_job_only(tmp_path, run):
         tmp_path, "first", {"rl": {"lr": 1e-3}}, "nalar demo --resume", 7, resume=True
     )
     assert again == run
-    with pytest.raises(UserError, match="another rl"):
+    with pytest.raises(UserError, match=r"first: rl\.lr: got 0\.002\n  wanted: 0\.001, which"):
         Run.create(tmp_path, "first", {"rl": {"lr": 2e-3}}, "", 7, resume=True)
-    with pytest.raises(UserError, match="another seed"):
-        Run.create(tmp_path, "first", {"rl": {"lr": 1e-3}}, "", 8, resume=True)
+    with pytest.raises(UserError, match=r"first: seed: got 8 \(others differ too: rl\.lr\)"):
+        Run.create(tmp_path, "first", {"rl": {"lr": 2e-3}}, "", 8, resume=True)
+    with pytest.raises(UserError, match=r"first: sft: got \{\}\n  wanted: nothing"):
+        Run.create(tmp_path, "first", {"rl": {"lr": 1e-3}, "sft": {}}, "", 7, resume=True)
     with pytest.raises(UserError, match="nalar runs list"):
         Run.create(tmp_path, "second", {}, "", 7, resume=True)
 
@@ -126,6 +129,52 @@ def test_what_a_resume_does_again_counts_once(run):
         run.log_metrics("rl", step, {"reward": 10 * step})
     assert [(m.step, m.values["reward"]) for m in run.metrics("rl")] == [(1, 1), (2, 20), (3, 30)]
     assert "old" not in run.metrics("rl")[1].values
+
+
+def test_logs_go_back_to_where_they_were(run):
+    run.log_metrics("rl", 1, {"reward": 1})
+    run.record(PART)
+    then = run.log_bytes()
+    before = (run.metrics("rl"), run.ledger())
+    run.log_metrics("rl", 2, {"reward": float("nan")})
+    run.record(replace(PART, name="sft"))
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": 5}\n{"stage": "rl", "st')
+    beyond = run.beyond(then)
+    assert [(m.stage, m.step) for m in beyond.metrics] == [("rl", 2)]
+    assert beyond.receipts == [replace(PART, name="sft")]
+    run.cut_back(then)
+    assert (run.metrics("rl"), run.ledger()) == before
+    assert run.log_bytes() == then
+    assert run.beyond(then) == Beyond([], [])
+    run.cut_back({})
+    assert run.ledger() == []
+
+
+def test_what_a_kill_left_in_a_run_is_cleared_away(run):
+    run.write_samples("rl", [{"text": "a"}])
+    left = [".state.json.7.tmp", "samples/.rl.jsonl.7.tmp", "checkpoints/.step-1.tmp/weights"]
+    for name in left:
+        path = run.path / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text("half")
+    run.mend()
+    names = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()}
+    assert names == {"run.json", "samples/rl.jsonl"}
+
+
+def test_time_that_a_kill_cost_is_used_before_the_first_lap():
+    with Meter(PART, Lost(wall_s=100.0)) as meter:
+        assert meter.total.wall_s == pytest.approx(PART.wall_s + 100, abs=0.1)
+        assert meter.lap().wall_s == pytest.approx(100, abs=0.1)
+        assert meter.lap().wall_s == pytest.approx(0, abs=0.1)
+
+
+def test_a_second_process_that_creates_the_same_run_is_refused(tmp_path):
+    (tmp_path / "r").mkdir()
+    with only_writer(tmp_path / "r"), pytest.raises(BusyError):
+        Run.create(tmp_path, "r", {}, "nalar demo", 0)
+    assert Run.create(tmp_path, "r", {}, "nalar demo", 0).info.name == "r"
 
 
 def test_receipts_of_a_resumed_stage_add_up(run):

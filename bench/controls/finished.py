@@ -23,6 +23,7 @@ from nalar.pipeline.zero import EVAL_SEED, engine_for, tasks_of, test_problems
 from nalar.run import Run
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task
+from nalar.train.checkpoint import load_optimizer
 
 WHEN = {"before": "evaluate_base", "after": "evaluate_final"}
 Row = Mapping[str, Any]
@@ -94,15 +95,16 @@ class Finished:
 
     def base(self) -> tuple[Transformer, Tokenizer, int]:
         """As pretraining left it, with the number of its steps."""
-        return self.session.load("pretrain")
+        ended = self.session.load("pretrain")
+        return ended.model, Tokenizer.load(ended.folder), ended.progress.step
 
     def final(self) -> tuple[Transformer, Tokenizer]:
-        model, tokenizer, _ = self.session.load("rl")
-        return model, tokenizer
+        ended = self.session.load("rl")
+        return ended.model, Tokenizer.load(ended.folder)
 
     def pretraining_optimizer(self, base: Transformer) -> MuonClip:
         optimizer = MuonClip(base.named_parameters(), self.config.pretrain.optim)
-        self.session.load_optimizer("pretrain", optimizer)
+        load_optimizer(self.session.load("pretrain").folder, optimizer)
         return optimizer
 
     def measure(

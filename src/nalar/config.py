@@ -1,8 +1,9 @@
 """The base class of every config, and errors that tell a user where, what came, what was wanted and what to do."""
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -47,3 +48,34 @@ def lookup(name: str, known: Mapping[str, T], *, at: str) -> T:
         want="one of " + ", ".join(sorted(known)),
         hint=close and f"did you mean {close!r}?",
     )
+
+
+def refuse_change(asked: Mapping[str, Any], made: Mapping[str, Any], *, at: object) -> None:
+    """ConfigError that names the first field in which a config differs from the one that a run was `made` with.
+
+    Both as JSON documents.
+    """
+    changes = list(_changes(asked, made))
+    if not changes:
+        return
+    name, came, had = changes[0]
+    others = ", ".join(other for other, *_ in changes[1:])
+    raise ConfigError(
+        at=f"{at}: {name}",
+        got=came + (f" (others differ too: {others})" if others else ""),
+        want=f"{had}, which the run was started with",
+        hint="resume without changing it, or start a run of another name by --run",
+    )
+
+
+def _changes(
+    asked: Mapping[str, Any], made: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, str, str]]:
+    """Dotted name, what came, what the run has: of each field that differs, in the order of `asked`."""
+    for key in dict.fromkeys([*asked, *made]):
+        came, had = asked.get(key), made.get(key)
+        if isinstance(came, Mapping) and isinstance(had, Mapping):
+            yield from _changes(came, had, f"{prefix}{key}.")
+        elif came != had or (key in asked) != (key in made):
+            shown = [json.dumps(d[key]) if key in d else "nothing" for d in (asked, made)]
+            yield prefix + key, shown[0], shown[1]

@@ -1,8 +1,8 @@
 """Files that are never half-written.
 
-Documents are replaced whole: temporary file, fsync, rename. Logs only grow, by one JSON line a record: what a kill left
-of a torn last line is skipped on reading and cut off before the next append. Numbers that JSON lacks (nan, inf) become
-null.
+Documents and folders are replaced whole: temporary name, fsync, rename; `mend_folder` clears away what a kill left of
+one. Logs grow by one JSON line a record, and are cut back where a run goes back: what a kill left of a torn last line
+is skipped on reading and cut off before the next append. Numbers that JSON lacks (nan, inf) become null.
 """
 
 import contextlib
@@ -21,6 +21,12 @@ from nalar.config import UserError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EISDIR}
+"""What file systems say that cannot flush a folder, or anything."""
+
+
+class BusyError(UserError):
+    """Another process is at work there."""
 
 
 @contextlib.contextmanager
@@ -55,13 +61,13 @@ def _errno_of(error: Exception) -> int | None:
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """UserError where another process is within this block for the same folder. A kill leaves nothing locked."""
+    """BusyError where another process is within this block for the same folder. A kill leaves nothing locked."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
+            raise BusyError(
                 at=str(folder),
                 got="another process at work on it",
                 want="one writer at a time",
@@ -95,7 +101,11 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def replace_dir(path: Path) -> Iterator[Path]:
-    """Fill the folder this yields: it becomes `path` when the block ends, and vanishes where the block raises."""
+    """Fill the folder this yields: flushed, then renamed, it becomes `path` when the block ends.
+
+    It vanishes where the block raises. What stands at `path` already is moved aside just before the rename: a kill
+    between the two leaves it there, and `mend_folder` puts it back.
+    """
     temp, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     with disk_errors(path):
         shutil.rmtree(temp, ignore_errors=True)
@@ -115,6 +125,31 @@ def replace_dir(path: Path) -> Iterator[Path]:
             raise
         sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_dir(path: Path) -> None:
+    """Remove a folder. A kill on the way leaves no part of it under its name."""
+    temp = path.with_name(f".{path.name}.tmp")
+    with disk_errors(path):
+        shutil.rmtree(temp, ignore_errors=True)
+        path.rename(temp)
+        shutil.rmtree(temp)
+
+
+def mend_folder(folder: Path) -> None:
+    """Clear away what a killed writer left in a folder: what was unfinished goes, what was moved aside comes back."""
+    with disk_errors(folder):
+        for aside in [path for path in folder.glob(".*.old") if path.is_dir()]:
+            path = aside.with_name(aside.name[1 : -len(".old")])
+            if path.exists():
+                shutil.rmtree(aside)
+            else:
+                aside.rename(path)
+        for unfinished in [*folder.glob(".*.tmp")]:
+            if unfinished.is_dir() and not unfinished.is_symlink():
+                shutil.rmtree(unfinished)
+            else:
+                unfinished.unlink()
 
 
 def append_line(path: Path, record: Mapping[str, Any], *, durable: bool = False) -> None:
@@ -151,6 +186,37 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
                 at=f"{path}, line {number}", got=got, want=want, hint="delete that line"
             )
     return records
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def lines_beyond(path: Path, size: int) -> list[dict[str, Any]]:
+    """The records that a log gained after it was `size` bytes long; UserError where no line ended there."""
+    if size_of(path) <= size:
+        return []
+    with path.open("rb") as file:
+        file.seek(max(size - 1, 0))
+        ends = file.read(1) == b"\n" if size else True
+        rest = file.read()
+    if not ends:
+        raise UserError(
+            at=f"{path}, byte {size}",
+            got="the middle of a line",
+            want="the end of the line that was the last when the run was saved",
+            hint="the file was changed since: put it back as it was",
+        )
+    return [record for line in rest.split(b"\n") if (record := decode(line)) is not None]
+
+
+def cut_back(path: Path, size: int) -> None:
+    """Drop what a log gained after it was `size` bytes long."""
+    if size_of(path) > size:
+        with disk_errors(path):
+            os.truncate(path, size)
+            sync(path)
 
 
 def encode(value: object, indent: int | None = None) -> bytes:
@@ -201,9 +267,13 @@ def _write_all(fd: int, data: bytes) -> None:
 
 def sync(path: Path) -> None:
     """Flush a file or a folder's entries to the disk, where the file system knows how to."""
-    with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDONLY)
+    with disk_errors(path):
         try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if error.errno not in _NO_FSYNC:
+                raise

@@ -3,6 +3,7 @@
 runs/<name>/{run.json, metrics.jsonl, ledger.jsonl, samples/<stage>.jsonl, checkpoints/, model -> a checkpoint}
 """
 
+import contextlib
 import json
 import math
 import os
@@ -16,13 +17,29 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from nalar.config import UserError
-from nalar.disk import append_line, decode, disk_errors, encode, read_lines, sync, write_atomic
+from nalar.config import UserError, refuse_change
+from nalar.disk import (
+    append_line,
+    cut_back,
+    decode,
+    disk_errors,
+    encode,
+    lines_beyond,
+    mend_folder,
+    only_writer,
+    read_lines,
+    size_of,
+    sync,
+    write_atomic,
+)
 from nalar.machine import EnergyCounter, Environment, environment
 
 T = TypeVar("T")
 
 SCHEMA_VERSION = 1
+METRICS, LEDGER = "metrics.jsonl", "ledger.jsonl"
+LOGS = (METRICS, LEDGER)
+"""What only grows, and is cut back where a run goes back to a checkpoint."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -69,16 +86,26 @@ class Spent:
     energy_wh: float | None
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Time and energy of work that a kill undid, as far as it was logged."""
+
+    wall_s: float = 0.0
+    energy_wh: float = 0.0
+
+
 class Meter:
     """Measures wall time and CPU energy of a `with` block: `with Meter(run.stage_total("rl")) as meter: ...`.
 
     `lap` gives what has been used since the last lap, which is what one Receipt is made of: where a stage
     records a lap at each checkpoint, a kill costs the ledger what was used since the last one. `total` is
-    everything, earlier sessions of a resumed stage included. The energy counters wrap around after some
-    minutes of full load: read `total` or `lap` at least once a minute.
+    everything, earlier sessions of a resumed stage included. What was lost to a kill was paid for all the same:
+    it counts as used before the first lap. The energy counters wrap around after some minutes of full load: read
+    `total` or `lap` at least once a minute.
     """
 
-    def __init__(self, earlier: Receipt | None = None) -> None:
+    def __init__(self, earlier: Receipt | None = None, lost: Lost | None = None) -> None:
+        self._lost = lost or Lost()
         self._earlier = Spent(now(), 0.0, 0.0)
         if earlier is not None:
             self._earlier = Spent(earlier.started_at, earlier.wall_s, earlier.energy_wh)
@@ -109,9 +136,14 @@ class Meter:
         return Spent(last.started_at, here.wall_s - last.wall_s, energy_wh)
 
     def _session(self) -> Spent:
-        if self._ended_s is not None:
-            return Spent(self._begun_at, self._ended_s - self._begun_s, self._energy.used_wh)
-        return Spent(self._begun_at, time.perf_counter() - self._begun_s, self._energy.read_wh())
+        is_over = self._ended_s is not None
+        now_s = self._ended_s if self._ended_s is not None else time.perf_counter()
+        energy_wh = self._energy.used_wh if is_over else self._energy.read_wh()
+        return Spent(
+            self._begun_at,
+            self._lost.wall_s + now_s - self._begun_s,
+            _sum(self._lost.energy_wh, energy_wh),
+        )
 
 
 def _sum(one: float | None, other: float | None) -> float | None:
@@ -148,10 +180,21 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Beyond:
+    """What a run's logs gained after a moment."""
+
+    metrics: list[Metric]
+    receipts: list[Receipt]
+
+
+@dataclass(frozen=True)
 class _MetricLine:
     stage: str
     step: int
     values: dict[str, float | None]
+
+    def numbers(self) -> dict[str, float]:
+        return {key: math.nan if value is None else value for key, value in self.values.items()}
 
 
 _RECEIPT, _METRIC = TypeAdapter(Receipt), TypeAdapter(_MetricLine)
@@ -178,8 +221,10 @@ class Run:
         """A new run under `root`; with `resume`, the run that is there, which must have the same config and seed."""
         path = root / _plain(name, at="run name")
         if resume:
-            return _same_job(cls.open(path), config, seed)
-        _refuse_occupied(path)
+            run = cls.open(path)
+            asked = {"seed": seed, **json.loads(encode(config))}
+            refuse_change(asked, {"seed": run.info.seed, **run.info.config}, at=path)
+            return run
         info = RunInfo(
             name=name,
             command=command,
@@ -189,7 +234,12 @@ class Run:
             created=now(),
         )
         run = cls(path, info)
-        run.write_json("run.json", info.model_dump())
+        refuse_occupied(path)
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with only_writer(path):  # two that start at once: the second sees the first one's run.json
+            refuse_occupied(path)
+            run.write_json("run.json", info.model_dump())
         return run
 
     @classmethod
@@ -216,20 +266,18 @@ class Run:
             ) from error
 
     def log_metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """Log a step. Steps of a stage only go up, except after a resume; calls for one step are merged."""
+        """Log a step. Steps of a stage only go up; calls for one step are merged."""
         numbers = {key: float(value) for key, value in values.items()}
-        append_line(self.path / "metrics.jsonl", {"stage": stage, "step": step, "values": numbers})
+        append_line(self.path / METRICS, {"stage": stage, "step": step, "values": numbers})
 
     def metrics(self, stage: str) -> list[Metric]:
         """What was logged, in order of steps. Where a resume went back, only what was logged after it counts."""
         found: list[Metric] = []
-        for record in _typed_lines(self.path / "metrics.jsonl", _METRIC):
+        for record in _typed_lines(self.path / METRICS, _METRIC):
             if record.stage != stage:
                 continue
             step, rewound = record.step, False
-            values = {
-                key: math.nan if value is None else value for key, value in record.values.items()
-            }
+            values = record.numbers()
             while found and found[-1].step > step:
                 found.pop()
                 rewound = True
@@ -241,23 +289,49 @@ class Run:
 
     def record(self, receipt: Receipt) -> None:
         """Add to the ledger."""
-        append_line(self.path / "ledger.jsonl", asdict(receipt), durable=True)
+        append_line(self.path / LEDGER, asdict(receipt), durable=True)
 
     def ledger(self) -> list[Receipt]:
         """All receipts, as recorded. Unknown keys of later versions are ignored."""
-        return _typed_lines(self.path / "ledger.jsonl", _RECEIPT)
+        return _typed_lines(self.path / LEDGER, _RECEIPT)
 
     def stage_totals(self) -> list[Receipt]:
         """One receipt a stage, its parts added up, in the order in which stages first appear."""
-        totals: dict[str, Receipt] = {}
-        for receipt in self.ledger():
-            before = totals.get(receipt.name)
-            totals[receipt.name] = receipt if before is None else before + receipt
-        return list(totals.values())
+        return list(add_up(self.ledger()).values())
 
     def stage_total(self, name: str) -> Receipt | None:
         """What a stage has used over all its sessions; None where it has not been recorded."""
         return next((total for total in self.stage_totals() if total.name == name), None)
+
+    def log_bytes(self) -> dict[str, int]:
+        """How far the logs have come: what `beyond` and `cut_back` take."""
+        return {name: size_of(self.path / name) for name in LOGS}
+
+    def sync_logs(self) -> None:
+        """Flush what was logged: a checkpoint that names a position in the logs outlives a power cut with it."""
+        for name in LOGS:
+            if (self.path / name).exists():
+                sync(self.path / name)
+
+    def beyond(self, position: Mapping[str, int]) -> Beyond:
+        """What was logged after `log_bytes` gave this; UserError where the logs were changed since."""
+        metrics = lines_beyond(self.path / METRICS, position.get(METRICS, 0))
+        receipts = lines_beyond(self.path / LEDGER, position.get(LEDGER, 0))
+        lines = _of_form(metrics, _METRIC)
+        return Beyond(
+            [Metric(line.stage, line.step, line.numbers()) for line in lines],
+            _of_form(receipts, _RECEIPT),
+        )
+
+    def cut_back(self, position: Mapping[str, int]) -> None:
+        """Drop what `beyond` shows, for good."""
+        for name in LOGS:
+            cut_back(self.path / name, position.get(name, 0))
+
+    def mend(self) -> None:
+        """Clear away what a killed process left half-written. For the run's only writer."""
+        for folder in (self.path, self.path / "samples", self.path / "checkpoints"):
+            mend_folder(folder)
 
     def write_samples(self, stage: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replace the samples of a stage."""
@@ -288,6 +362,8 @@ class Run:
     def point_model_to(self, checkpoint: Path) -> None:
         """Make `model` a relative link to a checkpoint of this run, so that the folder can be moved."""
         target, link = checkpoint.resolve(), self.path / "model"
+        if link.is_symlink() and link.resolve() == target:
+            return
         if not target.is_dir() or not target.is_relative_to(self.path.resolve()):
             raise ValueError(f"not a checkpoint inside {self.path}: {checkpoint}")
         if link.exists() and not link.is_symlink():
@@ -316,6 +392,15 @@ class Run:
         return self.path / "samples" / f"{_plain(stage, at='stage name')}.jsonl"
 
 
+def add_up(receipts: Iterable[Receipt]) -> dict[str, Receipt]:
+    """One receipt a stage, by its name, in the order in which stages first appear."""
+    totals: dict[str, Receipt] = {}
+    for receipt in receipts:
+        before = totals.get(receipt.name)
+        totals[receipt.name] = receipt if before is None else before + receipt
+    return totals
+
+
 def _typed_lines(path: Path, form: TypeAdapter[T]) -> list[T]:
     """The records of a log in their form; UserError where one has another."""
     records = []
@@ -332,6 +417,15 @@ def _typed_lines(path: Path, form: TypeAdapter[T]) -> list[T]:
                 hint="delete that line",
             ) from error
     return records
+
+
+def _of_form(records: Iterable[dict[str, Any]], form: TypeAdapter[T]) -> list[T]:
+    """Those of the records that have the form."""
+    found = []
+    for record in records:
+        with contextlib.suppress(ValidationError):
+            found.append(form.validate_python(record))
+    return found
 
 
 def run_folders(root: Path) -> list[Path]:
@@ -365,36 +459,22 @@ def _read_document(path: Path, *, hint: str | None) -> dict[str, Any]:
     return document
 
 
-def _refuse_occupied(path: Path) -> None:
-    """Raise where a new run would meet something at its place."""
+def refuse_occupied(path: Path) -> None:
+    """UserError where a new run would meet something at its place."""
     if (path / "run.json").exists():
-        hint = "--resume goes on with it; --run chooses another name"
-        raise UserError(at=str(path), got="a run already", want="a free name", hint=hint)
+        raise UserError(
+            at=str(path),
+            got="a run already",
+            want="a free name",
+            hint=f"--run {path} --resume goes on with it; --run NAME chooses another",
+        )
     # What a kill left of a first run.json does not count.
-    occupied = (
-        any(not re.fullmatch(r"\..*\.tmp", entry.name) for entry in path.iterdir())
-        if path.is_dir()
-        else False
-    )
-    if occupied or (path.exists() and not path.is_dir()):
-        hint = "--run chooses another name; nalar does not write into what is not its own"
+    if path.exists() and (
+        not path.is_dir() or any(not entry.match(".run.json.*.tmp") for entry in path.iterdir())
+    ):
         raise UserError(
             at=str(path),
             got="files that are not a run",
             want="a free name or an empty folder",
-            hint=hint,
+            hint="--run NAME chooses another; nalar does not write into what is not its own",
         )
-
-
-def _same_job(run: Run, config: dict[str, Any], seed: int) -> Run:
-    """The run, if it was made with this config and seed: a resumed run must go on with what run.json says."""
-    asked = {"seed": seed, **json.loads(encode(config))}
-    made = {"seed": run.info.seed, **run.info.config}
-    differing = sorted(key for key in asked.keys() | made.keys() if asked.get(key) != made.get(key))
-    if differing:
-        got = "another " + ", ".join(differing)
-        hint = "resume without changing these, or start a run of another name by --run"
-        raise UserError(
-            at=str(run.path), got=got, want="the config that the run was started with", hint=hint
-        )
-    return run

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nalar.cli import drive
 from nalar.cli import main as main_module
 from nalar.disk import only_writer
 from nalar.recipes.zero import zero_tiny
-from nalar.run import Run
+from nalar.run import Run, refuse_occupied
 
 RECEIPT = {
     "name": "pretrain",
@@ -128,7 +127,7 @@ def test_a_second_process_on_a_run_is_refused(pipeline, nalar_, monkeypatch):
 
 def test_what_a_kill_left_of_a_first_run_json_does_not_occupy_the_name(tmp_path):
     (tmp_path / ".run.json.123.tmp").write_text("{")
-    drive.new_run_refusal(tmp_path)
+    refuse_occupied(tmp_path)
 
 
 @pytest.mark.parametrize(("redirection", "code"), [(">&-", 0), (">&- 2>&-", 0), ("> /dev/full", 2)])

@@ -156,6 +156,69 @@ sys.exit(main(["demo", "zero-tiny", "--run", "r", "--json"]))
 """
 
 
+RUN_AND_TALK = """
+import json, sys, time, types, nalar.pipeline
+from nalar.cli import drive
+from nalar.cli.main import main
+from nalar.pipeline.preflight import Machine
+def run_zero(config, run, observer, should_stop, **_):
+    observer.stage_started("pretrain", steps=None)
+    for step in range(2000):
+        observer.note(f"line {step} " + 40 * "-")
+        if step == 1000:
+            time.sleep(0.2)  # for a reader to go away
+    run.write_json("done.json", {"steps": step})
+    return "stopped"
+nalar.pipeline.zero = types.SimpleNamespace(
+    run_zero=run_zero, Outcome=types.SimpleNamespace(STOPPED="stopped"))
+drive.this_machine = lambda root: Machine(8, 10**11, 10**12)
+sys.exit(main(["demo", "zero-tiny", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("redirection", ["| head -n 1", "| true", "2>&1 | head -n 1"])
+def test_a_reader_that_goes_away_does_not_take_the_run_along(redirection, tmp_path):
+    command = f'"$0" -c "$1" --run r {redirection}; echo ${{PIPESTATUS[0]}} > code'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, RUN_AND_TALK],
+        cwd=tmp_path,
+        env=env(),
+        capture_output=True,
+        text=True,
+    )
+    assert (tmp_path / "code").read_text() == "130\n"  # as run_zero above would have it
+    assert json.loads((tmp_path / "runs" / "r" / "done.json").read_text()) == {"steps": 1999}
+    said = "nobody reads this output any more; the run goes on and writes runs/r\n"
+    assert done.stderr == ("" if redirection.startswith("2>&1") else said)
+    assert done.stdout == ("run folder: runs/r\n" if "head" in redirection else "")
+
+
+def test_runs_that_start_at_once_take_folders_of_their_own(tmp_path):
+    commands = [[sys.executable, "-c", RUN_AND_TALK, "--json"] for _ in range(4)]
+    started = [
+        subprocess.Popen(c, cwd=tmp_path, env=env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for c in commands
+    ]
+    found = {json.loads(process.communicate(timeout=60)[0])["run"] for process in started}
+    assert found == {f"runs/zero-tiny-{n}" for n in range(1, 5)}
+    for name in found:
+        assert (tmp_path / name / "done.json").exists()
+
+
+def test_of_two_runs_that_ask_for_one_name_at_once_one_is_refused(tmp_path):
+    command = [sys.executable, "-c", RUN_AND_TALK, "--json", "--run", "r"]
+    started = [
+        subprocess.Popen(
+            command, cwd=tmp_path, env=env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    documents = [json.loads(process.communicate(timeout=60)[0]) for process in started]
+    assert sorted(process.returncode for process in started) == [2, 130]
+    (error,) = [document["error"] for document in documents if "run" not in document]
+    assert error["got"] in ("a run already", "another process at work on it")
+
+
 @pytest.mark.parametrize(
     ("numbers", "stubborn"),
     [([signal.SIGINT], []), ([signal.SIGTERM], []), ([signal.SIGINT] * 2, ["stubborn"])],

@@ -1,6 +1,7 @@
 """demo, pretrain, rl and runs over a pipeline that takes no time."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -91,11 +92,24 @@ def test_resume_goes_on_with_the_stored_config(pipeline, nalar_):
     assert second.config.rl.steps == 7
 
 
+def test_a_run_that_goes_on_elsewhere_says_that_bits_may_differ(pipeline, nalar_):
+    assert nalar_("demo", "--run", "a").code == 0
+    assert "to the bit" not in nalar_("demo", "--run", "a", "--resume").out
+    run = Run.open(Path("runs/a"))
+    document = run.info.model_dump()
+    document["environment"]["packages"]["torch"] = "0.4"
+    run.write_json("run.json", document)
+    assert "this run began with torch 0.4 (now " in nalar_("demo", "--run", "a", "--resume").out
+
+
 def test_resume_refuses_flags_that_change_the_config_by_name(pipeline, nalar_):
     assert nalar_("demo", "--run", "a").code == 0
     called = nalar_("demo", "--run", "a", "--resume", "--seed", "9", "--rl.steps", "8", "--json")
     assert called.code == 2
-    assert called.document["error"]["got"] == "flags that change seed, rl.steps"
+    error = called.document["error"]
+    assert error["at"] == "runs/a: seed"
+    assert error["got"] == "9 (others differ too: rl.steps)"
+    assert error["want"] == "0, which the run was started with"
     assert len(pipeline.calls) == 1
 
 
@@ -137,7 +151,8 @@ def test_sources_on_the_command_line_are_the_runs_own(pipeline, nalar_, tmp_path
     assert nalar_("pretrain", "--run", "a", "--resume").code == 0
     assert pipeline.calls[1].config == pipeline.calls[0].config
     called = nalar_("pretrain", "--run", "a", "--resume", "--data.sources", "b.txt", "--json")
-    assert called.document["error"]["got"] == "flags that change data.sources"
+    error = called.document["error"]
+    assert "data.sources" in error["at"] and "b.txt" in error["got"]
 
 
 def test_pretrain_stops_before_rl_and_rl_goes_on(pipeline, nalar_, tmp_path):

@@ -120,6 +120,16 @@ def recorder() -> Recorder:
     return Recorder()
 
 
+@pytest.fixture(scope="session")
+def make_recorder() -> type[Recorder]:
+    return Recorder
+
+
+@pytest.fixture(scope="session")
+def make_work() -> type[Work]:
+    return Work
+
+
 @pytest.fixture
 def work(tmp_path: Path) -> Work:
     return Work(tmp_path)

@@ -25,3 +25,17 @@ def test_twice_the_steps_of_rl_take_twice_as_much():
     once, twice = forecast(config).stages[2], forecast(longer).stages[2]
     assert twice.tokens == 2 * once.tokens
     assert twice.flops == pytest.approx(2 * once.flops)
+
+
+def test_checkpoints_count_on_the_disk_and_their_copy_in_memory():
+    config = RECIPES["zero-cpu"]()
+
+    def plan(**changes):
+        keeping = config.checkpoint.model_copy(update=changes)
+        return forecast(config.model_copy(update={"checkpoint": keeping}))
+
+    one = 3 * 4 * count_parameters(config.model).total_params
+    assert plan(keep=5).disk_bytes == plan(keep=2).disk_bytes + 6 * one  # in both stages
+    slices = config.pretrain.max_slices
+    assert plan(keep_slices=False).disk_bytes == plan().disk_bytes - slices * one
+    assert plan(background=False).memory_bytes == plan().memory_bytes - one // 3

@@ -5,28 +5,21 @@ import torch
 
 from nalar.config import UserError
 from nalar.kernels.ceiling import Ceiling
-from nalar.pipeline.session import STATE_FILE, Session
+from nalar.pipeline.session import Session
+from nalar.pipeline.state import FILE
 from nalar.recipes.zero import zero_tiny
 from nalar.run import Run, Spent
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"done": 5}', '{"checkpoints": {"rl": 5}}', '{"checkpoints": "../x"}']
+    "text", ["{", "[]", '{"done": 5}', '{"logs": {"rl": 5}}', '{"lost": {"wall_s": "long"}}']
 )
 def test_a_broken_state_is_bad_input(text, tmp_path):
     config = zero_tiny()
     run = Run.create(tmp_path, "r", config.model_dump(mode="json"), "nalar demo", 0)
-    (run.path / STATE_FILE).write_text(text)
+    (run.path / FILE).write_text(text)
     with pytest.raises(UserError):
         Session(config, run, observer=None, should_stop=lambda: False).is_done("rl")
-
-
-def test_a_checkpoint_outside_the_run_is_never_loaded(tmp_path):
-    config = zero_tiny()
-    run = Run.create(tmp_path, "r", config.model_dump(mode="json"), "nalar demo", 0)
-    (run.path / STATE_FILE).write_text('{"checkpoints": {"rl": "../../elsewhere"}}')
-    with pytest.raises(UserError, match="checkpoint name"):
-        Session(config, run, observer=None, should_stop=lambda: False).load("rl")
 
 
 def test_the_use_of_the_machine_is_that_since_the_line_before(tmp_path, recorder):

@@ -79,7 +79,7 @@ def test_the_folder_holds_what_it_promises(finished):
     }
     assert not [p for p in run.path.rglob("*") if p.name.endswith(".tmp")]
     kept = sorted(p.name for p in (run.path / "checkpoints").iterdir())
-    assert kept == [f"pretrain-{STEPS:06d}", "rl-000004"]  # the latest of each stage
+    assert kept == [f"pretrain-{STEPS:06d}", "rl-000003", "rl-000004"]  # the last two of a stage
     assert (run.path / "model").is_symlink()
     assert (run.path / "model").readlink() == Path("checkpoints/rl-000004")
     files = {p.name for p in (run.path / "model").iterdir()}
@@ -300,7 +300,7 @@ def test_an_interrupt_anywhere_costs_work_but_changes_no_result(
     ]
 
 
-def test_a_stop_in_an_evaluation_is_heard_and_its_cost_kept(finished, shrunk, work, recorder):
+def test_a_stop_in_an_evaluation_is_heard_and_its_time_kept(finished, shrunk, work, recorder):
     run, *_ = finished
     stopped = work.create("stopped", shrunk)
 
@@ -312,8 +312,10 @@ def test_a_stop_in_an_evaluation_is_heard_and_its_cost_kept(finished, shrunk, wo
     assert first is not None and first.tokens > 0
     assert work.go(stopped, until="evaluate_base") is Outcome.FINISHED
     assert stopped.samples("evaluate_base") == run.samples("evaluate_base")
-    whole = run.stage_total("evaluate_base").tokens
-    assert stopped.stage_total("evaluate_base").tokens == whole + first.tokens
+    again, whole = (r.stage_total("evaluate_base") for r in (stopped, run))
+    assert again.tokens == whole.tokens  # what was sampled twice made one result
+    assert again.wall_s > first.wall_s
+    assert [r.name for r in stopped.ledger()] == ["pretrain", "pretrain", "evaluate_base"]
 
 
 def test_a_base_that_fails_its_probe_ends_the_run_before_rl(shrunk, work, recorder):

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import resource
 
@@ -8,48 +9,70 @@ import torch
 from nalar.config import UserError
 from nalar.model import shards as shards_module
 from nalar.train import checkpoint as checkpoint_module
-from nalar.train.checkpoint import load_checkpoint, load_optimizer, save_checkpoint
+from nalar.train.checkpoint import (
+    MANIFEST,
+    Progress,
+    damage,
+    load_checkpoint,
+    load_optimizer,
+    save_checkpoint,
+    take_snapshot,
+)
 from nalar.train.step import pretrain_step
 
 IDS = {"eos_token_id": 1}
 
 
-def save(folder, model, optimizer, step, *, save_tokenizer=None):
-    def plain(path):
-        (path / "tokenizer.json").write_text("{}")
+def progress(step):
+    return Progress(stage="pretrain", step=step, is_kept=True, logs={"metrics.jsonl": 5})
 
-    save_checkpoint(
-        folder,
-        model,
-        optimizer,
-        {"step": step},
-        token_ids=IDS,
-        save_tokenizer=save_tokenizer or plain,
-    )
+
+def plain_tokenizer(path):
+    (path / "tokenizer.json").write_text("{}")
+
+
+def save(folder, model, optimizer, step, *, save_tokenizer=plain_tokenizer, copy=True):
+    snapshot = take_snapshot(model, optimizer, progress(step), copy=copy)
+    save_checkpoint(folder, snapshot, token_ids=IDS, save_tokenizer=save_tokenizer)
 
 
 def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.parametrize("copy", [True, False])
 @pytest.mark.parametrize("name", ["muonclip", "adamw"])
-def test_model_and_optimizer_come_back_to_the_bit(model, make_optimizer, batch, tmp_path, name):
+def test_model_and_optimizer_come_back_to_the_bit(
+    model, make_optimizer, batch, tmp_path, name, copy
+):
     optimizer = make_optimizer(model, name=name)
     for _ in range(3):
         pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
-    save(tmp_path / "a", model, optimizer, 3)
+    save(tmp_path / "a", model, optimizer, 3, copy=copy)
     back = load_checkpoint(tmp_path / "a")
-    assert back.progress == {"step": 3}
+    assert back.progress == progress(3)
     assert back.model.config == model.config
     own, loaded = model.state_dict(), back.model.state_dict()
     assert own.keys() == loaded.keys()
     assert all(torch.equal(own[name], loaded[name]) for name in own)
+    assert any("correction_bias" in name and tensor.any() for name, tensor in loaded.items())
     again = make_optimizer(back.model, name=name)
     load_optimizer(tmp_path / "a", again)
     state, loaded_state = optimizer.state_tensors(), again.state_tensors()
     assert state.keys() == loaded_state.keys()
     assert all(torch.equal(state[key], loaded_state[key]) for key in state)
     assert again.steps == 3
+
+
+def test_training_goes_on_while_a_snapshot_is_written(model, make_optimizer, batch, tmp_path):
+    """What is written is what was there when the snapshot was taken."""
+    optimizer = make_optimizer(model)
+    pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
+    save(tmp_path / "then", model, optimizer, 1)
+    snapshot = take_snapshot(model, optimizer, progress(1))
+    pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
+    save_checkpoint(tmp_path / "now", snapshot, token_ids=IDS, save_tokenizer=plain_tokenizer)
+    assert contents(tmp_path / "now") == contents(tmp_path / "then")
 
 
 def test_saving_changes_nothing_in_memory(model, make_optimizer, batch, tmp_path):
@@ -60,6 +83,7 @@ def test_saving_changes_nothing_in_memory(model, make_optimizer, batch, tmp_path
     save(tmp_path / "a", model, optimizer, 1)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert all(torch.equal(t, state[k]) for k, t in optimizer.state_tensors().items())
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def full(*_args, **_kwargs):
@@ -80,10 +104,16 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
     elif where == "optimizer":
         monkeypatch.setattr(checkpoint_module, "save_file", full)
     with pytest.raises(UserError, match="a full disk"):
-        save(folder, model, optimizer, 2, save_tokenizer=full if where == "tokenizer" else None)
+        save(
+            folder,
+            model,
+            optimizer,
+            2,
+            save_tokenizer=full if where == "tokenizer" else plain_tokenizer,
+        )
     assert contents(folder) == before
     assert [p.name for p in folder.parent.iterdir()] == ["latest"]
-    assert load_checkpoint(folder).progress == {"step": 1}
+    assert load_checkpoint(folder).progress == progress(1)
 
 
 def test_a_limit_that_the_system_itself_sets_is_a_full_disk_too(
@@ -105,10 +135,59 @@ def test_a_limit_that_the_system_itself_sets_is_a_full_disk_too(
     assert [p.name for p in tmp_path.iterdir()] == ["latest"]
 
 
-def test_a_folder_without_training_state_is_no_checkpoint(model, tmp_path):
+def test_the_manifest_covers_every_file(model, make_optimizer, tmp_path):
+    save(tmp_path / "a", model, make_optimizer(model), 1)
+    files = json.loads((tmp_path / "a" / MANIFEST).read_text())["files"]
+    assert {*files, MANIFEST} == {str(name) for name in contents(tmp_path / "a")}
+    assert damage(tmp_path / "a") is None
+    (tmp_path / "a" / "README.md").write_text("mine")  # a file of the user's is no damage
+    assert damage(tmp_path / "a") is None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state/progress.json", MANIFEST])
+def test_any_damage_to_any_file_is_seen_and_named(model, make_optimizer, tmp_path, name):
+    folder = tmp_path / "a"
+    save(folder, model, make_optimizer(model), 1)
+    path, whole = folder / name, (folder / name).read_bytes()
+    middle = len(whole) // 2
+    for data in (whole[:-2], whole[:middle], b"", whole + b"x"):
+        path.write_bytes(data)
+        assert name in (damage(folder) or "")
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    assert damage(folder) is not None
+    path.unlink()
+    assert damage(folder) == f"{name} is missing"
+    path.write_bytes(whole)
+    assert damage(folder) is None
+
+
+@pytest.mark.parametrize(
+    "files", [{}, 5, {"/dev/zero": {"bytes": 0, "sha256": ""}}, {"../b": {}}, {"config.json": 1}]
+)
+def test_a_manifest_that_nalar_did_not_write_is_damage(model, tmp_path, files):
     save(tmp_path / "a", model, None, 1)
-    (tmp_path / "a" / "state" / "progress.json").unlink()
-    with pytest.raises(UserError, match="no training state"):
+    (tmp_path / "a" / MANIFEST).write_text(json.dumps({"files": files}))
+    assert damage(tmp_path / "a") is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("progress.json", None),
+        ("progress.json", "{"),
+        ("progress.json", '{"stage": "rl", "step": 1}'),
+        ("progress.json", '{"stage": "rl", "step": "x", "logs": {}}'),
+        ("random.json", None),
+        ("random.json", "[]"),
+    ],
+)
+def test_a_folder_without_training_state_is_no_checkpoint(model, tmp_path, name, text):
+    save(tmp_path / "a", model, None, 1)
+    path = tmp_path / "a" / "state" / name
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"no training state|as nalar wrote it"):
         load_checkpoint(tmp_path / "a")
 
 

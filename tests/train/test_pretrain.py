@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 
 from nalar.optim.config import OptimConfig, ScheduleConfig
-from nalar.train.checkpoint import load_checkpoint, load_optimizer, save_checkpoint
+from nalar.train.checkpoint import Progress as Where
+from nalar.train.checkpoint import load_checkpoint, load_optimizer, save_checkpoint, take_snapshot
 from nalar.train.config import PretrainConfig
 from nalar.train.pretrain import pretrain_slice, steps_per_slice
 
@@ -68,13 +69,12 @@ def test_stopping_at_any_step_and_going_on_changes_no_bit(
         done, before = run(model, optimizer, batches, 0, stop_at=stop_at)
         assert done == stop_at
         folder = tmp_path / str(stop_at)
-        save_checkpoint(
-            folder, model, optimizer, {"step": done}, token_ids={}, save_tokenizer=lambda _: None
-        )
+        snapshot = take_snapshot(model, optimizer, Where(stage="pretrain", step=done, logs={}))
+        save_checkpoint(folder, snapshot, token_ids={}, save_tokenizer=lambda _: None)
         resumed = load_checkpoint(folder)
         again = make_optimizer(resumed.model)
         load_optimizer(folder, again)
-        _, after = run(resumed.model, again, batches, resumed.progress["step"])
+        _, after = run(resumed.model, again, batches, resumed.progress.step)
         assert before + after == expected
         weights = whole.state_dict()
         assert all(torch.equal(t, weights[n]) for n, t in resumed.model.state_dict().items())

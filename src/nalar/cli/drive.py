@@ -1,5 +1,6 @@
 """Runs the pipeline for the verbs that do: a dry run, or the folder, the display, the signals, and how it ended."""
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
@@ -7,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nalar.cli.choice import stored_config
+from nalar.cli.choice import free_run_path, stored_config
 from nalar.cli.display import watch
-from nalar.cli.flags import changed
 from nalar.cli.output import Document, ErrorBody, Output
 from nalar.cli.signals import StopSignal
 from nalar.cli.summary import forecast_lines, forecast_table
-from nalar.config import UserError
+from nalar.config import UserError, refuse_change
 from nalar.disk import only_writer
 from nalar.evals.report import build_report
 from nalar.evals.table import samples, summary
 from nalar.evals.text import printable
+from nalar.machine import environment
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.forecast import Forecast, forecast
 from nalar.pipeline.preflight import (
@@ -64,13 +65,19 @@ class Job:
     path: Path
     args: tuple[str, ...]
     """The verb's own words, for the record."""
-    resume: str
-    """The command that goes on with it."""
     is_new: bool = True
     """False: the folder is there, and goes on."""
+    is_named: bool = True
+    """False: the path is a proposal, and where another run takes it first the next free one will do."""
     until: Until = "report"
     force: bool = False
     """Go on after a probe that failed."""
+
+    @property
+    def resume(self) -> str:
+        """The command that goes on with it, to be pasted."""
+        words = [str(self.path)] if self.verb == "rl" else ["--run", str(self.path), "--resume"]
+        return shlex.join(["nalar", self.verb, *words, *(["--force"] if self.force else [])])
 
 
 def show_plan(config: ZeroConfig, path: Path | None, out: Output) -> int:
@@ -96,14 +103,7 @@ def show_plan(config: ZeroConfig, path: Path | None, out: Output) -> int:
 def go_on_config(run: Run, flagged: ZeroConfig) -> ZeroConfig:
     """The run's own config; UserError where flags ask for another."""
     stored = stored_config(run)
-    names = changed(stored, flagged)
-    if names:
-        raise UserError(
-            at=str(run.path),
-            got="flags that change " + ", ".join(names),
-            want="the config that the run was started with",
-            hint="leave them out, or start another run without --resume",
-        )
+    refuse_change(flagged.model_dump(mode="json"), stored.model_dump(mode="json"), at=run.path)
     return stored
 
 
@@ -115,9 +115,14 @@ def drive(job: Job, out: Output) -> int:
     refuse_if_too_small(job.config, this_machine(root))
     refuse_if_not_writable(root)
     refuse_if_not_installed(job.config)
+    if job.is_new:
+        job = _claimed(job)
     run = _create(job) if job.is_new else Run.open(job.path)
+    out.outlive_reader(f"the run goes on and writes {run.path}")
     spent = {total.name: total.usd for total in run.stage_totals()}
     out.text(f"run folder: {run.path}")
+    if not job.is_new and (moved := _moved(run)):
+        out.text(f"this run began with {moved}: it goes on, but not to the bit")
     try:
         from nalar.pipeline import zero  # imports torch
 
@@ -141,34 +146,36 @@ def drive(job: Job, out: Output) -> int:
     return _finished(job, run, out)
 
 
-def resume_command(verb: str, *words: str, force: bool) -> str:
-    """A command that can be pasted."""
-    return shlex.join(["nalar", verb, *words, *(["--force"] if force else [])])
+def _moved(run: Run) -> str | None:
+    """What is not as it was when the run began, and rounds differently; None where all is."""
+    then, here = run.info.environment, environment()
+    libraries = [name for name in ("torch", "numpy") if name in then.packages]
+    before: dict[str, str | None] = {
+        "cpu": then.cpu,
+        **{name: then.packages[name] for name in libraries},
+    }
+    now: dict[str, str | None] = {
+        "cpu": here.cpu,
+        **{name: here.packages.get(name) for name in libraries},
+    }
+    changes = [
+        f"{name} {before[name]} (now {now[name]})" for name in before if before[name] != now[name]
+    ]
+    return ", ".join(changes) or None
 
 
-def new_run_refusal(path: Path) -> None:
-    """UserError where a new run would meet something at its place."""
-    if (path / "run.json").exists():
-        raise UserError(
-            at=str(path),
-            got="a run already",
-            want="a free name",
-            hint=f"--run {path} --resume goes on with it; --run NAME chooses another",
-        )
-    # What a kill left of a first run.json does not count.
-    if path.exists() and (
-        not path.is_dir() or any(not entry.match(".run.json.*.tmp") for entry in path.iterdir())
-    ):
-        raise UserError(
-            at=str(path),
-            got="files that are not a run",
-            want="a free name or an empty folder",
-            hint="--run NAME chooses another; nalar does not write into what is not its own",
-        )
+def _claimed(job: Job) -> Job:
+    """The job at a place that no other process has: of two that start at once, one takes the next number."""
+    while not job.is_named:
+        try:
+            job.path.mkdir(parents=True)
+            break
+        except FileExistsError:
+            job = dataclasses.replace(job, path=free_run_path(job.config.recipe))
+    return job
 
 
 def _create(job: Job) -> Run:
-    new_run_refusal(job.path)
     command = shlex.join(["nalar", job.verb, *job.args])
     settings = job.config.model_dump(mode="json")
     return Run.create(job.path.parent, job.path.name, settings, command, job.config.seed)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import tyro
 
-from nalar.config import Config, UserError
+from nalar.config import UserError
 from nalar.data.config import AnySource
 from nalar.data.source_words import is_source, source_of, word_of
 
@@ -93,18 +93,6 @@ def leading_word(args: Sequence[str]) -> tuple[str | None, list[str]]:
         if word.startswith("-") and word not in SWITCHES:
             break  # from here on a bare word may be a flag's value
     return None, list(args)
-
-
-def changed(before: Config, after: Config, prefix: str = "") -> list[str]:
-    """Dotted names of the fields in which two configs of one class differ."""
-    names = []
-    for name in type(before).model_fields:
-        old, new = getattr(before, name), getattr(after, name)
-        if isinstance(old, Config) and type(old) is type(new):
-            names += changed(old, new, f"{prefix}{name}.")
-        elif old != new:
-            names.append(prefix + name)
-    return names
 
 
 def _in_our_words(complaint: str, prog: str) -> UserError:

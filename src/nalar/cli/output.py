@@ -1,5 +1,7 @@
 """What a verb prints: text for people on stdout, or exactly one JSON document there and all text on stderr."""
 
+import contextlib
+import os
 import sys
 from collections.abc import Iterable
 from typing import ClassVar
@@ -44,6 +46,17 @@ class ErrorDocument(Document):
 class SafeConsole(Console):
     """Whatever text comes, from a model or from a file of somebody else's run, cannot steer the terminal."""
 
+    without_reader: str | None = None
+    """Said where the reader of our output goes away, and the process goes on in silence. None: it ends."""
+
+    def on_broken_pipe(self) -> None:
+        if self.without_reader is None:
+            super().on_broken_pipe()
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        with contextlib.suppress(OSError):  # stderr may lead to the same reader
+            print(f"nobody reads this output any more; {self.without_reader}", file=sys.stderr)
+
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
@@ -76,6 +89,10 @@ class Output:
             self.console.print(what, style=style, markup=False, soft_wrap=True)
         else:
             self.console.print(what)
+
+    def outlive_reader(self, message: str) -> None:
+        """From now on a reader that goes away ends the output only, not the work; `message` says so, once."""
+        self.console.without_reader = message
 
     def document(self, document: BaseModel) -> None:
         """The one JSON document; nothing where none was asked for."""

@@ -8,7 +8,7 @@ import tyro
 
 from nalar.cli import flags
 from nalar.cli.choice import open_run, stored_config
-from nalar.cli.drive import Job, drive, resume_command, show_plan
+from nalar.cli.drive import Job, drive, show_plan
 from nalar.cli.output import Output
 from nalar.config import UserError
 from nalar.run import Run
@@ -46,7 +46,6 @@ def run(args: Sequence[str]) -> int:
         config=config,
         path=found.path,
         args=tuple(args),
-        resume=resume_command("rl", str(found.path), force=asked.force),
         is_new=False,
         force=asked.force,
     )

@@ -16,18 +16,11 @@ from nalar.cli.choice import (
     run_path,
     stored_config,
 )
-from nalar.cli.drive import (
-    Job,
-    Until,
-    drive,
-    go_on_config,
-    new_run_refusal,
-    resume_command,
-    show_plan,
-)
+from nalar.cli.drive import Job, Until, drive, go_on_config, show_plan
 from nalar.cli.output import Output
 from nalar.config import UserError
 from nalar.pipeline.config import ZeroConfig
+from nalar.run import refuse_occupied
 
 DEFAULT_RECIPE = "zero-cpu"
 
@@ -64,7 +57,7 @@ def start(verb: str, cls: type[F], args: Sequence[str], *, until: Until) -> int:
     else:
         config = asked.config
         path = free_run_path(config.recipe) if asked.run is None else run_path(asked.run)
-        new_run_refusal(path)
+        refuse_occupied(path)
     if asked.dry_run:
         return show_plan(config, path, out)
     job = Job(
@@ -72,8 +65,8 @@ def start(verb: str, cls: type[F], args: Sequence[str], *, until: Until) -> int:
         config=config,
         path=path,
         args=tuple(args),
-        resume=resume_command(verb, "--run", str(path), "--resume", force=asked.force),
         is_new=not asked.resume,
+        is_named=asked.run is not None,
         until=until,
         force=asked.force,
     )

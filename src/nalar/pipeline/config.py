@@ -10,7 +10,7 @@ from nalar.model.families.registry import FAMILIES
 from nalar.plan.cost import PriceConfig
 from nalar.rl.config import RLConfig
 from nalar.tasks.registry import TASKS
-from nalar.train.config import PretrainConfig
+from nalar.train.config import CheckpointConfig, PretrainConfig
 
 
 class ZeroConfig(Config):
@@ -32,6 +32,7 @@ class ZeroConfig(Config):
     """None: nothing is probed, every slice is trained, and whatever follows begins at once."""
     rl: RLConfig
     evals: EvalConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
     price: PriceConfig
     tensorboard: bool = False
     """Write TensorBoard files beside metrics.jsonl; wants `pip install 'nalar[tensorboard]'`."""

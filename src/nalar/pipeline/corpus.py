@@ -11,6 +11,7 @@ from nalar.data.mixture import Mixture
 from nalar.data.tokenizer import Tokenizer
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.session import Session
+from nalar.train.checkpoint import Resumed
 
 DATA_FILE = "data.json"
 
@@ -22,19 +23,28 @@ class DataRecord(BaseModel):
     sources: list[SourceRecord]
 
 
-def prepare(session: Session) -> tuple[Tokenizer, Mixture] | None:
-    """None: told to stop, what is cached so far is kept. UserError where the sources are not what they were."""
-    if all(source.kind == "procedural" for source in session.config.data.sources):
-        tokenizer = tokenizer_of(session)
+def prepare(session: Session, resumed: Resumed | None) -> tuple[Tokenizer, Mixture] | None:
+    """None: told to stop, what is cached so far is kept. UserError where the sources are not what they were.
+
+    Reading files is a stage with a receipt of its own; a run that goes on finds them in the cache.
+    """
+    is_procedural = all(source.kind == "procedural" for source in session.config.data.sources)
+    if is_procedural or resumed or session.is_done("data"):
+        tokenizer = tokenizer_of(session.config, resumed)
         loaded = _load(session, tokenizer)
-        return None if loaded is None else (tokenizer, loaded.batches)
+        if loaded is None:
+            return None
+        if not is_procedural:
+            _keep(session, loaded.records)
+        return tokenizer, loaded.batches
     with session.start("data", steps=None) as meter:
-        tokenizer = tokenizer_of(session)
+        tokenizer = tokenizer_of(session.config, None)
         loaded = _load(session, tokenizer)
         session.receipt("data", meter)
     if loaded is None:
         return None
     _keep(session, loaded.records)
+    session.mark_done("data")
     trained = session.config.pretrain.slice_tokens * session.config.pretrain.max_slices
     for record in loaded.records:
         passes = trained * record.weight_frac / record.tokens
@@ -43,12 +53,11 @@ def prepare(session: Session) -> tuple[Tokenizer, Mixture] | None:
     return tokenizer, loaded.batches
 
 
-def tokenizer_of(session: Session) -> Tokenizer:
+def tokenizer_of(config: ZeroConfig, resumed: Resumed | None) -> Tokenizer:
     """The one that the run has used so far; else the one that the config names, or one learned from the sources."""
-    config, name = session.config, session.checkpoint("pretrain")
-    if name is None:
+    if resumed is None:
         return named_or_learned(config)
-    tokenizer = Tokenizer.load(session.run.checkpoint_dir(name))
+    tokenizer = Tokenizer.load(resumed.folder)
     folder = Path(config.tokenizer.path or "").expanduser()
     if config.tokenizer.path is None or not folder.is_dir():  # the checkpoint's own is enough
         return tokenizer
@@ -57,7 +66,7 @@ def tokenizer_of(session: Session) -> Tokenizer:
             at=f"tokenizer.path {folder}",
             got="another tokenizer than the checkpoint's",
             want="the tokenizer that the run began with",
-            hint=f"it lies in {session.run.checkpoint_dir(name)}",
+            hint=f"it lies in {resumed.folder}",
         )
     return tokenizer
 

@@ -20,7 +20,6 @@ RESPONSE_FILL_FRAC = 0.4
 """Mean length of a response as a share of its cap."""
 DOCUMENT_FILL_FRAC = 0.25
 """Mean context of pretraining: a document as a share of the longest piece."""
-KEPT_CHECKPOINTS = 4
 
 
 class StageForecast(BaseModel):
@@ -66,7 +65,8 @@ def forecast(config: ZeroConfig) -> Forecast:
             with_mtp=True,
         ),
         memory_bytes=_memory_bytes(config),
-        disk_bytes=KEPT_CHECKPOINTS * FP32_BYTES * _checkpoint_numbers(config.model) + LOGS_BYTES,
+        disk_bytes=_checkpoints(config) * FP32_BYTES * _checkpoint_numbers(config.model)
+        + LOGS_BYTES,
         stages=stages,
         tokens=sum(s.tokens for s in stages),
         flops=sum(s.flops for s in stages),
@@ -129,12 +129,21 @@ def _checkpoint_numbers(model: ModelConfig) -> int:
     return 3 * (count.total_params + count.mtp_params) + copies
 
 
+def _checkpoints(config: ZeroConfig) -> int:
+    """That lie on the disk at once, at most: those of both stages, slices, and the one that is being written."""
+    slices = config.pretrain.max_slices if config.checkpoint.keep_slices else 0
+    return slices + 2 * config.checkpoint.keep + 1
+
+
 def _memory_bytes(config: ZeroConfig) -> int:
-    """The larger of training and sampling, and what an interpreter with torch takes."""
+    """The larger of training and sampling, a copy that is being saved, and what an interpreter with torch takes."""
     model, rl = config.model, config.rl
     batch = max(rl.micro_batch_tokens, config.packing.step_tokens)
     context = PROMPT_TOKENS + max(rl.max_tokens, config.evals.max_tokens)
     training = training_memory(model, batch_tokens=batch, row_tokens=context, with_mtp=True)
     samples = max(rl.prompts_per_step * rl.group_size, 256)
     cache = FP32_BYTES * samples * context * model.num_hidden_layers * model.cache_dim
-    return INTERPRETER_BYTES + training.total_bytes + cache
+    # The optimizer's state is copied for every save, the weights where training goes on meanwhile.
+    weights_bytes = training.parameters_bytes if config.checkpoint.background else 0
+    copy_bytes = training.optimizer_bytes + weights_bytes
+    return INTERPRETER_BYTES + training.total_bytes + copy_bytes + cache

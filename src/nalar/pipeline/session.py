@@ -1,11 +1,10 @@
 """What every stage of a run shares: the folder, the clock, the price, what is done, what to resume from."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
 
 from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
@@ -17,20 +16,19 @@ from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.observer import Observer
+from nalar.pipeline.state import State, lost_work
 from nalar.plan.model import sampling_flops
-from nalar.run import Meter, Receipt, Run
-from nalar.train.checkpoint import load_checkpoint, load_optimizer, save_checkpoint
-
-STATE_FILE = "state.json"
-
-
-class _State(BaseModel):
-    """`state.json`: what a resumed run need not do again. Only gains keys."""
-
-    model_config = ConfigDict(extra="allow")
-
-    done: list[str] = []
-    checkpoints: dict[str, str] = {}
+from nalar.run import Lost, Meter, Receipt, Run
+from nalar.train.checkpoint import (
+    Progress,
+    Resumed,
+    load_checkpoint,
+    save_checkpoint,
+    take_snapshot,
+)
+from nalar.train.rng import restore_random_state, seed_all
+from nalar.train.shelf import Found, Shelf
+from nalar.train.writer import Writer
 
 
 class Sampled(Protocol):
@@ -40,6 +38,28 @@ class Sampled(Protocol):
     def num_prompt_tokens(self) -> int: ...
     @property
     def completion(self) -> Completion: ...
+
+
+class LostEndError(UserError):
+    """The checkpoint with which a stage ended is gone or damaged, so the stage is not done after all."""
+
+    def __init__(self, stage: str, folder: Path, got: str) -> None:
+        self.stage = stage
+        super().__init__(
+            at=str(folder),
+            got=got,
+            want=f"the checkpoint with which {stage} ended",
+            hint="--resume does the end of the stage again",
+        )
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a stage trains, with all that a checkpoint of it needs."""
+
+    model: Transformer
+    optimizer: MuonClip
+    tokenizer: Tokenizer
 
 
 @dataclass
@@ -52,7 +72,7 @@ class Work:
 
 @dataclass
 class Session:
-    """One process working on one run."""
+    """One process working on one run. What writes does so within a `with` block, which ends when all is written."""
 
     config: ZeroConfig
     run: Run
@@ -68,22 +88,63 @@ class Session:
     last_line: tuple[float, float] | None = None
     """FLOP and seconds of the stage at the last line of metrics; None before this session's first."""
 
+    def __post_init__(self) -> None:
+        self._shelf = Shelf(self.run.path / "checkpoints")
+        self._writer = Writer(background=self.config.checkpoint.background)
+        self._saved: Path | None = None
+
+    def __enter__(self) -> Self:
+        self.run.mend()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if value is not None and self._writer.is_busy:
+            self.observer.note("the checkpoint that is being written is finished first")
+        try:
+            self._writer.wait()
+        except Exception as error:
+            if value is None:
+                raise
+            self.observer.note(f"the last checkpoint was not written: {error}")
+
     def is_done(self, stage: str) -> bool:
-        return stage in self._state().get("done", [])
+        return stage in self._state.done
 
     def mark_done(self, stage: str) -> None:
-        state = self._state()
-        self._write_state(state | {"done": [*state.get("done", []), stage]})
+        """The commit of a stage: what it wrote is on the disk, and what a later kill leaves in the logs is cut off."""
+        self._writer.wait()
+        self.run.sync_logs()
+        self._state.with_done(stage, self.run.log_bytes()).write(self.run)
 
-    def start(self, stage: str, *, steps: int | None, done: int = 0) -> Meter:
-        """Begin or go on with a stage; the meter counts from what earlier sessions have used."""
+    def reopen(self, lost: LostEndError) -> None:
+        """A done stage that has lost its end goes on from the checkpoint before, or begins anew."""
+        self.observer.note(f"{lost.at}: {lost.got}; {lost.stage} goes back to what was before")
+        self._state.without(lost.stage).write(self.run)
+
+    def start(self, stage: str, *, steps: int | None, resumed: Resumed | None = None) -> Meter:
+        """Begin a stage, or go on with it; the meter counts from what earlier sessions have used.
+
+        The logs go back to where they were then, and so do the process's random generators.
+        """
+        if resumed is None:
+            lost = self._go_back(self._state.start_of_next())
+            seed_all(self.config.seed, stage)
+        else:
+            lost = self._go_back(resumed.progress.logs)
+            restore_random_state(resumed.random)
         earlier = self.run.stage_total(stage)
         self.work = Work()
         self.recorded_tokens = earlier.tokens if earlier else 0
         self.recorded_flops = earlier.flops if earlier else 0.0
         self.last_line = None
+        done = resumed.progress.step if resumed else 0
         self.observer.stage_started(stage, steps=steps, done=done)
-        return Meter(earlier)
+        return Meter(earlier, lost)
 
     def find_ceiling(self, model: Transformer) -> None:
         """Measure what this machine can do, once a session, and say it."""
@@ -124,6 +185,7 @@ class Session:
 
     def log(self, stage: str, step: int, meter: Meter, values: Mapping[str, float]) -> None:
         """Write a step's metrics and show them, with time, cost and speed of the stage so far."""
+        self._writer.check()
         total = meter.total
         tokens = self.recorded_tokens + self.work.tokens
         shown = dict(values) | {
@@ -138,6 +200,8 @@ class Session:
             used = (flops - self.last_line[0]) / seconds
             shown["mfu_frac"] = used / self.ceiling.flops_per_s
         self.last_line = flops, total.wall_s
+        if total.energy_wh is not None:
+            shown["energy_wh"] = total.energy_wh
         self.run.log_metrics(stage, step, shown)
         self.observer.step(stage, step, shown)
 
@@ -145,64 +209,94 @@ class Session:
         self,
         stage: str,
         step: int,
-        model: Transformer,
-        optimizer: MuonClip,
-        tokenizer: Tokenizer,
+        learner: Learner,
+        meter: Meter,
+        *,
+        is_kept: bool = False,
     ) -> None:
-        """Write a checkpoint, make it the run's model, drop the one it replaces."""
-        name = f"{stage}-{step:06d}"
-        folder = self.run.checkpoint_dir(name)
-        save_checkpoint(
-            folder,
-            model,
-            optimizer,
-            {"stage": stage, "step": step},
-            token_ids={
-                "eos_token_id": tokenizer.end_id,
-                "pad_token_id": tokenizer.end_id,
-                "bos_token_id": tokenizer.user_id,
-            },
-            save_tokenizer=tokenizer.save,
+        """A receipt and a checkpoint, unless this step has them; the checkpoint becomes the run's model.
+
+        Returns when all that it needs has been copied. What fails in writing it is raised by the next `log` or `save`,
+        or at the end of the stage.
+        """
+        folder = self._shelf.place(stage, step)
+        if folder == self._saved:
+            return
+        self._writer.wait()  # before the copy: one is in memory at a time
+        self.receipt(stage, meter)
+        progress = Progress(
+            stage=stage,
+            step=step,
+            is_kept=is_kept,
+            logs=self.run.log_bytes(),
         )
-        self.run.point_model_to(folder)
-        state = self._state()
-        replaced = state.get("checkpoints", {}).get(stage)
-        self._write_state(state | {"checkpoints": state.get("checkpoints", {}) | {stage: name}})
-        if replaced not in (None, name):
-            shutil.rmtree(self.run.checkpoint_dir(replaced), ignore_errors=True)
+        model, tokenizer, background = learner.model, learner.tokenizer, self._writer.background
+        snapshot = take_snapshot(model, learner.optimizer, progress, copy=background)
+        token_ids = {
+            "eos_token_id": tokenizer.end_id,
+            "pad_token_id": tokenizer.end_id,
+            "bos_token_id": tokenizer.user_id,
+        }
 
-    def checkpoint(self, stage: str) -> str | None:
-        """The name of the latest checkpoint of a stage."""
-        name: str | None = self._state().get("checkpoints", {}).get(stage)
-        return name
+        def write() -> None:
+            self.run.sync_logs()
+            save_checkpoint(folder, snapshot, token_ids=token_ids, save_tokenizer=tokenizer.save)
+            self.run.point_model_to(folder)
+            self._retain(stage)
 
-    def load(self, stage: str) -> tuple[Transformer, Tokenizer, int]:
-        """Model, tokenizer and step of the latest checkpoint of a stage that has one."""
-        name = self.checkpoint(stage)
-        assert name is not None, f"{stage} has no checkpoint"
-        folder = self.run.checkpoint_dir(name)
-        resumed = load_checkpoint(folder)
-        return resumed.model, Tokenizer.load(folder), int(resumed.progress["step"])
+        self._writer.do(write)
+        self._saved = folder
 
-    def load_optimizer(self, stage: str, optimizer: MuonClip) -> None:
-        name = self.checkpoint(stage)
-        assert name is not None, f"{stage} has no checkpoint"
-        load_optimizer(self.run.checkpoint_dir(name), optimizer)
+    def resume(self, stage: str) -> Resumed | None:
+        """The newest whole checkpoint of a stage that is under way; None where it has none.
 
-    def _state(self) -> dict[str, Any]:
-        path = self.run.path / STATE_FILE
-        if not path.exists():
-            return {}
-        try:
-            return _State.model_validate(self.run.read_json(STATE_FILE)).model_dump()
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise UserError(
-                at=str(path),
-                got=f"{first['msg'].lower()} at {place}",
-                want="a file as nalar wrote it",
-            ) from error
+        A damaged one is named, set aside, and done without.
+        """
+        found = self._shelf.newest(stage)
+        if found is None:
+            return None
+        self.run.point_model_to(found.folder)
+        self._set_aside(found)
+        self._retain(stage)
+        self._saved = found.folder
+        return load_checkpoint(found.folder)
 
-    def _write_state(self, state: dict[str, Any]) -> None:
-        self.run.write_json(STATE_FILE, state)
+    def load(self, stage: str) -> Resumed:
+        """The checkpoint with which a stage ended; LostEndError where it is not whole."""
+        found = self._shelf.newest(stage)
+        if found is None:
+            raise LostEndError(stage, self._shelf.folder, f"no checkpoint of {stage}")
+        for folder, wrong in found.damaged.items():
+            raise LostEndError(stage, folder, f"a damaged checkpoint: {wrong}")
+        return load_checkpoint(found.folder)
+
+    def _set_aside(self, found: Found) -> None:
+        for folder, wrong in found.damaged.items():
+            aside = self._shelf.set_aside(folder)
+            self.observer.note(
+                f"{folder}: damaged: {wrong}. Going on from the one before, {found.folder.name}; "
+                f"the damaged one is kept as {aside.name}"
+            )
+
+    def _retain(self, stage: str) -> None:
+        keeping = self.config.checkpoint
+        self._shelf.retain(stage, keep=keeping.keep, keep_marked=keeping.keep_slices)
+
+    def _go_back(self, logs: Mapping[str, int] | None) -> Lost:
+        """Cut off what was logged after this; returns what that had cost. None: the logs stay as they are."""
+        if logs is None:
+            return Lost()
+        for name, size in self.run.log_bytes().items():
+            if size < logs.get(name, 0):
+                self.observer.note(f"{self.run.path / name}: lines are missing that were there")
+        state, beyond = self._state, self.run.beyond(logs)
+        pending = state.lost if state.lost and state.lost.logs == logs else None
+        lost = lost_work(self.run, beyond, pending)
+        if beyond.metrics or beyond.receipts:
+            state.with_lost(lost, logs).write(self.run)  # first: a kill on the way loses no count
+        self.run.cut_back(logs)
+        return lost
+
+    @property
+    def _state(self) -> State:
+        return State.read(self.run)

@@ -23,7 +23,7 @@ from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.config import PROMPT_TOKENS, ZeroConfig
 from nalar.pipeline.corpus import prepare
 from nalar.pipeline.observer import Observer
-from nalar.pipeline.session import Session
+from nalar.pipeline.session import Learner, LostEndError, Session
 from nalar.pipeline.tensorboard import watched
 from nalar.plan.model import sequence_flops
 from nalar.rl.loop import RLProgress, train_rl
@@ -33,6 +33,7 @@ from nalar.run import Run
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task
+from nalar.train.checkpoint import Resumed, load_optimizer
 from nalar.train.idle_experts import IdleExperts
 from nalar.train.pretrain import Progress, pretrain_slice, steps_per_slice
 from nalar.train.step import StepMetrics
@@ -62,16 +63,21 @@ def run_zero(
 ) -> Outcome:
     """Do every stage up to `until` that the run has not done. `force` goes on after a failed probe."""
     torch.set_num_threads(config.threads)
-    with watched(config, run, observer) as observer:
-        session = Session(config, run, observer, should_stop)
-        for stage in STAGES[: STAGES.index(until) + 1]:
-            if session.is_done(stage):
+    stages = STAGES[: STAGES.index(until) + 1]
+    with (
+        watched(config, run, observer) as observer,
+        Session(config, run, observer, should_stop) as session,
+    ):
+        while left := [stage for stage in stages if not session.is_done(stage)]:
+            try:
+                outcome = _STAGES[left[0]](session, force)
+            except LostEndError as lost:
+                session.reopen(lost)
                 continue
-            outcome = _STAGES[stage](session, force)
             if outcome is not Outcome.FINISHED:
                 return outcome
-            session.mark_done(stage)
-            observer.stage_finished(stage)
+            session.mark_done(left[0])
+            observer.stage_finished(left[0])
     return Outcome.FINISHED
 
 
@@ -89,33 +95,28 @@ def engine_for(model: Transformer, config: ZeroConfig) -> Engine:
 
 
 def _pretrain(session: Session, force: bool) -> Outcome:
-    config = session.config
-    prepared = prepare(session)
+    config, resumed = session.config, session.resume("pretrain")
+    prepared = prepare(session, resumed)
     if prepared is None:
         return Outcome.STOPPED
     tokenizer, batches = prepared
-    if session.checkpoint("pretrain"):
-        model, _, step = session.load("pretrain")
-    else:
-        step = 0
-        model = Transformer(config.model)
-        model.initialize(config.seed)
+    learner = _base(config, resumed, tokenizer)
+    step = resumed.progress.step if resumed else 0
     with_mtp = config.pretrain.mtp_loss_weight > 0
-    parameters = model.trained_parameters(ahead=with_mtp)
-    optimizer = MuonClip(parameters, config.pretrain.optim)
-    if step:
-        session.load_optimizer("pretrain", optimizer)
     per_slice = steps_per_slice(config.pretrain, batches.tokens_per_step)
     total = per_slice * config.pretrain.max_slices
 
-    with session.start("pretrain", steps=total, done=step) as meter:
-        session.find_ceiling(model)
+    with session.start("pretrain", steps=total, resumed=resumed) as meter:
+        session.find_ceiling(learner.model)
         alarm = IdleExperts()
+
+        def save(step: int) -> None:
+            session.save("pretrain", step, learner, meter, is_kept=step % per_slice == 0)
 
         def on_step(progress: Progress) -> None:
             session.work.tokens += batches.tokens_per_step
             session.work.flops += sum(
-                sequence_flops(model.config, n, backward=True, with_mtp=with_mtp)
+                sequence_flops(config.model, n, backward=True, with_mtp=with_mtp)
                 for n in progress.lengths
             )
             if progress.step % config.pretrain.log_every_steps == 0:
@@ -124,10 +125,13 @@ def _pretrain(session: Session, force: bool) -> Outcome:
                 session.log("pretrain", progress.step, meter, pretrain_values(metrics))
                 if warning := alarm.see(metrics.idle):
                     session.observer.note(warning)
+            every = config.pretrain.save_every_steps
+            if every and progress.step % every == 0:
+                save(progress.step)
 
         while True:
             at_boundary = step > 0 and step % per_slice == 0
-            if at_boundary and _probe_passed(session, model, tokenizer, step // per_slice):
+            if at_boundary and _probe_passed(session, learner, step // per_slice):
                 session.receipt("pretrain", meter)
                 return Outcome.FINISHED
             if step >= total:
@@ -135,18 +139,31 @@ def _pretrain(session: Session, force: bool) -> Outcome:
                 is_free = force or config.probe is None
                 return Outcome.FINISHED if is_free else Outcome.PROBE_FAILED
             step = pretrain_slice(
-                model,
-                optimizer,
+                learner.model,
+                learner.optimizer,
                 batches,
                 config.pretrain,
                 first_step=step,
                 on_step=on_step,
                 should_stop=session.should_stop,
             )
-            session.save("pretrain", step, model, optimizer, tokenizer)
-            session.receipt("pretrain", meter)
+            save(step)
             if session.should_stop():
                 return Outcome.STOPPED
+
+
+def _base(config: ZeroConfig, resumed: Resumed | None, tokenizer: Tokenizer) -> Learner:
+    """From random weights, or as a checkpoint of pretraining has it."""
+    if resumed:
+        model = resumed.model
+    else:
+        model = Transformer(config.model)
+        model.initialize(config.seed)
+    with_mtp = config.pretrain.mtp_loss_weight > 0
+    optimizer = MuonClip(model.trained_parameters(ahead=with_mtp), config.pretrain.optim)
+    if resumed:
+        load_optimizer(resumed.folder, optimizer)
+    return Learner(model, optimizer, tokenizer)
 
 
 def refuse_endless_skips(step: int, metrics: StepMetrics) -> None:
@@ -175,18 +192,16 @@ def pretrain_values(metrics: StepMetrics) -> dict[str, float]:
     return values
 
 
-def _probe_passed(
-    session: Session, model: Transformer, tokenizer: Tokenizer, slice_number: int
-) -> bool:
+def _probe_passed(session: Session, learner: Learner, slice_number: int) -> bool:
     """Probe after a slice, write it down, say what came out. Without a probe no slice is the last before its time."""
-    config = session.config
+    config, model = session.config, learner.model
     if config.probe is None:
         return False
     countdown = tasks_of(config)["countdown"]
-    result, samples = probe(engine_for(model, config), tokenizer, countdown, config.probe)
+    result, samples = probe(engine_for(model, config), learner.tokenizer, countdown, config.probe)
     session.add_sampling(model.config, samples)
     earlier = [entry.model_dump() for entry in read_probe(session.run)]
-    kept = [entry for entry in earlier if entry["slice"] != slice_number]
+    kept = [entry for entry in earlier if entry["slice"] < slice_number]  # a resume may go back
     session.run.write_json("probe.json", [*kept, result.model_dump() | {"slice": slice_number}])
     verdict = "passed" if result.passed else "not yet"
     session.observer.note(
@@ -199,7 +214,8 @@ def _probe_passed(
 
 def _evaluate(session: Session, stage: Stage, model_stage: str, results_name: str) -> Outcome:
     config = session.config
-    model, tokenizer, _ = session.load(model_stage)
+    ended = session.load(model_stage)
+    model, tokenizer = ended.model, Tokenizer.load(ended.folder)
     engine = engine_for(model, config)
     tasks = tasks_of(config)
     results: dict[str, Any] = {}
@@ -207,9 +223,8 @@ def _evaluate(session: Session, stage: Stage, model_stage: str, results_name: st
     with session.start(stage, steps=len(config.evals.tasks)) as meter:
         for step, task_id in enumerate(config.evals.tasks, start=1):
             if session.should_stop():
-                # What was sampled is sampled again on resuming, and was paid for all the same.
-                if session.work.tokens:
-                    session.receipt(stage, meter)
+                # What was sampled is sampled again on resuming, and its time was paid for all the same.
+                session.receipt(stage, meter)
                 return Outcome.STOPPED
             task = lookup(task_id, tasks, at="evals.tasks")
             problems = test_problems(task, config)
@@ -234,47 +249,48 @@ def _evaluate_final(session: Session, force: bool) -> Outcome:
 
 
 def _rl(session: Session, force: bool) -> Outcome:
-    config = session.config
-    source = "rl" if session.checkpoint("rl") else "pretrain"
-    model, tokenizer, step = session.load(source)
-    optimizer = MuonClip(model.trained_parameters(ahead=False), config.rl.optim)
-    if source == "rl":
-        session.load_optimizer("rl", optimizer)
-    else:
-        step = 0
+    config, resumed = session.config, session.resume("rl")
+    learner = _policy(config, resumed, resumed or session.load("pretrain"))
+    first_step = resumed.progress.step if resumed else 0
     tasks = tasks_of(config)
-    with session.start("rl", steps=config.rl.steps, done=step) as meter:
-        session.find_ceiling(model)
+    with session.start("rl", steps=config.rl.steps, resumed=resumed) as meter:
+        session.find_ceiling(learner.model)
         alarm = IdleExperts()
 
         def on_step(progress: RLProgress, groups: list[list[Rollout]]) -> None:
-            session.add_sampling(model.config, groups)
-            session.work.flops += trained_flops(session, model.config, groups)
+            session.add_sampling(config.model, groups)
+            session.work.flops += trained_flops(session, config.model, groups)
             session.log("rl", progress.step, meter, rl_values(progress))
             if progress.idle is not None and (warning := alarm.see(progress.idle)):
                 session.observer.note(warning)
             if progress.step % config.rl.save_every_steps == 0 or progress.step == config.rl.steps:
-                session.save("rl", progress.step, model, optimizer, tokenizer)
-                session.receipt("rl", meter)
+                session.save("rl", progress.step, learner, meter)
 
         done = train_rl(
-            model,
-            optimizer,
-            engine_for(model, config),
-            tokenizer,
+            learner.model,
+            learner.optimizer,
+            engine_for(learner.model, config),
+            learner.tokenizer,
             [lookup(task_id, tasks, at="rl.tasks") for task_id in config.rl.tasks],
             config.rl,
             seed=config.seed,
-            first_step=step,
+            first_step=first_step,
             on_step=on_step,
             should_stop=session.should_stop,
         )
         if done < config.rl.steps:
-            if done % config.rl.save_every_steps:
-                session.save("rl", done, model, optimizer, tokenizer)
-                session.receipt("rl", meter)
+            if done > first_step:
+                session.save("rl", done, learner, meter)
             return Outcome.STOPPED
     return Outcome.FINISHED
+
+
+def _policy(config: ZeroConfig, resumed: Resumed | None, begun: Resumed) -> Learner:
+    """The weights that RL begins or goes on with; its optimizer begins anew, but where RL itself goes on."""
+    optimizer = MuonClip(begun.model.trained_parameters(ahead=False), config.rl.optim)
+    if resumed:
+        load_optimizer(resumed.folder, optimizer)
+    return Learner(begun.model, optimizer, Tokenizer.load(begun.folder))
 
 
 def _report(session: Session, force: bool) -> Outcome:

@@ -1,72 +1,203 @@
-"""A checkpoint is a Hugging Face folder with our training state beside it; it appears whole or not at all."""
+"""A checkpoint is a Hugging Face folder with our training state beside it; it appears whole or not at all.
 
-import json
+In `state/`: `progress.json` says where the loop was, `optimizer.safetensors` and `random.json` hold what the weights do
+not, and `manifest.json` has the size and the SHA-256 of every other file, which tells a whole checkpoint from a damaged
+one.
+"""
+
+import errno
+import hashlib
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from nalar.config import UserError
-from nalar.disk import decode, replace_dir
+from nalar.disk import decode, encode, replace_dir
 from nalar.model.transformer import Transformer
 from nalar.model.weights import load_model, save_model
 from nalar.optim.muonclip import MuonClip
+from nalar.train.rng import random_state
 
 STATE = "state"
+PROGRESS, OPTIMIZER, RANDOM = "progress.json", "optimizer.safetensors", "random.json"
+MANIFEST = f"{STATE}/manifest.json"
+
+
+class Progress(BaseModel):
+    """`state/progress.json`: where the loop was. Only gains keys."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    stage: str
+    step: int
+    """Steps done. Batches and problems are functions of seed and step, so this is the loader's position too."""
+    is_kept: bool = False
+    """The end of a slice, which newer checkpoints need not replace."""
+    logs: dict[str, int]
+    """Bytes of each log of the run: what stands beyond them came later."""
+
+
+class _Written(BaseModel):
+    bytes: int
+    sha256: str
+
+
+class _Manifest(BaseModel):
+    """`state/manifest.json`, by path within the checkpoint."""
+
+    files: dict[str, _Written] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All of a checkpoint, in memory."""
+
+    model: Transformer
+    optimizer: dict[str, Tensor] | None
+    random: dict[str, Any]
+    progress: Progress
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a checkpoint gives back."""
+    """What a checkpoint gives back; the optimizer takes its state by `load_optimizer`."""
 
+    folder: Path
     model: Transformer
-    progress: dict[str, Any]
-    """What `save_checkpoint` was given, JSON."""
+    random: dict[str, Any]
+    progress: Progress
+
+
+def take_snapshot(
+    model: Transformer, optimizer: MuonClip | None, progress: Progress, *, copy: bool = True
+) -> Snapshot:
+    """The state of this moment. Without `copy` the weights are the model's own: write them before it trains on."""
+    tensors = None if optimizer is None else optimizer.state_tensors()
+    return Snapshot(
+        model=_copied(model) if copy else model,
+        optimizer=tensors and {key: tensor.cpu() for key, tensor in tensors.items()},
+        random=random_state(),
+        progress=progress,
+    )
 
 
 def save_checkpoint(
     folder: Path,
-    model: Transformer,
-    optimizer: MuonClip | None,
-    progress: dict[str, Any],
+    snapshot: Snapshot,
     *,
     token_ids: dict[str, int],
     save_tokenizer: Callable[[Path], None],
 ) -> None:
     """Write everything, or nothing: a crash or a full disk (UserError) leaves what was there."""
     with replace_dir(folder) as partial:
-        save_model(model, partial, token_ids=token_ids)
+        save_model(snapshot.model, partial, token_ids=token_ids)
         save_tokenizer(partial)
-        (partial / STATE).mkdir()
-        (partial / STATE / "progress.json").write_text(json.dumps(progress, indent=2) + "\n")
-        if optimizer is not None:
-            save_file(optimizer.state_tensors(), partial / STATE / "optimizer.safetensors")
+        state = partial / STATE
+        state.mkdir()
+        (state / PROGRESS).write_bytes(encode(snapshot.progress.model_dump(), indent=2) + b"\n")
+        (state / RANDOM).write_bytes(encode(snapshot.random) + b"\n")
+        if snapshot.optimizer is not None:
+            save_file(snapshot.optimizer, state / OPTIMIZER)
+        files = {
+            str(path.relative_to(partial)): _Written(
+                bytes=path.stat().st_size, sha256=_sha256(path)
+            )
+            for path in _files(partial)
+        }
+        manifest = _Manifest(files=files).model_dump()
+        (partial / MANIFEST).write_bytes(encode(manifest, indent=2) + b"\n")
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, by its manifest; None where every file is as it was written."""
+    files = {str(path.relative_to(folder)): path for path in _files(folder)}
+    if MANIFEST not in files:
+        return f"{MANIFEST} is missing"
+    try:
+        manifest = _Manifest.model_validate(decode(files[MANIFEST].read_bytes()))
+        for name, written in manifest.files.items():
+            if name not in files:
+                return f"{name} is missing"
+            size = files[name].stat().st_size
+            if size != written.bytes:
+                return f"{name} has {size:,} bytes of {written.bytes:,}"
+            if _sha256(files[name]) != written.sha256:
+                return f"{name} is not what was written: its SHA-256 differs"
+    except ValidationError:
+        return f"{MANIFEST} cannot be read"
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return f"{error.filename}: the disk fails to read it"
+    return None
 
 
 def load_checkpoint(folder: Path) -> Resumed:
-    """The model and the progress of a checkpoint; the optimizer takes its state by `load_optimizer`."""
-    path = folder / STATE / "progress.json"
+    """Model, progress and random state. Does not look for damage beyond what it reads."""
+    progress, state = read_progress(folder), folder / STATE / RANDOM
+    random = decode(state.read_bytes()) if state.is_file() else None
+    if random is None:
+        raise UserError(
+            at=str(state), got="no random state that can be read", want="a file as nalar wrote it"
+        )
+    return Resumed(folder, load_model(folder), random, progress)
+
+
+def read_progress(folder: Path) -> Progress:
+    """Where the loop was when a checkpoint was saved."""
+    path = folder / STATE / PROGRESS
     if not path.is_file():
         raise UserError(
             at=str(folder), got="no training state", want="a checkpoint that a run has saved"
         )
-    progress = decode(path.read_bytes())
-    if progress is None or not isinstance(progress.get("step"), int):
+    try:
+        return Progress.model_validate(decode(path.read_bytes()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the text"
         raise UserError(
-            at=str(path), got="no step that can be read", want="a file as nalar wrote it"
-        )
-    return Resumed(load_model(folder), progress)
+            at=str(path),
+            got=f"{first['msg'].lower()} at {place}",
+            want="a file as nalar wrote it",
+        ) from error
 
 
 def load_optimizer(folder: Path, optimizer: MuonClip) -> None:
     """Give an optimizer the state that it had when the checkpoint was saved."""
-    path = folder / STATE / "optimizer.safetensors"
+    path = folder / STATE / OPTIMIZER
     try:
         optimizer.load_state_tensors(load_file(path))
     except (SafetensorError, KeyError, RuntimeError, FileNotFoundError) as error:
         raise UserError(
             at=str(path), got=str(error), want="the state of this run's optimizer"
         ) from error
+
+
+def _copied(model: Transformer) -> Transformer:
+    """The model with copies of its weights and buffers, in main memory."""
+    copies = {
+        id(tensor): _same_kind(tensor, tensor.detach().to("cpu", copy=True))
+        for tensor in (*model.parameters(), *model.buffers())
+    }
+    return deepcopy(model, copies)  # deepcopy takes what is in its memo for done
+
+
+def _same_kind(tensor: Tensor, data: Tensor) -> Tensor:
+    is_parameter = isinstance(tensor, nn.Parameter)
+    return nn.Parameter(data, requires_grad=False) if is_parameter else data
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Settings of pretraining. Imports no torch."""
+"""Settings of pretraining and of checkpoints. Imports no torch."""
 
 from pydantic import Field
 
@@ -27,3 +27,16 @@ class PretrainConfig(Config):
     recompute: bool = False
     """Run each block again in the backward pass instead of keeping what it computed."""
     log_every_steps: int = Field(default=20, ge=1)
+    save_every_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps from one checkpoint to the next, beside the end of each slice. None: only there."""
+
+
+class CheckpointConfig(Config):
+    """How a run saves itself, in every stage that trains."""
+
+    keep: int = Field(default=2, ge=1)
+    """The newest checkpoints of each stage that stay. With 1 there is none to go back to from a damaged one."""
+    keep_slices: bool = True
+    """The end of every slice of pretraining stays too."""
+    background: bool = True
+    """Write while training goes on, from a copy in memory. False: training waits, and no weights are copied."""
