@@ -19,6 +19,7 @@ from nalar.pipeline.zero import Outcome
 from nalar.train import checkpoint as checkpoint_module
 from nalar.train import step as step_module
 from nalar.train.checkpoint import MANIFEST, read_progress
+from nalar.train.writer import Writer
 
 CLOCK = {"wall_s", "usd", "energy_wh", "tokens_per_s", "mfu_frac"}
 STEPS = 20  # of the one slice that the probe lets pass
@@ -81,7 +82,7 @@ def timeless(run, stage):
 STAGES = ("pretrain", "evaluate_base", "rl")
 
 
-def assert_ends_alike(run, whole, until="rl"):
+def assert_ends_alike(run, whole, until="rl", *, ledger=True):
     """Weights, metrics and ledger of the stages up to this one."""
     stages = STAGES[: STAGES.index(until) + 1]
     last = "rl-000003" if until == "rl" else "pretrain-000020"
@@ -90,7 +91,7 @@ def assert_ends_alike(run, whole, until="rl"):
     for stage in stages:
         assert timeless(run, stage) == timeless(whole, stage)
     ledgers = [[(r.name, r.tokens, r.flops) for r in r.ledger()] for r in (run, whole)]
-    assert ledgers[0] == [line for line in ledgers[1] if line[0] in stages]
+    assert not ledger or ledgers[0] == [line for line in ledgers[1] if line[0] in stages]
 
 
 def spoil(run, name):
@@ -324,9 +325,29 @@ def test_a_disk_that_fills_up_behind_the_loop_ends_the_run_as_bad_input(
     assert_ends_alike(run, whole, "pretrain")
 
 
+def test_a_failed_save_ends_the_run_at_the_next_step_that_is_logged(
+    config, work, recorder, monkeypatch
+):
+    class Prompt(Writer):
+        """So fast that a job is over when the loop goes on."""
+
+        def do(self, job):
+            super().do(job)
+            self._thread.join()
+
+    def broken(*_args, **_kwargs):
+        raise UserError(at="here", got="a full disk", want="room")
+
+    monkeypatch.setattr(session_module, "Writer", Prompt)
+    monkeypatch.setattr(checkpoint_module, "save_model", broken)
+    with pytest.raises(UserError, match="here: got a full disk"):
+        work.go(work.create("a", config), observer=recorder)
+    assert recorder.steps[-1] == ("pretrain", 6)
+
+
 @pytest.mark.parametrize("how", ["interrupt", "stop", "end"])
 def test_nothing_ends_before_what_is_being_written_is_written(
-    how, config, work, recorder, monkeypatch
+    how, config, whole, work, recorder, monkeypatch
 ):
     slow, plain = threading.Event(), session_module.save_checkpoint
 
@@ -351,6 +372,9 @@ def test_nothing_ends_before_what_is_being_written_is_written(
         assert names(run)[-1] == "pretrain-000020"
     assert threading.active_count() == 1
     assert run.model_dir().resolve().name == names(run)[-1]
+    monkeypatch.undo()
+    assert work.go(run, until="pretrain") is Outcome.FINISHED
+    assert_ends_alike(run, whole, "pretrain", ledger=how != "stop")  # a stop saves once more
 
 
 def test_a_failed_save_is_told_also_where_something_else_ends_the_run(
