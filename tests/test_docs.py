@@ -88,7 +88,10 @@ def test_every_command_shown_is_one_that_nalar_knows(name, monkeypatch):
 
 def test_every_command_in_the_help_is_one_that_nalar_knows(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    text = "\n".join(help_of(verb) for verb in ["", *VERBS, "runs list", "runs show"])
+    text = "\n".join(
+        help_of(verb)
+        for verb in ["", *VERBS, "runs list", "runs show", "runs compare", "runs plot"]
+    )
     commands = {c.strip() for c in re.findall(r"^(?:Try.*?:)?\s*(nalar .+)$", text, re.MULTILINE)}
     assert len(commands) >= len(VERBS)
     assert [f"{c}: {reason}" for c in sorted(commands) if (reason := objection(c))] == []

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from nalar.cli.display import LiveDisplay, LogDisplay, clock, watch
+from nalar.cli.display import LiveDisplay, LogDisplay, clock, figures, watch
 
 VALUES = {
     "reward": 0.5,
@@ -49,6 +49,13 @@ def test_the_log_speaks_every_ten_seconds_or_25_steps_and_at_the_end():
         display.step("rl", step, VALUES)
     steps = [line.split(" rl ")[1].split("/")[0] for line in file.getvalue().splitlines()[1:]]
     assert steps == ["25", "40", "60"]
+
+
+def test_what_should_worry_is_shown_where_there_is_any():
+    values = {"mfu_frac": 0.414, "max_load_frac": 1.84, "spike_score": 0.0, "skipped_steps": 0.0}
+    assert figures(values | {"idle_experts": 0.0}) == ["MFU 41.4%", "busiest expert 1.8×"]
+    worried = values | {"spike_score": 0.016, "skipped_steps": 2.0, "idle_experts": 3.0}
+    assert figures(worried)[2:] == ["idle experts 3", "skipped 2", "spikes 1.6%"]
 
 
 def test_a_stage_of_unknown_length_has_no_time_left():

@@ -80,3 +80,23 @@ def test_rows_need_no_gather():
     (side,) = documents.spread(x)
     assert side.data_ptr() == x.data_ptr()
     assert torch.equal(documents.join([side]), x)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths_of_a_batch)
+def test_tails_are_what_follows_the_first_tokens(lengths):
+    documents, kept = Documents.of(lengths).tails()
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    expected = [s + t for s, n in zip(starts, lengths, strict=True) for t in range(1, n)]
+    assert kept.tolist() == expected
+    assert documents.lengths == tuple(n - 1 for n in lengths if n > 1)
+    assert documents.positions_N.tolist() == [t for n in documents.lengths for t in range(n)]
+
+
+def test_tails_of_rows_are_rows():
+    documents, kept = Documents.rows(2, 3).tails()
+    assert documents.sides == ((2, 2),) and documents.slots_S is None
+    assert kept.tolist() == [1, 2, 4, 5]
+    documents, kept = Documents.rows(2, 1).tails()
+    assert documents.lengths == () and kept.shape == (0,)
+    assert documents.tails()[0].count == 0

@@ -1,12 +1,9 @@
-import pytest
 import torch
 from torch.testing import assert_close
 
-from nalar.config import ConfigError
 from nalar.kernels.attention import causal_attention, max_logit
 from nalar.model.moe import MoE, Router
 from nalar.model.rope import rotate
-from nalar.model.transformer import Transformer
 
 
 def random_ids(shape, seed=0):
@@ -103,11 +100,6 @@ def test_rebalancing_is_centred_and_moves_against_the_load(tiny_config):
     assert_close(bias.mean(), torch.tensor(0.0), atol=1e-7, rtol=0)
     assert bias[0] < 0 < bias[1]
     assert bias[4] > 0 > bias[2]
-
-
-def test_blocks_of_multi_token_prediction_are_refused_not_left_out(tiny_config):
-    with pytest.raises(ConfigError, match="num_nextn_predict_layers"):
-        Transformer(tiny_config.model_copy(update={"num_nextn_predict_layers": 1}))
 
 
 def test_a_mixture_counts_every_choice_once(tiny_model):

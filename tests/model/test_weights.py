@@ -154,21 +154,6 @@ def test_tables_of_rotary_frequencies_are_left_out(tiny_model, tmp_path):
     assert key not in load_model(tmp_path).state_dict()
 
 
-def test_draft_blocks_of_multi_token_prediction_are_left_aside(tiny_model, tmp_path):
-    save_model(tiny_model, tmp_path, token_ids=IDS)
-    change_weights(
-        tmp_path, lambda w: w.update({"model.layers.3.eh_proj.weight": torch.zeros(32, 64)})
-    )
-    change_config(tmp_path, num_nextn_predict_layers=1)
-    back = load_model(tmp_path)
-    assert back.config == tiny_model.config
-    for name, ours in tiny_model.state_dict().items():
-        assert torch.equal(back.state_dict()[name], ours), name
-    change_config(tmp_path, num_nextn_predict_layers=0)
-    with pytest.raises(UserError, match="eh_proj"):
-        load_model(tmp_path)
-
-
 BAD_CONFIGS = [
     (lambda d: change_config(d, model_type="gpt2"), "model_type", "gpt2"),
     (lambda d: change_config(d, hidden_size="wide"), "hidden_size", "wide"),

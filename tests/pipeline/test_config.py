@@ -68,6 +68,22 @@ def test_a_recipe_takes_another_family_but_not_a_rule_that_the_family_has_no_pla
     assert ZeroConfig.model_validate(config).model.model_type == "qwen3_moe"
 
 
+@pytest.mark.parametrize(("depth", "weight"), [(1, 0.0), (0, 0.3)])
+def test_draft_blocks_come_with_a_loss_and_a_loss_with_blocks(depth, weight):
+    config = RECIPES["zero-cpu"]().model_dump()
+    config["model"]["num_nextn_predict_layers"] = depth
+    config["pretrain"]["mtp_loss_weight"] = weight
+    with pytest.raises(ConfigError, match="mtp_loss_weight"):
+        ZeroConfig.model_validate(config)
+
+
+def test_a_family_without_draft_blocks_gets_none():
+    config = RECIPES["zero-cpu"]().model_dump()
+    config["model"] |= QWEN3_MOE | {"num_nextn_predict_layers": 1}
+    with pytest.raises(ConfigError, match="num_nextn_predict_layers"):
+        ZeroConfig.model_validate(config)
+
+
 def test_a_misspelt_task_is_told_the_nearest():
     config = RECIPES["zero-cpu"]().model_dump()
     config["rl"]["tasks"] = ["countdwon"]

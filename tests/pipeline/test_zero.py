@@ -13,13 +13,15 @@ from nalar.data.packing import Packing
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.sequence import Request, SamplingParams
 from nalar.model.weights import load_model
+from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.sampler import load_sampler
 from nalar.pipeline.zero import Outcome
-from nalar.plan.model import count_parameters, sequence_flops
+from nalar.plan.model import count_parameters, flops_per_token, sequence_flops
 from nalar.run import Run
 
 STAGES = ["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
 TIME = {"wall_s", "usd", "tokens_per_s"}
+CLOCK = TIME | {"mfu_frac"}
 STEPS = 20  # of a slice
 
 
@@ -34,7 +36,7 @@ def is_same(a, b):
 def timeless(run, stage):
     """What was measured, time and money apart."""
     return [
-        (m.step, {key: value for key, value in m.values.items() if key not in TIME})
+        (m.step, {key: value for key, value in m.values.items() if key not in CLOCK})
         for m in run.metrics(stage)
     ]
 
@@ -364,3 +366,30 @@ def test_the_command_line_exits_with_1_after_a_failed_probe_and_force_goes_on(
     )
     assert json.loads(capsys.readouterr().out)["countdown"]["n"] == 2
     assert Run.open(tmp_path / "runs" / "a").info.name == "a"
+
+
+def test_a_run_with_draft_blocks_trains_them_and_rl_leaves_them_alone(shrunk, work):
+    config = shrunk.model_dump()
+    config["model"]["num_nextn_predict_layers"] = 1
+    config["pretrain"]["mtp_loss_weight"] = 0.3
+    config["rl"]["steps"] = 2
+    config = ZeroConfig.model_validate(config)
+    run = work.create("deep", config)
+    assert work.go(run, until="rl", force=True) is Outcome.FINISHED
+    losses = [m.values["mtp_loss"] for m in run.metrics("pretrain")]
+    assert losses[-1] < losses[0] < 7
+    assert all("mtp_loss" not in m.values for m in run.metrics("rl"))
+    checkpoints = run.path / "checkpoints"
+    base, trained = (
+        load_file(next(checkpoints.glob(f"{stage}-*")) / "model.safetensors")
+        for stage in ("pretrain", "rl")
+    )
+    assert base.keys() == trained.keys()
+    copies = {f"model.layers.2.{name}.weight" for name in ("embed_tokens", "shared_head.head")}
+    own = {key for key in base if key.startswith("model.layers.2.")} - copies
+    assert len(own) > 8 and copies <= base.keys()
+    assert all(torch.equal(base[key], trained[key]) for key in own)
+    assert not torch.equal(base["lm_head.weight"], trained["lm_head.weight"])
+    spent = run.stage_total("pretrain")
+    plain = config.model.model_copy(update={"num_nextn_predict_layers": 0})
+    assert spent.flops > 1.2 * spent.tokens * flops_per_token(plain, 24, backward=True)

@@ -71,12 +71,36 @@ def test_state_is_counted_by_optimizer():
 )
 @pytest.mark.parametrize("row_tokens", [128, 300])
 def test_activations_are_estimated_within_a_tenth_of_what_autograd_keeps(change, row_tokens):
+    config = SMALL.model_copy(update=change)
+    assert estimated(config, row_tokens) == pytest.approx(kept(config, row_tokens), rel=0.1)
+
+
+@pytest.mark.parametrize("row_tokens", [128, 300])
+def test_activations_of_prediction_blocks_too(row_tokens):
+    config = SMALL.model_copy(update={"num_nextn_predict_layers": 2})
+    more, measured = (
+        of(config, row_tokens, with_mtp=True) - of(config, row_tokens) for of in (estimated, kept)
+    )
+    assert more == pytest.approx(measured, rel=0.1)
+
+
+def estimated(config: ModelConfig, row_tokens: int, *, with_mtp: bool = False) -> int:
+    return training_memory(
+        config,
+        batch_tokens=2 * row_tokens,
+        row_tokens=row_tokens,
+        logit_chunk_tokens=0,
+        with_mtp=with_mtp,
+    ).activations_bytes
+
+
+def kept(config: ModelConfig, row_tokens: int, *, with_mtp: bool = False) -> int:
+    """Bytes that autograd keeps of a forward pass over two rows, parameters aside."""
     import torch
 
     from nalar.model.transformer import Transformer
 
-    config = SMALL.model_copy(update=change)
-    model, rows = Transformer(config), 2
+    model = Transformer(config)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -85,10 +109,6 @@ def test_activations_are_estimated_within_a_tenth_of_what_autograd_keeps(change,
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = model(torch.zeros(rows, row_tokens, dtype=torch.long))
-    measured = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in own)
+        hidden = model(torch.zeros(2, row_tokens, dtype=torch.long), ahead=with_mtp)
     assert hidden.states.requires_grad
-    estimate = training_memory(
-        config, batch_tokens=rows * row_tokens, row_tokens=row_tokens, logit_chunk_tokens=0
-    )
-    assert estimate.activations_bytes == pytest.approx(measured, rel=0.1)
+    return sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in own)

@@ -192,6 +192,25 @@ def test_prediction_blocks_cost_a_layer_a_join_and_a_head_each():
     assert sum(m.copies for m in mtp_matrices(deep) if m.part == "head") == 0
 
 
+def test_each_depth_passes_a_token_fewer_than_the_one_before():
+    deep = TINY.model_copy(update={"num_nextn_predict_layers": 2})
+    one, other = (
+        {"config": deep, "backward": backward, "with_mtp": True} for backward in (True, False)
+    )
+    for settings in (one, other):
+        plain = sequence_flops(TINY, 9, backward=settings["backward"])
+        each = (
+            flops_per_token(**settings, context=0)
+            - flops_per_token(**(settings | {"with_mtp": False}), context=0)
+        ) / 2
+        scores = 2 * 2 * (6 + 3) * (3 if settings["backward"] else 1)
+        passes = sum(n * each + scores * n * (n + 1) / 2 for n in (8, 7))
+        assert sequence_flops(tokens=9, **settings) == pytest.approx(plain + passes)
+    assert sequence_flops(deep, 1, backward=True, with_mtp=True) == sequence_flops(
+        TINY, 1, backward=True
+    )
+
+
 def test_training_operations_are_those_that_others_publish():
     """NVIDIA's ratio of tokens and operations for DeepSeek-V3 at 4,096 tokens: 249.7 GFLOP, 260.6 with prediction."""
     by_token = flops_per_token(DEEPSEEK_V3, 2048, backward=True)

@@ -104,4 +104,4 @@ def test_the_family_places_just_as_many_numbers(name):
             for width in placement.shape:
                 size *= width
             placed += size
-    assert placed == total(config)
+    assert placed == total(config) + count_parameters(config).mtp_params

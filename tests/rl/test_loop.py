@@ -1,5 +1,6 @@
 """What a step reports, and which policy sampled it."""
 
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -10,6 +11,7 @@ from nalar.engine.engine import Engine
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.recipes.zero import zero_cpu
+from nalar.rl import loop as loop_module
 from nalar.rl import rollout as rollout_module
 from nalar.rl.loop import train_rl
 from nalar.tasks.chain_sum import ChainSum
@@ -93,6 +95,19 @@ def test_a_step_reports_what_its_samples_say(graded, train):
         assert mean == fmean(own)
     assert 0 < progress.entropy < 6
     assert progress.grad_norm > 0
+
+
+def test_experts_that_sat_through_every_update_of_a_step_are_named(graded, train, monkeypatch):
+    real, idle = loop_module.update, iter([((0, 1), (0, 2)), ((0, 2), (1, 0))])
+
+    def update(*args, **settings):
+        metrics = real(*args, **settings)
+        return replace(metrics, step=replace(metrics.step, idle=next(idle), max_load_frac=2.5))
+
+    monkeypatch.setattr(loop_module, "update", update)
+    progress = train(steps=1, minibatches=2)[2][0][0]
+    assert (progress.idle, progress.idle_experts) == (((0, 2),), 1)
+    assert progress.max_load_frac == 2.5
 
 
 def test_nothing_moves_where_no_group_has_anything_to_say(train, monkeypatch):

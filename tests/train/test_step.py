@@ -332,3 +332,17 @@ def test_a_poisoned_batch_costs_one_step_and_nothing_else(make_model, make_optim
         ends.append(snapshot(model))
         assert skipped == ([poison] if is_poisoned else [])
     assert same(*ends)
+
+
+def test_experts_without_a_token_are_named_and_skipped_steps_counted(model, make_optimizer, batch):
+    optimizer = make_optimizer(model)
+    second = [*model.routers()][1]
+    second.e_score_correction_bias[3] = -100.0  # nobody chooses this one
+    metrics = step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.0)
+    assert (metrics.idle, metrics.idle_experts) == (((1, 3),), 1)
+    assert metrics.skipped_steps == 0
+    with torch.no_grad():
+        model.head_weight[0, 0] = float("nan")
+    for skipped in (1, 2):
+        metrics = step(model, optimizer, batch, lr_factor=1.0, balance_speed=0.0)
+        assert (metrics.skipped, metrics.skipped_steps) == (True, skipped)

@@ -27,8 +27,15 @@ _SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("response_tokens/countdown", "length", "{:.0f}".format),
     ("self_check_frac", "self-check", "{:.0%}".format),
     ("tokens_per_s", "tok/s", lambda v: f"{v:,.0f}"),
+    ("mfu_frac", "MFU", "{:.1%}".format),
+    ("max_load_frac", "busiest expert", "{:.1f}×".format),
+    ("idle_experts", "idle experts", "{:.0f}".format),
+    ("skipped_steps", "skipped", "{:.0f}".format),
+    ("skipped_updates", "skipped", "{:.0f}".format),
+    ("spike_score", "spikes", "{:.1%}".format),
 )
 """Key, label and form of what a step shows, in order. A stage shows those that it has."""
+_ONLY_WHERE_ABOVE_0 = {"idle_experts", "skipped_steps", "skipped_updates", "spike_score"}
 
 
 class Ledger:
@@ -56,7 +63,11 @@ class Ledger:
 
 def figures(values: Values) -> list[str]:
     """The shown figures of a step, each with its label."""
-    return [f"{label} {form(values[key])}" for key, label, form in _SHOWN if key in values]
+    return [
+        f"{label} {form(values[key])}"
+        for key, label, form in _SHOWN
+        if key in values and (values[key] > 0 or key not in _ONLY_WHERE_ABOVE_0)
+    ]
 
 
 def clock(seconds: float) -> str:

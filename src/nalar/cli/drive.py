@@ -22,6 +22,7 @@ from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.forecast import Forecast, forecast
 from nalar.pipeline.preflight import (
     refuse_if_no_data,
+    refuse_if_not_installed,
     refuse_if_not_writable,
     refuse_if_too_small,
     this_machine,
@@ -113,6 +114,7 @@ def drive(job: Job, out: Output) -> int:
         refuse_if_no_data(job.config)
     refuse_if_too_small(job.config, this_machine(root))
     refuse_if_not_writable(root)
+    refuse_if_not_installed(job.config)
     run = _create(job) if job.is_new else Run.open(job.path)
     spent = {total.name: total.usd for total in run.stage_totals()}
     out.text(f"run folder: {run.path}")

@@ -23,7 +23,7 @@ VERBS = {
     "eval": "measure a run's model on held-out problems",
     "chat": "talk to a model in the terminal",
     "report": "build a run's report.json and report.html again",
-    "runs": "list the runs there are, or show one",
+    "runs": "list the runs there are; show, compare or plot them",
     "plan": "what a recipe takes, or how large a model is; runs nothing",
     "doctor": "check that this machine has what nalar needs",
 }

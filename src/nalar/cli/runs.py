@@ -1,4 +1,4 @@
-"""`nalar runs`: the runs there are, and what is in one."""
+"""`nalar runs`: the runs there are, what is in one, several beside each other."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ from rich.table import Table
 from nalar.cli import flags
 from nalar.cli.choice import RUNS, open_run
 from nalar.cli.output import Document, Output
+from nalar.cli.runs_compare import Compare, show_comparison
+from nalar.cli.runs_plot import Plot, draw_plot
 from nalar.config import UserError
 from nalar.evals import units
 from nalar.evals.report import build_report
@@ -46,7 +48,12 @@ class Show:
     """Print one JSON document on stdout, all else on stderr."""
 
 
-Runs = Annotated[List, tyro.conf.subcommand("list")] | Annotated[Show, tyro.conf.subcommand("show")]
+Runs = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Plot, tyro.conf.subcommand("plot")]
+)
 
 
 class RunSummary(BaseModel):
@@ -82,7 +89,11 @@ def run(args: Sequence[str]) -> int:
     if not args or args[0] == "--json":
         args = ["list", *args]
     # A union has no class of its own; to tyro it is as good as one.
-    asked: List | Show = flags.parse(Runs, args, verb="runs")  # type: ignore[arg-type]
+    asked: List | Show | Compare | Plot = flags.parse(Runs, args, verb="runs")  # type: ignore[arg-type]
+    if isinstance(asked, Compare):
+        return show_comparison(asked, out)
+    if isinstance(asked, Plot):
+        return draw_plot(asked, out)
     return _show(asked.run, out) if isinstance(asked, Show) else _list(out)
 
 

@@ -1,10 +1,11 @@
 """Documents one after another in a flat batch, and the same documents side by side, as attention wants them."""
 
-# N tokens of the batch · S slots of all sides, padding included · B documents of a side · T slots of each
+# N tokens of the batch · M some of them · S slots of all sides, padding included
+# B documents of a side · T slots of each
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -31,8 +32,8 @@ class Documents:
     """int64: the token in each slot, side after side; None where slots are the batch as it stands."""
     back_N: Tensor | None
     """int64: the slot of each token."""
-    count: int
-    """Documents."""
+    lengths: tuple[int, ...]
+    """Tokens of each document, in the order of the batch."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], *, device: torch.device | str = "cpu") -> "Documents":
@@ -61,14 +62,35 @@ class Documents:
             tuple(sides),
             torch.cat(slots).to(device),
             back.to(device),
-            len(lengths),
+            tuple(lengths),
         )
 
     @classmethod
     def rows(cls, rows: int, tokens: int, *, device: torch.device | str = "cpu") -> "Documents":
         """A rectangle: every row is a document."""
         positions = torch.arange(tokens, device=device).repeat(rows)
-        return cls(positions, ((rows, tokens),), None, None, rows)
+        return cls(positions, ((rows, tokens),), None, None, (tokens,) * rows)
+
+    def tails(self) -> tuple["Documents", Tensor]:
+        """Each document without its first token, those that have more; and int64 [M]: the tokens that are left.
+
+        Known from the lengths alone, so nobody waits for the device.
+        """
+        device = self.positions_N.device
+        starts = [0, *accumulate(self.lengths)]
+        left = [torch.arange(start + 1, end) for start, end in pairwise(starts)]
+        lengths = [n - 1 for n in self.lengths if n > 1]
+        if not lengths:
+            return Documents.rows(0, 0, device=device), self.positions_N[:0]
+        at_M = torch.cat(left).to(device)
+        if self.slots_S is None:
+            return Documents.rows(len(lengths), lengths[0], device=device), at_M
+        return Documents.of(lengths, device=device), at_M
+
+    @property
+    def count(self) -> int:
+        """Documents."""
+        return len(self.lengths)
 
     @property
     def document_N(self) -> Tensor:

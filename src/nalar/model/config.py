@@ -124,7 +124,7 @@ class ModelConfig(Config):
     logits_scaling: float = Field(default=1.0, gt=0)
     """Logits are divided by this."""
     num_nextn_predict_layers: int = Field(default=0, ge=0)
-    """Depth of multi-token prediction."""
+    """Depth of multi-token prediction: blocks behind the last layer, which predict tokens after the next."""
     model_type: str = "deepseek_v3"
     """The family in whose form the model is written."""
 
@@ -190,6 +190,9 @@ class ModelConfig(Config):
         heads, kv_heads = self.num_attention_heads, _known(self.num_key_value_heads)
         want = f"a divisor of num_attention_heads={heads}"
         _require("num_key_value_heads", kv_heads, heads % kv_heads == 0, want)
+        depth = self.num_nextn_predict_layers
+        want = "0: families of grouped-query attention have no multi-token prediction"
+        _require("num_nextn_predict_layers", depth, depth == 0, want)
         both = self.attention_bias and self.qkv_bias
         _require("qkv_bias", self.qkv_bias, not both, "False: attention_bias has these biases too")
 

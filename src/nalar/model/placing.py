@@ -30,11 +30,15 @@ def checked(folder: Path, config: ModelConfig, stored: Mapping[str, Stored]) -> 
             present.append(place)
         elif place.is_written:
             file = INDEX if (folder / INDEX).is_file() else SINGLE
-            want = f"a tensor of shape {list(place.shape)}, as {CONFIG} describes"
-            raise UserError(at=f"{folder / file}: {place.key}", got="no such key", want=want)
+            raise UserError(
+                at=f"{folder / file}: {place.key}",
+                got="no such key",
+                want=f"a tensor of shape {list(place.shape)}, as {CONFIG} describes",
+                hint=_hint(config, place.key),
+            )
     known = {place.key for place in present}
     for key, found in stored.items():
-        if key not in known and not family.is_skipped(config, key):
+        if key not in known and not family.is_skipped(key):
             want = f"only the weights that {CONFIG} describes"
             raise UserError(at=f"{found.path}: {key}", got="a key too many", want=want)
     _check_copies(present, stored)
@@ -77,6 +81,15 @@ def fill(model: Transformer, present: Sequence[Placement], stored: Mapping[str, 
 def view(state: Mapping[str, Tensor], place: Placement) -> Tensor:
     """Our side of a placement, in the published shape: the same memory."""
     return state[place.name][place.index].view(place.shape)
+
+
+def _hint(config: ModelConfig, key: str) -> str | None:
+    """Programs without multi-token prediction save the model without its blocks, and its config as it was."""
+    layers = config.num_hidden_layers
+    behind = range(layers, layers + config.num_nextn_predict_layers)
+    if key.startswith(tuple(f"model.layers.{layer}." for layer in behind)):
+        return f"num_nextn_predict_layers 0 in {CONFIG}, if the folder is to have no draft blocks"
+    return None
 
 
 def _check(place: Placement, found: Stored) -> None:

@@ -1,11 +1,11 @@
 """The one model definition: it trains, prefills and decodes with the same parameters."""
 
 # N tokens of a flat batch · B batch · T tokens · D hidden · V vocabulary · L layers · H heads · E experts
-# P rope width · C what a token has in the cache
+# P rope width · C what a token has in the cache · M tokens that a depth of multi-token prediction has a target for
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,12 @@ from torch.utils.checkpoint import checkpoint
 from nalar.config import ConfigError
 from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
-from nalar.model.attention import RMSNorm, attention_of
+from nalar.model.attention import RMSNorm
+from nalar.model.block import Block, Passed
 from nalar.model.buffers import Float32Buffers
 from nalar.model.config import ModelConfig
-from nalar.model.moe import FeedForward, MoE, Router
+from nalar.model.moe import MoE, Router
+from nalar.model.mtp import Ahead, PredictionBlock
 from nalar.model.rope import rotation_table
 
 
@@ -34,63 +36,8 @@ class Hidden:
     """Per layer, when observed: fp32 [H], the largest pre-softmax logit of each head or a bound on it."""
     balance_loss: Tensor | None = None
     """fp32 [], when asked for: the sequence-wise balance loss, averaged over mixture layers."""
-
-
-class Passed(NamedTuple):
-    """What a block gives for a flat batch."""
-
-    x_ND: Tensor
-    entries_NC: Tensor
-    """For the cache."""
-    load_E: Tensor | None
-    observed_H: Tensor | None
-    balance_loss: Tensor | None
-
-
-class Block(nn.Module):
-    """Attention, then feed-forward, each behind a norm and beside a residual stream."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.residual_multiplier = config.residual_multiplier
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = attention_of(config)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp: MoE | FeedForward = (
-            MoE(config)
-            if config.is_moe(layer)
-            else FeedForward(config.hidden_size, config.intermediate_size)
-        )
-
-    def forward(
-        self,
-        x_ND: Tensor,
-        turn_NP: Tensor,
-        documents: Documents,
-        observe: Observe = "nothing",
-        balance: bool = False,
-    ) -> "Passed":
-        """A flat batch of whole documents through both halves."""
-        normed = self.input_layernorm(x_ND)
-        out, entries_NC, observed_H = self.self_attn(normed, turn_NP, documents, observe=observe)
-        x_ND, load_E, balance_loss = self.feed_forward(
-            self.add(x_ND, out), documents if balance else None
-        )
-        return Passed(x_ND, entries_NC, load_E, observed_H, balance_loss)
-
-    def feed_forward(
-        self, x: Tensor, balanced: Documents | None = None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Adds the second half of the block; load and balance loss are None where the layer is dense."""
-        normed = self.post_attention_layernorm(x)
-        if isinstance(self.mlp, MoE):
-            out, load_E, balance_loss = self.mlp(normed, balanced)
-            return self.add(x, out), load_E, balance_loss
-        return self.add(x, self.mlp(normed)), None, None
-
-    def add(self, x: Tensor, out: Tensor) -> Tensor:
-        """A half of the block onto the stream."""
-        return x + (out if self.residual_multiplier == 1 else out * self.residual_multiplier)
+    ahead: tuple[Ahead, ...] = ()
+    """Per depth of multi-token prediction, when asked for; its layers then stand behind those above."""
 
 
 class Backbone(nn.Module):
@@ -100,12 +47,19 @@ class Backbone(nn.Module):
         empty_VD = torch.empty(config.vocab_size, config.hidden_size)
         self.embed_tokens = nn.Embedding.from_pretrained(empty_VD, freeze=False)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        for depth in range(config.num_nextn_predict_layers):
+            self.layers.append(PredictionBlock(config, config.num_hidden_layers + depth))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, *, ahead: bool = False) -> Iterator[Block]:
+        """Those of the model; with `ahead`, those of multi-token prediction behind them."""
         for block in self.layers:
             assert isinstance(block, Block)
-            yield block
+            if ahead or not isinstance(block, PredictionBlock):
+                yield block
+
+    def prediction_blocks(self) -> list[PredictionBlock]:
+        return [block for block in self.layers if isinstance(block, PredictionBlock)]
 
 
 class Transformer(Float32Buffers):
@@ -117,12 +71,6 @@ class Transformer(Float32Buffers):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if config.num_nextn_predict_layers:
-            raise ConfigError(
-                at="model.num_nextn_predict_layers",
-                got=str(config.num_nextn_predict_layers),
-                want="0: multi-token prediction is not built",
-            )
         self.config = config
         self.model = Backbone(config)
         if not config.tie_word_embeddings:
@@ -134,16 +82,28 @@ class Transformer(Float32Buffers):
     def initialize(self, seed: int) -> None:
         """Normal weights of std initializer_range, ones for norms, zeros for biases."""
         gen = torch.Generator().manual_seed(seed)
-        for name, p in self.named_parameters():
+        for name, p in self.trained_parameters(ahead=True):
             if "norm" in name:
                 nn.init.ones_(p)
             elif name.endswith(".bias"):
                 nn.init.zeros_(p)
             else:
                 nn.init.normal_(p, std=self.config.initializer_range, generator=gen)
-        for router in self.routers():
+        for router in self.routers(ahead=True):
             if router.has_bias:
                 router.e_score_correction_bias.zero_()
+
+    def trained_parameters(self, *, ahead: bool) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters by name; those of multi-token prediction last, and only with `ahead`.
+
+        Last, so that a model begins with the same weights with multi-token prediction as without.
+        """
+        blocks = self.model.prediction_blocks()
+        behind = {id(p) for block in blocks for p in block.parameters()}
+        named = list(self.named_parameters())
+        yield from ((name, p) for name, p in named if id(p) not in behind)
+        if ahead:
+            yield from ((name, p) for name, p in named if id(p) in behind)
 
     def forward(
         self,
@@ -152,10 +112,12 @@ class Transformer(Float32Buffers):
         *,
         observe: Observe = "nothing",
         balance: bool = False,
+        ahead: bool = False,
     ) -> Hidden:
         """Whole documents, causal: rows [B, T] of one each, or a flat batch [N] laid out by `documents`.
 
-        `observe` asks for the largest attention logits, `balance` for the balance loss.
+        `observe` asks for the largest attention logits, `balance` for the balance loss, `ahead` for
+        multi-token prediction, which costs nothing where it is not asked for.
         """
         if documents is None:
             documents = Documents.rows(*ids.shape, device=ids.device)
@@ -165,15 +127,46 @@ class Transformer(Float32Buffers):
         for block in self.model.blocks():
             each.append(self._pass(block, x_ND, turn_NP, documents, observe, balance))
             x_ND = each[-1].x_ND
+        states_ND = self.model.norm(x_ND)
+        depths: list[Ahead] = []
+        if ahead:
+            for depth, passed in self._look_ahead(ids, states_ND, documents, observe, balance):
+                depths.append(depth)
+                each.append(passed)
         losses = [p.balance_loss for p in each if p.balance_loss is not None]
         return Hidden(
-            self.model.norm(x_ND).view(*ids.shape, -1),
+            states_ND.view(*ids.shape, -1),
             tuple(p.load_E for p in each if p.load_E is not None),
             tuple(p.observed_H for p in each if p.observed_H is not None),
             torch.stack(losses).mean() if losses else None,
+            tuple(depths),
         )
 
-    def _pass(self, block: Block, *args: Any) -> Passed:
+    def _look_ahead(
+        self, ids: Tensor, states_ND: Tensor, documents: Documents, observe: Observe, balance: bool
+    ) -> Iterator[tuple[Ahead, Passed]]:
+        """One depth after the other. Each drops the first token of every document, and what has no more."""
+        ids_N, states_MD = ids.flatten(), states_ND
+        at_M = torch.arange(len(ids_N), device=ids.device)
+        for block in self.model.prediction_blocks():
+            documents, kept_M = documents.tails()
+            at_M = at_M[kept_M]
+            before_MD = states_MD.index_select(0, kept_M - 1)
+            if documents.lengths:
+                embedded_MD = self._embed(ids_N[at_M])
+                turn_MP = self._turn(documents.positions_N)
+                passed = self._pass(
+                    block.predict, embedded_MD, before_MD, turn_MP, documents, observe, balance
+                )
+            else:
+                passed = block.idle(before_MD, observe, balance)
+            states_MD = passed.x_ND
+            if passed.balance_loss is not None:
+                share = len(at_M) / len(ids_N)  # so that it is a mean over all tokens, as of others
+                passed = passed._replace(balance_loss=passed.balance_loss * share)
+            yield Ahead(states_MD, at_M), passed
+
+    def _pass(self, block: Callable[..., Passed], *args: Any) -> Passed:
         if self.recompute and torch.is_grad_enabled():
             return Passed(*checkpoint(block, *args, use_reentrant=False))
         return Passed(*block(*args))
@@ -205,21 +198,64 @@ class Transformer(Float32Buffers):
         """One token per row at its own position: states [B, D]. Writes its entries into the cache."""
         x_BD = self._embed(ids_B)
         turn_BP = self._turn(positions_B)
-        keys_T = torch.arange(cache_LBTC.shape[2], device=ids_B.device)
-        hidden_BT = torch.zeros(len(ids_B), len(keys_T), dtype=x_BD.dtype, device=ids_B.device)
-        hidden_BT.masked_fill_(keys_T > positions_B[:, None], -torch.inf)
+        hidden_BT = _hidden(positions_B, cache_LBTC.shape[2], x_BD.dtype)
         for block, cache_BTC in zip(self.model.blocks(), cache_LBTC, strict=True):
-            normed = block.input_layernorm(x_BD)
-            out = block.self_attn.decode(normed, turn_BP, cache_BTC, positions_B, hidden_BT)
-            x_BD, _, _ = block.feed_forward(block.add(x_BD, out))
+            x_BD = block.decode(x_BD, turn_BP, cache_BTC, positions_B, hidden_BT)
         states_BD: Tensor = self.model.norm(x_BD)
         return states_BD
 
-    def routers(self) -> Iterator[Router]:
+    def draft_prefill(
+        self, states_BTD: Tensor, ids_BT: Tensor, *, depth: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """`draft` for many tokens at once: states [B, T, D] and entries [B, T, C] for the cache of this depth.
+
+        states_BTD: of `prefill`, or of the depth before; ids_BT: the token that follows each (depth 1), or
+        follows depth - 1 tokens later. Right padding is harmless.
+        """
+        B, T = ids_BT.shape
+        documents = Documents.rows(B, T, device=ids_BT.device)
+        turn_NP = self._turn(documents.positions_N)
+        block = self._prediction_block(depth)
+        embedded_ND = self._embed(ids_BT.flatten())
+        passed = block.predict(embedded_ND, states_BTD.flatten(0, 1), turn_NP, documents)
+        return passed.x_ND.view(B, T, -1), passed.entries_NC.view(B, T, -1)
+
+    def draft(
+        self,
+        states_BD: Tensor,
+        ids_B: Tensor,
+        positions_B: Tensor,
+        cache_BTC: Tensor,
+        *,
+        depth: int = 1,
+    ) -> Tensor:
+        """A guess at the token after `ids_B`, before the model has passed it: states [B, D] for `logits`.
+
+        states_BD: the model's at `positions_B`, from which `ids_B` was drawn; or a draft's own, to
+        guess further. cache_BTC: of this depth; its entry is written at `positions_B`.
+        """
+        block = self._prediction_block(depth)
+        x_BD = block.join(self._embed(ids_B), states_BD)
+        hidden_BT = _hidden(positions_B, cache_BTC.shape[1], x_BD.dtype)
+        turn_BP = self._turn(positions_B)
+        return block.head_norm(block.decode(x_BD, turn_BP, cache_BTC, positions_B, hidden_BT))
+
+    def routers(self, *, ahead: bool = False) -> Iterator[Router]:
         """The routers of the mixture layers, in the order of `Hidden.loads`."""
-        for block in self.model.blocks():
+        for block in self.model.blocks(ahead=ahead):
             if isinstance(block.mlp, MoE):
                 yield block.mlp.gate
+
+    def _prediction_block(self, depth: int) -> PredictionBlock:
+        """Counted from 1; ConfigError where the model does not go so deep."""
+        blocks = self.model.prediction_blocks()
+        if not 1 <= depth <= len(blocks):
+            raise ConfigError(
+                at="model.num_nextn_predict_layers",
+                got=f"{len(blocks)}, and a draft at depth {depth}",
+                want="a depth from 1 to this number",
+            )
+        return blocks[depth - 1]
 
     def _embed(self, ids: Tensor) -> Tensor:
         x: Tensor = self.model.embed_tokens(ids)
@@ -229,3 +265,10 @@ class Transformer(Float32Buffers):
     def _turn(self, positions: Tensor) -> Tensor:
         """complex64 [..., P/2] for int64 positions [...]."""
         return torch.view_as_complex(self.turn_table[positions])
+
+
+def _hidden(positions_B: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+    """[B, T], additive: -inf behind each row's position, 0 up to it."""
+    keys_T = torch.arange(length, device=positions_B.device)
+    hidden_BT = torch.zeros(len(positions_B), length, dtype=dtype, device=positions_B.device)
+    return hidden_BT.masked_fill_(keys_T > positions_B[:, None], -torch.inf)

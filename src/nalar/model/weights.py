@@ -44,13 +44,18 @@ def save_model(
 
 
 def load_model(
-    name: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    name: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    with_mtp: bool = True,
 ) -> Transformer:
     """The model in a folder, or of an id on the hub. Every key must be known, present, and of the right shape.
 
     dtype: of the parameters; None: fp32 on a CPU, bf16 elsewhere. Buffers, such as the fp32 balance bias, keep
     their own. Headers are checked before anything is allocated; then every tensor goes from the mapped file straight
     into its parameter, so a process holds the weights once. No code of a folder is ever run.
+    with_mtp: False leaves the blocks of multi-token prediction on disk, where nobody drafts or trains with them.
     """
     device = torch.device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
@@ -59,8 +64,10 @@ def load_model(
     source.fetch(weight_files(source.folder))
     stored = stored_tensors(source.folder)
     present = checked(source.folder, config, stored)
-    # The blocks of multi-token prediction are not built; the family's table knows their tensors.
-    config = config.model_copy(update={"num_nextn_predict_layers": 0})
+    if not with_mtp:
+        config = config.model_copy(update={"num_nextn_predict_layers": 0})
+        kept = set(FAMILIES[config.model_type].placements(config))
+        present = [place for place in present if place in kept]
     try:
         model = allocate(config, device, dtype)
     except (MemoryError, RuntimeError) as error:  # torch's allocators raise RuntimeError

@@ -33,6 +33,7 @@ PATTERNS: tuple[tuple[str, Owner], ...] = (
     ("*.mlp.gate_proj.weight", "muon"),
     ("*.mlp.up_proj.weight", "muon"),
     ("*.mlp.down_proj.weight", "muon"),
+    ("*.eh_proj.weight", "muon"),
 )
 
 

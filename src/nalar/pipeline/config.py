@@ -33,6 +33,8 @@ class ZeroConfig(Config):
     rl: RLConfig
     evals: EvalConfig
     price: PriceConfig
+    tensorboard: bool = False
+    """Write TensorBoard files beside metrics.jsonl; wants `pip install 'nalar[tensorboard]'`."""
 
     def model_post_init(self, _context: object) -> None:
         _refuse_endless(self)
@@ -79,6 +81,14 @@ class ZeroConfig(Config):
                 at="pretrain.optim.qk_clip_tau",
                 got=f"{self.pretrain.optim.qk_clip_tau} with model.qk_norm",
                 want="None: norms of queries and keys bound the logits",
+            )
+        depth, weight = self.model.num_nextn_predict_layers, self.pretrain.mtp_loss_weight
+        if bool(depth) != (weight > 0):
+            raise ConfigError(
+                at="pretrain.mtp_loss_weight",
+                got=f"{weight} with model.num_nextn_predict_layers={depth}",
+                want="above 0 where the model has blocks of multi-token prediction, else 0",
+                hint="--model.num-nextn-predict-layers 1 --pretrain.mtp-loss-weight 0.3",
             )
         for name, speed in (
             ("pretrain.balance_speed", self.pretrain.balance_speed),

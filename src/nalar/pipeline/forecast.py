@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel
 
+from nalar.model.config import ModelConfig
 from nalar.pipeline.config import ZeroConfig
 from nalar.plan.cost import FP32_BYTES, training_memory
 from nalar.plan.model import count_parameters, flops_per_token, sampling_flops
@@ -59,10 +60,13 @@ def forecast(config: ZeroConfig) -> Forecast:
         total_params=count.total_params,
         active_params=count.active_params,
         train_flops_per_token=flops_per_token(
-            config.model, config.packing.document_tokens * DOCUMENT_FILL_FRAC / 2, backward=True
+            config.model,
+            config.packing.document_tokens * DOCUMENT_FILL_FRAC / 2,
+            backward=True,
+            with_mtp=True,
         ),
         memory_bytes=_memory_bytes(config),
-        disk_bytes=KEPT_CHECKPOINTS * 3 * FP32_BYTES * count.total_params + LOGS_BYTES,
+        disk_bytes=KEPT_CHECKPOINTS * FP32_BYTES * _checkpoint_numbers(config.model) + LOGS_BYTES,
         stages=stages,
         tokens=sum(s.tokens for s in stages),
         flops=sum(s.flops for s in stages),
@@ -81,7 +85,7 @@ def forecast(config: ZeroConfig) -> Forecast:
 def _pretrain(config: ZeroConfig) -> StageForecast:
     tokens = config.pretrain.slice_tokens * config.pretrain.max_slices
     context = DOCUMENT_FILL_FRAC * config.packing.document_tokens / 2
-    flops = tokens * flops_per_token(config.model, context, backward=True)
+    flops = tokens * flops_per_token(config.model, context, backward=True, with_mtp=True)
     return _stage(config, "pretrain", tokens, flops, flops / TRAIN_FLOPS_PER_S)
 
 
@@ -118,12 +122,19 @@ def _stage(
     )
 
 
+def _checkpoint_numbers(model: ModelConfig) -> int:
+    """Weights, two numbers of the optimizer for each, and copies of embedding and head for draft blocks."""
+    count = count_parameters(model)
+    copies = 2 * model.num_nextn_predict_layers * count.embedding_params
+    return 3 * (count.total_params + count.mtp_params) + copies
+
+
 def _memory_bytes(config: ZeroConfig) -> int:
     """The larger of training and sampling, and what an interpreter with torch takes."""
     model, rl = config.model, config.rl
     batch = max(rl.micro_batch_tokens, config.packing.step_tokens)
     context = PROMPT_TOKENS + max(rl.max_tokens, config.evals.max_tokens)
-    training = training_memory(model, batch_tokens=batch, row_tokens=context)
+    training = training_memory(model, batch_tokens=batch, row_tokens=context, with_mtp=True)
     samples = max(rl.prompts_per_step * rl.group_size, 256)
     cache = FP32_BYTES * samples * context * model.num_hidden_layers * model.cache_dim
     return INTERPRETER_BYTES + training.total_bytes + cache

@@ -1,5 +1,6 @@
 """Can this machine run this recipe? Asked before anything is written. Imports no torch."""
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -56,6 +57,17 @@ def refuse_if_too_small(config: ZeroConfig, machine: Machine) -> Forecast:
         "free some space, or choose --run on another disk",
     )
     return need
+
+
+def refuse_if_not_installed(config: ZeroConfig) -> None:
+    """UserError where the config asks for a package that is not there."""
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError(
+            at="tensorboard",
+            got="the package tensorboard is not installed",
+            want="the package, or no --tensorboard",
+            hint="pip install 'nalar[tensorboard]'",
+        )
 
 
 def refuse_if_no_data(config: ZeroConfig) -> None:

@@ -31,7 +31,7 @@ def load_sampler(folder: Path, *, threads: int | None = None) -> Sampler:
     """The model in a Hugging Face folder, for inference alone; on a run's own threads its figures repeat."""
     if threads is not None:
         torch.set_num_threads(threads)
-    model = load_model(folder).eval().requires_grad_(False)
+    model = load_model(folder, with_mtp=False).eval().requires_grad_(False)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(

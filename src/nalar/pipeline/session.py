@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.sequence import Completion
+from nalar.evals import units
+from nalar.kernels.ceiling import Ceiling, measure_ceiling
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
@@ -59,6 +61,12 @@ class Session:
     work: Work = field(default_factory=Work)
     recorded_tokens: int = 0
     """Of the stage at hand, in the ledger."""
+    recorded_flops: float = 0.0
+    """The same."""
+    ceiling: Ceiling | None = None
+    """None: not measured, and of how much of it is used nothing is said."""
+    last_line: tuple[float, float] | None = None
+    """FLOP and seconds of the stage at the last line of metrics; None before this session's first."""
 
     def is_done(self, stage: str) -> bool:
         return stage in self._state().get("done", [])
@@ -72,8 +80,22 @@ class Session:
         earlier = self.run.stage_total(stage)
         self.work = Work()
         self.recorded_tokens = earlier.tokens if earlier else 0
+        self.recorded_flops = earlier.flops if earlier else 0.0
+        self.last_line = None
         self.observer.stage_started(stage, steps=steps, done=done)
         return Meter(earlier)
+
+    def find_ceiling(self, model: Transformer) -> None:
+        """Measure what this machine can do, once a session, and say it."""
+        if self.ceiling is not None:
+            return
+        weight = model.head_weight
+        self.ceiling = measure_ceiling(weight.device, weight.dtype)
+        side, dtype = self.ceiling.side, str(self.ceiling.dtype).removeprefix("torch.")
+        self.observer.note(
+            f"ceiling: {units.scaled(self.ceiling.flops_per_s, 'FLOP/s')}, the best of products of "
+            f"{side} × {side} {dtype} numbers here and now; MFU is FLOP by formula a second over this"
+        )
 
     def add_sampling(self, model: ModelConfig, groups: Sequence[Sequence[Sampled]]) -> None:
         """Count sampled groups: each prompt was prefilled once."""
@@ -97,6 +119,7 @@ class Session:
             )
         )
         self.recorded_tokens += self.work.tokens
+        self.recorded_flops += self.work.flops
         self.work = Work()
 
     def log(self, stage: str, step: int, meter: Meter, values: Mapping[str, float]) -> None:
@@ -109,6 +132,12 @@ class Session:
             "usd": self.config.price.usd(total.wall_s),
             "tokens_per_s": tokens / total.wall_s if total.wall_s else 0.0,
         }
+        flops = self.recorded_flops + self.work.flops
+        if self.ceiling and self.last_line:
+            seconds = max(total.wall_s - self.last_line[1], 1e-9)
+            used = (flops - self.last_line[0]) / seconds
+            shown["mfu_frac"] = used / self.ceiling.flops_per_s
+        self.last_line = flops, total.wall_s
         self.run.log_metrics(stage, step, shown)
         self.observer.step(stage, step, shown)
 

@@ -24,6 +24,7 @@ from nalar.pipeline.config import PROMPT_TOKENS, ZeroConfig
 from nalar.pipeline.corpus import prepare
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.session import Session
+from nalar.pipeline.tensorboard import watched
 from nalar.plan.model import sequence_flops
 from nalar.rl.loop import RLProgress, train_rl
 from nalar.rl.rollout import Rollout
@@ -32,6 +33,7 @@ from nalar.run import Run
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task
+from nalar.train.idle_experts import IdleExperts
 from nalar.train.pretrain import Progress, pretrain_slice, steps_per_slice
 from nalar.train.step import StepMetrics
 
@@ -60,15 +62,16 @@ def run_zero(
 ) -> Outcome:
     """Do every stage up to `until` that the run has not done. `force` goes on after a failed probe."""
     torch.set_num_threads(config.threads)
-    session = Session(config, run, observer, should_stop)
-    for stage in STAGES[: STAGES.index(until) + 1]:
-        if session.is_done(stage):
-            continue
-        outcome = _STAGES[stage](session, force)
-        if outcome is not Outcome.FINISHED:
-            return outcome
-        session.mark_done(stage)
-        observer.stage_finished(stage)
+    with watched(config, run, observer) as observer:
+        session = Session(config, run, observer, should_stop)
+        for stage in STAGES[: STAGES.index(until) + 1]:
+            if session.is_done(stage):
+                continue
+            outcome = _STAGES[stage](session, force)
+            if outcome is not Outcome.FINISHED:
+                return outcome
+            session.mark_done(stage)
+            observer.stage_finished(stage)
     return Outcome.FINISHED
 
 
@@ -97,23 +100,30 @@ def _pretrain(session: Session, force: bool) -> Outcome:
         step = 0
         model = Transformer(config.model)
         model.initialize(config.seed)
-    optimizer = MuonClip(model.named_parameters(), config.pretrain.optim)
+    with_mtp = config.pretrain.mtp_loss_weight > 0
+    parameters = model.trained_parameters(ahead=with_mtp)
+    optimizer = MuonClip(parameters, config.pretrain.optim)
     if step:
         session.load_optimizer("pretrain", optimizer)
     per_slice = steps_per_slice(config.pretrain, batches.tokens_per_step)
     total = per_slice * config.pretrain.max_slices
 
     with session.start("pretrain", steps=total, done=step) as meter:
+        session.find_ceiling(model)
+        alarm = IdleExperts()
 
         def on_step(progress: Progress) -> None:
             session.work.tokens += batches.tokens_per_step
             session.work.flops += sum(
-                sequence_flops(model.config, n, backward=True) for n in progress.lengths
+                sequence_flops(model.config, n, backward=True, with_mtp=with_mtp)
+                for n in progress.lengths
             )
             if progress.step % config.pretrain.log_every_steps == 0:
                 metrics = progress.outcome.metrics()
                 refuse_endless_skips(progress.step, metrics)
                 session.log("pretrain", progress.step, meter, pretrain_values(metrics))
+                if warning := alarm.see(metrics.idle):
+                    session.observer.note(warning)
 
         while True:
             at_boundary = step > 0 and step % per_slice == 0
@@ -227,18 +237,22 @@ def _rl(session: Session, force: bool) -> Outcome:
     config = session.config
     source = "rl" if session.checkpoint("rl") else "pretrain"
     model, tokenizer, step = session.load(source)
-    optimizer = MuonClip(model.named_parameters(), config.rl.optim)
+    optimizer = MuonClip(model.trained_parameters(ahead=False), config.rl.optim)
     if source == "rl":
         session.load_optimizer("rl", optimizer)
     else:
         step = 0
     tasks = tasks_of(config)
     with session.start("rl", steps=config.rl.steps, done=step) as meter:
+        session.find_ceiling(model)
+        alarm = IdleExperts()
 
         def on_step(progress: RLProgress, groups: list[list[Rollout]]) -> None:
             session.add_sampling(model.config, groups)
             session.work.flops += trained_flops(session, model.config, groups)
             session.log("rl", progress.step, meter, rl_values(progress))
+            if progress.idle is not None and (warning := alarm.see(progress.idle)):
+                session.observer.note(warning)
             if progress.step % config.rl.save_every_steps == 0 or progress.step == config.rl.steps:
                 session.save("rl", progress.step, model, optimizer, tokenizer)
                 session.receipt("rl", meter)
@@ -331,7 +345,7 @@ def rl_values(progress: RLProgress) -> dict[str, float]:
     for name, value in asdict(progress).items():
         if isinstance(value, dict):
             values |= {f"{name}/{task}": float(v) for task, v in value.items()}
-        elif value is not None and name != "step":
+        elif isinstance(value, (int, float)) and name != "step":
             values[name] = float(value)
     return values
 

@@ -1,11 +1,12 @@
 """What a run will take: memory, hours and money, from a config and stated assumptions. Arithmetic only."""
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from nalar.config import Config, ConfigError
 from nalar.model.config import ModelConfig
-from nalar.plan.matrices import model_matrices
+from nalar.plan.matrices import balance_params, model_matrices, mtp_matrices
 from nalar.plan.model import count_parameters
 
 FP32_BYTES = 4
@@ -57,22 +58,27 @@ def training_memory(
     logit_chunk_tokens: int = 8192,
     dtype: Literal["float32", "bfloat16"] = "float32",
     recompute: bool = False,
+    with_mtp: bool = False,
 ) -> MemoryEstimate:
     """Memory of one training step over rows of `row_tokens`, nothing sharded.
 
     muonclip keeps one number for each weight of a hidden matrix and two for all else, adamw two for everything;
     both gather gradients in float32, and keep a float32 master of weights in bfloat16. recompute: a block keeps
-    its input alone, and one block at a time has all of its activations.
+    its input alone, and one block at a time has all of its activations. with_mtp: the blocks of multi-token
+    prediction are trained too.
     """
     count = count_parameters(config)
-    parameters = count.total_params
-    muon = count.matrix_params - count.router_params if optimizer == "muonclip" else 0
+    parameters, under_muon = count.total_params, count.matrix_params - count.router_params
+    if with_mtp:
+        parameters += count.mtp_params - balance_params(config, mtp=True)
+        under_muon += sum(m.copies * m.size for m in mtp_matrices(config) if m.part != "router")
+    muon = under_muon if optimizer == "muonclip" else 0
     size = FP32_BYTES if dtype == "float32" else 2
     master = 0 if dtype == "float32" else parameters
     chunk = min(batch_tokens, logit_chunk_tokens)
-    per_token = _activations_per_token(config, row_tokens)
+    layers = config.num_hidden_layers + with_mtp * config.num_nextn_predict_layers
+    per_token = _activations_per_token(config, row_tokens, layers)
     if recompute:
-        layers = config.num_hidden_layers
         per_token = per_token // layers + (layers + 2) * config.hidden_size
     # Logits are float32 whatever the weights are; the backward pass has them and their gradient.
     logits = FP32_BYTES * 2 * chunk * config.vocab_size
@@ -81,23 +87,26 @@ def training_memory(
         gradients_bytes=size * parameters,
         optimizer_bytes=FP32_BYTES * (3 * parameters - muon + master),
         activations_bytes=size * batch_tokens * per_token + logits,
-        update_bytes=FP32_BYTES * 2 * _largest_batch(config) if muon else 0,
+        update_bytes=FP32_BYTES * 2 * _largest_batch(config, with_mtp) if muon else 0,
     )
 
 
-def _largest_batch(config: ModelConfig) -> int:
+def _largest_batch(config: ModelConfig, with_mtp: bool) -> int:
     """Numbers in the largest group of matrices of one shape, which Newton-Schulz takes at once."""
     sizes: dict[tuple[int, ...], int] = {}
-    for matrix in model_matrices(config):
+    for matrix in chain(model_matrices(config), mtp_matrices(config) if with_mtp else ()):
         if matrix.part not in ("embedding", "head", "router"):
             sides = tuple(sorted((matrix.rows, matrix.columns)))
             sizes[sides] = sizes.get(sides, 0) + matrix.copies * matrix.size
     return max(sizes.values(), default=0)
 
 
-def _activations_per_token(config: ModelConfig, row_tokens: int) -> int:
-    """Numbers kept a token for the backward pass: the operands of each product and of each non-linear step."""
-    h, layers = config.hidden_size, config.num_hidden_layers
+def _activations_per_token(config: ModelConfig, row_tokens: int, layers: int) -> int:
+    """Numbers kept a token for the backward pass: the operands of each product and of each non-linear step.
+
+    layers: those of multi-token prediction included, where they are trained.
+    """
+    h = config.hidden_size
     moe_layers = sum(config.is_moe(layer) for layer in range(layers))
     # A norm keeps its input at unit size and what its weight makes of it; there are two a layer.
     attention = 4 * h + _attention_activations(config, row_tokens)
@@ -106,7 +115,10 @@ def _activations_per_token(config: ModelConfig, row_tokens: int) -> int:
     routed = config.num_experts_per_tok * (2 * h + 4 * config.moe_intermediate_size)
     shared = 4 * config.n_shared_experts * config.moe_intermediate_size
     moe = routed + shared + 2 * config.n_routed_experts
-    return layers * attention + (layers - moe_layers) * dense + moe_layers * moe + 2 * h
+    # A block of multi-token prediction has three norms of its own, and what it joins.
+    joins = (layers - config.num_hidden_layers) * 6 * h
+    blocks = layers * attention + (layers - moe_layers) * dense + moe_layers * moe
+    return blocks + joins + 2 * h
 
 
 def _attention_activations(config: ModelConfig, row_tokens: int) -> int:

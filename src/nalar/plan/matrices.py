@@ -49,10 +49,15 @@ def model_matrices(config: ModelConfig) -> Iterator[Matrix]:
 
 def mtp_matrices(config: ModelConfig) -> Iterator[Matrix]:
     """The blocks of multi-token prediction, which share the model's embedding and head."""
-    for depth in range(config.num_nextn_predict_layers):
-        yield Matrix("join", config.hidden_size, 2 * config.hidden_size)
-        yield from _block(config, config.num_hidden_layers + depth)
-        yield _head(config, copies=0)
+    for depth in range(1, config.num_nextn_predict_layers + 1):
+        yield from depth_matrices(config, depth)
+
+
+def depth_matrices(config: ModelConfig, depth: int) -> Iterator[Matrix]:
+    """One block of multi-token prediction, counted from 1."""
+    yield Matrix("join", config.hidden_size, 2 * config.hidden_size)
+    yield from _block(config, config.num_hidden_layers + depth - 1)
+    yield _head(config, copies=0)
 
 
 def vector_params(config: ModelConfig) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from nalar.plan.matrices import (
     Matrix,
     Part,
     balance_params,
+    depth_matrices,
     model_matrices,
     mtp_matrices,
     mtp_vector_params,
@@ -108,9 +109,21 @@ def flops_per_token(
     return 3.0 * forward if backward else forward
 
 
-def sequence_flops(config: ModelConfig, tokens: int, *, backward: bool) -> float:
-    """Operations for a whole sequence of which each token attends to all before it and itself."""
-    return tokens * flops_per_token(config, (tokens + 1) / 2, backward=backward)
+def sequence_flops(
+    config: ModelConfig, tokens: int, *, backward: bool, with_mtp: bool = False
+) -> float:
+    """Operations for a whole sequence of which each token attends to all before it and itself.
+
+    with_mtp: depth k of multi-token prediction passes k tokens fewer.
+    """
+    flops = tokens * flops_per_token(config, (tokens + 1) / 2, backward=backward)
+    if with_mtp:
+        for depth in range(1, config.num_nextn_predict_layers + 1):
+            passed = max(tokens - depth, 0)
+            products = 2.0 * _multiplied(depth_matrices(config, depth))
+            attention = _layer_flops_by_context(config) * (passed + 1) / 2
+            flops += passed * (products + attention) * (3.0 if backward else 1.0)
+    return flops
 
 
 def sampling_flops(

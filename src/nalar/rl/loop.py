@@ -36,6 +36,12 @@ class RLProgress:
     entropy: float | None
     clipped_frac: float | None
     grad_norm: float | None
+    max_load_frac: float | None
+    """Load of the busiest expert of any layer and update, as a multiple of the mean."""
+    idle_experts: int | None
+    """Experts, over all layers, that got no token in any update."""
+    idle: tuple[tuple[int, int], ...] | None
+    """Those experts: place among the layers with a mixture, place in it."""
     skipped_updates: int
     """Updates whose gradient was not finite: nothing moved."""
     first_log_ratio_rms: float | None
@@ -97,6 +103,7 @@ def _progress(step: int, groups: list[list[Rollout]], updates: list[UpdateMetric
     for r in flat:
         by_task.setdefault(r.problem.task, []).append(r)
     searching = [r for r in flat if r.problem.task == "countdown"]
+    idle = _idle_throughout(updates)
     return RLProgress(
         step=step,
         reward=fmean(r.reward for r in flat),
@@ -113,9 +120,19 @@ def _progress(step: int, groups: list[list[Rollout]], updates: list[UpdateMetric
         entropy=fmean(u.entropy for u in updates) if updates else None,
         clipped_frac=fmean(u.clipped_frac for u in updates) if updates else None,
         grad_norm=fmean(u.step.grad_norm for u in updates) if updates else None,
+        max_load_frac=max((u.step.max_load_frac for u in updates), default=None),
+        idle_experts=None if idle is None else len(idle),
+        idle=idle,
         skipped_updates=sum(u.step.skipped for u in updates),
         first_log_ratio_rms=updates[0].log_ratio_rms if updates else None,
         sampled_tokens=sum(len(r.completion.token_ids) for r in flat),
         prompt_tokens=sum(len(group[0].prompt_ids) for group in groups),
         trained_tokens=sum(u.tokens for u in updates),
     )
+
+
+def _idle_throughout(updates: Sequence[UpdateMetrics]) -> tuple[tuple[int, int], ...] | None:
+    """Experts that were idle in every update; None where there was none."""
+    if not updates:
+        return None
+    return tuple(sorted(set.intersection(*(set(u.step.idle) for u in updates))))

@@ -22,6 +22,8 @@ class PretrainConfig(Config):
     """Step of the router's balance bias, times the learning-rate factor."""
     balance_loss_weight: float = Field(default=0.0, ge=0)
     """Of the sequence-wise balance loss; DeepSeek-V3 has 1e-4. 0: not computed."""
+    mtp_loss_weight: float = Field(default=0.0, ge=0)
+    """Of multi-token prediction; DeepSeek-V3 has 0.3, later 0.1. 0: its blocks, if there are any, are not trained."""
     recompute: bool = False
     """Run each block again in the backward pass instead of keeping what it computed."""
     log_every_steps: int = Field(default=20, ge=1)

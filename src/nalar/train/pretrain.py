@@ -70,6 +70,7 @@ def pretrain_slice(
             lr_factor=factor,
             balance_speed=config.balance_speed * factor,
             balance_loss_weight=config.balance_loss_weight,
+            mtp_loss_weight=config.mtp_loss_weight,
         )
         step += 1
         on_step(

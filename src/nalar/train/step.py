@@ -1,7 +1,7 @@
 """One optimizer step: gradients are there, now move the weights, cap the attention logits, balance the experts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,6 +48,12 @@ class StepMetrics:
     """Share of the latest steps that were spikes or not finite."""
     bad_parameter: str | None
     """The first parameter whose gradient is not finite."""
+    skipped_steps: int = 0
+    """Since the optimizer's first step, in earlier sessions too."""
+    idle: tuple[tuple[int, int], ...] = ()
+    """The idle experts: place among the layers with a mixture, place in it."""
+    mtp_loss: float | None = None
+    """Mean over the depths of multi-token prediction, before its weight. None: not trained."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,16 @@ class StepOutcome:
     clipped_heads: Tensor
     skipped_in_a_row: Tensor
     spike_score: Tensor
+    skipped_steps: Tensor
     names: list[str]
+    mtp_loss: Tensor | None = None
 
     def metrics(self) -> StepMetrics:
         """Waits for the device."""
         norms = self.result.norms.isfinite().tolist()
-        fracs = tuple(float(load_E.max() / load_E.float().mean()) for load_E in self.loads)
+        fracs = tuple(
+            float(load_E.max() / load_E.float().mean().clamp(min=1e-9)) for load_E in self.loads
+        )
         return StepMetrics(
             loss=float(self.loss),
             grad_norm=float(self.result.grad_norm),
@@ -77,6 +87,13 @@ class StepOutcome:
             skipped_in_a_row=int(self.skipped_in_a_row),
             spike_score=float(self.spike_score),
             bad_parameter=None if all(norms) else self.names[norms.index(False)],
+            skipped_steps=int(self.skipped_steps),
+            idle=tuple(
+                (layer, expert)
+                for layer, load_E in enumerate(self.loads)
+                for expert in (load_E == 0).nonzero().flatten().tolist()
+            ),
+            mtp_loss=None if self.mtp_loss is None else float(self.mtp_loss),
         )
 
 
@@ -85,11 +102,18 @@ class _Seen:
     """Sums and maxima over the micro-batches of a step."""
 
     loss: Tensor
+    mtp_loss: Tensor
     loads: list[Tensor]
     max_logits: list[Tensor]
 
-    def add(self, loss: Tensor, hidden: Hidden) -> None:
+    @classmethod
+    def nothing(cls, device: torch.device) -> "_Seen":
+        return cls(torch.zeros((), device=device), torch.zeros((), device=device), [], [])
+
+    def add(self, loss: Tensor, mtp_loss: Tensor | None, hidden: Hidden) -> None:
         self.loss = self.loss + loss.detach()
+        if mtp_loss is not None:
+            self.mtp_loss = self.mtp_loss + mtp_loss.detach()
         self.loads = (
             [a + b for a, b in zip(self.loads, hidden.loads, strict=True)]
             if self.loads
@@ -110,44 +134,43 @@ def pretrain_step(
     lr_factor: float,
     balance_speed: float,
     balance_loss_weight: float = 0.0,
+    mtp_loss_weight: float = 0.0,
 ) -> StepOutcome:
     """Mean next-token loss over all tokens of the micro-batches, one update.
 
-    balance_loss_weight: of the sequence-wise balance loss (arXiv:2412.19437, equation 17), which
-    is added to the gradient and left out of the reported loss.
+    Two losses are added to the gradient and left out of the reported one. balance_loss_weight: of the
+    sequence-wise balance loss (arXiv:2412.19437, equation 17). mtp_loss_weight: of the mean over the
+    depths of multi-token prediction (equation 25); 0 leaves its blocks alone, and then the optimizer
+    must not own them.
     """
-    tau = optimizer.config.qk_clip_tau
-    if tau is not None and model.config.qk_norm:
-        raise ConfigError(
-            at="optim.qk_clip_tau",
-            got=f"{tau} with model.qk_norm",
-            want="None: norms of queries and keys bound the logits, and undo what QK-Clip does to weights",
-        )
+    _refuse_misfits(model, optimizer, mtp_loss_weight)
     optimizer.zero_grad()
+    tau, ahead = optimizer.config.qk_clip_tau, mtp_loss_weight > 0
     observe: Observe = "nothing" if tau is None else "bound"
-    tokens = sum(len(batch.ids_N) for batch in batches)
-    seen = _Seen(torch.zeros((), device=batches[0].ids_N.device), [], [])
+    counts = _target_counts(batches, model.config.num_nextn_predict_layers if ahead else 0)
+    seen = _Seen.nothing(batches[0].ids_N.device)
     for batch in batches:
         hidden = model(
-            batch.ids_N, batch.documents, observe=observe, balance=balance_loss_weight > 0
+            batch.ids_N,
+            batch.documents,
+            observe=observe,
+            balance=balance_loss_weight > 0,
+            ahead=ahead,
         )
-        logprobs_N, _ = token_logprobs(
-            hidden.states,
-            model.head_weight,
-            batch.targets_N,
-            logits_scaling=model.config.logits_scaling,
-            entropy=False,
-        )
-        loss = -logprobs_N.sum() / tokens
-        total = loss
+        loss = _loss(model, hidden.states, batch.targets_N, counts[0])
+        mtp_loss = _mtp_loss(model, hidden, batch, counts[1:]) if ahead else None
+        total = loss if mtp_loss is None else loss + mtp_loss_weight * mtp_loss
         if hidden.balance_loss is not None:
-            total = loss + balance_loss_weight * hidden.balance_loss * (len(batch.ids_N) / tokens)
+            share = len(batch.ids_N) / counts[0]
+            total = total + balance_loss_weight * hidden.balance_loss * share
         total.backward()
-        seen.add(loss, hidden)
+        seen.add(loss, mtp_loss, hidden)
+    if not all(counts):  # no document was long enough for the deepest blocks
+        _fill_gradients(model)
     if tau is not None and any(bool((bound_H > tau).any()) for bound_H in seen.max_logits):
         # A bound passed the ceiling: only now is the exact value worth a pass.
-        seen.max_logits = _exact_logits(model, batches)
-    return apply_gradients(
+        seen.max_logits = _exact_logits(model, batches, ahead=ahead)
+    outcome = apply_gradients(
         model,
         optimizer,
         loss=seen.loss,
@@ -156,12 +179,65 @@ def pretrain_step(
         lr_factor=lr_factor,
         balance_speed=balance_speed,
         judge_loss=True,
+        ahead=ahead,
     )
+    return replace(outcome, mtp_loss=seen.mtp_loss) if ahead else outcome
+
+
+def _refuse_misfits(model: Transformer, optimizer: MuonClip, mtp_loss_weight: float) -> None:
+    tau = optimizer.config.qk_clip_tau
+    if tau is not None and model.config.qk_norm:
+        raise ConfigError(
+            at="optim.qk_clip_tau",
+            got=f"{tau} with model.qk_norm",
+            want="None: norms of queries and keys bound the logits, and undo what QK-Clip does to weights",
+        )
+    if mtp_loss_weight and not model.config.num_nextn_predict_layers:
+        raise ConfigError(
+            at="pretrain.mtp_loss_weight",
+            got=f"{mtp_loss_weight} with model.num_nextn_predict_layers=0",
+            want="0: the model has no blocks of multi-token prediction",
+        )
+
+
+def _target_counts(batches: Sequence[Batch], depth: int) -> list[int]:
+    """Tokens with a target, over all micro-batches: of the model, then of each depth."""
+    lengths = [n for batch in batches for n in batch.documents.lengths]
+    return [sum(max(n - k, 0) for n in lengths) for k in range(depth + 1)]
+
+
+def _loss(model: Transformer, states_ND: Tensor, targets_N: Tensor, count: int) -> Tensor:
+    """Sum over these tokens, as a part of the mean over `count`."""
+    logprobs_N, _ = token_logprobs(
+        states_ND,
+        model.head_weight,
+        targets_N,
+        logits_scaling=model.config.logits_scaling,
+        entropy=False,
+    )
+    return -logprobs_N.sum() / max(count, 1)
+
+
+def _mtp_loss(model: Transformer, hidden: Hidden, batch: Batch, counts: Sequence[int]) -> Tensor:
+    """Mean over depths of the mean over the tokens that a depth has a target for."""
+    losses = [
+        _loss(model, ahead.states_MD, batch.targets_N[ahead.at_M], count)
+        for ahead, count in zip(hidden.ahead, counts, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def _fill_gradients(model: Transformer) -> None:
+    """Zeros where a depth had nothing to learn from, so that the step is the same for all others."""
+    for block in model.model.prediction_blocks():
+        for parameter in block.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
 
 @torch.no_grad()
-def _exact_logits(model: Transformer, batches: Sequence[Batch]) -> list[Tensor]:
-    each = [model(b.ids_N, b.documents, observe="exact").max_logits for b in batches]
+def _exact_logits(model: Transformer, batches: Sequence[Batch], *, ahead: bool) -> list[Tensor]:
+    each = [model(b.ids_N, b.documents, observe="exact", ahead=ahead).max_logits for b in batches]
     return [torch.stack(layer).amax(0) for layer in zip(*each, strict=True)]
 
 
@@ -175,14 +251,16 @@ def apply_gradients(
     lr_factor: float,
     balance_speed: float,
     judge_loss: bool = False,
+    ahead: bool = False,
 ) -> StepOutcome:
     """The part of a step that every kind of training shares; loads are counts over the whole batch.
 
     judge_loss: whether a jump of the loss is a spike, as it is in pretraining and is not in RL.
+    ahead: whether the blocks of multi-token prediction took part, and with them their loads and logits.
     """
     result = optimizer.step(lr_factor, loss=loss if judge_loss else None)
-    clipped = cap_logits(model, optimizer, max_logits, result.applied)
-    for router, load_E in zip(model.routers(), loads, strict=True):
+    clipped = cap_logits(model, optimizer, max_logits, result.applied, ahead=ahead)
+    for router, load_E in zip(model.routers(ahead=ahead), loads, strict=True):
         router.rebalance(load_E, balance_speed, result.applied)
     guard = optimizer.guard
     # The guard goes on counting while these wait to be read.
@@ -193,19 +271,25 @@ def apply_gradients(
         clipped,
         guard.dropped_in_a_row.clone(),
         guard.score,
+        guard.seen - guard.counted,
         optimizer.names,
     )
 
 
 def cap_logits(
-    model: Transformer, optimizer: MuonClip, max_logits: Sequence[Tensor], applied: Tensor
+    model: Transformer,
+    optimizer: MuonClip,
+    max_logits: Sequence[Tensor],
+    applied: Tensor,
+    *,
+    ahead: bool = False,
 ) -> Tensor:
     """QK-Clip every head above the ceiling after a step that was applied; int64 []: how many were."""
     tau = optimizer.config.qk_clip_tau
     clipped = torch.zeros((), dtype=torch.int64, device=applied.device)
     if tau is None:
         return clipped
-    for block, max_logits_H in zip(model.model.blocks(), max_logits, strict=True):
+    for block, max_logits_H in zip(model.model.blocks(ahead=ahead), max_logits, strict=True):
         largest_H = torch.where(applied, max_logits_H, 0.0)
         weights = block.self_attn.qk_weights()
         views, master = _head_views(model.config, weights), None

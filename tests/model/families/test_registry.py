@@ -286,7 +286,9 @@ def test_the_factor_of_r1_0528_qwen3_8b_is_heeded():
 def test_a_mixture_of_no_experts_is_published_as_dense():
     config = read(PUBLISHED["deepseek_v3"]).model_copy(update={"n_routed_experts": 0})
     published = FAMILIES["deepseek_v3"].publish_config(config)
-    assert published["first_k_dense_replace"] == config.num_hidden_layers
+    # the block of multi-token prediction behind the layers is dense as well
+    depth = config.num_hidden_layers + config.num_nextn_predict_layers
+    assert published["first_k_dense_replace"] == depth
 
 
 def test_latent_attention_has_as_many_keys_as_heads():

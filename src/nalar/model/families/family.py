@@ -8,7 +8,13 @@ from pydantic import ValidationError
 
 from nalar.config import ConfigError, nearest
 from nalar.model.config import ModelConfig
-from nalar.model.families.placement import Placement, block_norms, feed_forward, model_placements
+from nalar.model.families.placement import (
+    Placement,
+    block_norms,
+    feed_forward,
+    model_placements,
+    prediction,
+)
 from nalar.model.families.rope import ROPE_FIELDS, publish_rope, read_rope, refused, unusable
 
 PerLayer = Callable[[ModelConfig, int], Iterator[Placement]]
@@ -125,7 +131,7 @@ class Family:
         """
         if not config.n_routed_experts and "first_k_dense_replace" in self.fields:
             # A mixture of no experts is a dense layer to us; other programs have to be told.
-            layers = config.num_hidden_layers
+            layers = config.num_hidden_layers + config.num_nextn_predict_layers
             config = config.model_copy(update={"first_k_dense_replace": layers})
         published: dict[str, Any] = {
             "model_type": self.model_type,
@@ -145,25 +151,27 @@ class Family:
         """Every tensor of a published folder of this model, each once."""
         yield from model_placements(config)
         for layer in range(config.num_hidden_layers):
-            yield from block_norms(config, layer)
-            yield from self.attention(config, layer)
-            if config.is_moe(layer):
-                assert self.mixture is not None, "a family without mixtures read one"
-                yield from self.mixture(config, layer)
-            else:
-                at = f"model.layers.{layer}.mlp"
-                yield from feed_forward(at, config.hidden_size, config.intermediate_size)
+            yield from self._block(config, layer)
+        for depth in range(config.num_nextn_predict_layers):
+            yield from prediction(config, config.num_hidden_layers + depth)
+            yield from self._block(config, config.num_hidden_layers + depth)
 
-    def is_skipped(self, config: ModelConfig, key: str) -> bool:
-        """Whether a published tensor that has no place holds nothing that this model keeps.
+    def _block(self, config: ModelConfig, layer: int) -> Iterator[Placement]:
+        yield from block_norms(config, layer)
+        yield from self.attention(config, layer)
+        if config.is_moe(layer):
+            assert self.mixture is not None, "a family without mixtures read one"
+            yield from self.mixture(config, layer)
+        else:
+            at = f"model.layers.{layer}.mlp"
+            yield from feed_forward(at, config.hidden_size, config.intermediate_size)
 
-        config: as read, draft blocks included. They stand behind the last layer. Tables of rotary
-        frequencies, which old folders have, follow from the config.
+    def is_skipped(self, key: str) -> bool:
+        """Whether a published tensor that has no place holds nothing that a model keeps.
+
+        Tables of rotary frequencies, which old folders have, follow from the config.
         """
-        layer = key.removeprefix("model.layers.").split(".")[0]
-        behind = int(layer) - config.num_hidden_layers if layer.isdecimal() else -1
-        is_draft = 0 <= behind < config.num_nextn_predict_layers
-        return is_draft or key.endswith(".rotary_emb.inv_freq")
+        return key.endswith(".rotary_emb.inv_freq")
 
     def _check_understood(self, config: ModelConfig, published: Mapping[str, Any]) -> None:
         """What is published is read as the same model, here and elsewhere."""

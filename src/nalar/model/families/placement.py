@@ -46,6 +46,19 @@ def block_norms(config: ModelConfig, layer: int) -> Iterator[Placement]:
         yield as_named(f"model.layers.{layer}.{name}.weight", config.hidden_size)
 
 
+def prediction(config: ModelConfig, layer: int) -> Iterator[Placement]:
+    """What a block of multi-token prediction has beside a block's own. Embedding and head are the model's."""
+    at, D = f"model.layers.{layer}", config.hidden_size
+    for name in ("enorm", "hnorm", "shared_head.norm"):
+        yield as_named(f"{at}.{name}.weight", D)
+    yield as_named(f"{at}.eh_proj.weight", D, 2 * D)
+    embedding = "model.embed_tokens.weight"
+    head = embedding if config.tie_word_embeddings else "lm_head.weight"
+    for key, name in (("embed_tokens", embedding), ("shared_head.head", head)):
+        shape = (config.vocab_size, D)
+        yield Placement(f"{at}.{key}.weight", name, shape, is_copy=True)
+
+
 def latent_attention(config: ModelConfig, layer: int) -> Iterator[Placement]:
     at = f"model.layers.{layer}.self_attn"
     D, H, rank = config.hidden_size, config.num_attention_heads, config.kv_lora_rank

@@ -1,0 +1,80 @@
+"""One block: attention, then feed-forward, each behind a norm and beside the stream that runs through all blocks."""
+
+# N tokens of a flat batch · B batch · T tokens · D hidden · H heads · E experts · P rope width
+# C what a token has in the cache
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from nalar.kernels.attention import Observe
+from nalar.kernels.documents import Documents
+from nalar.model.attention import RMSNorm, attention_of
+from nalar.model.config import ModelConfig
+from nalar.model.moe import FeedForward, MoE
+
+
+class Passed(NamedTuple):
+    """What a block gives for a flat batch."""
+
+    x_ND: Tensor
+    entries_NC: Tensor
+    """For the cache."""
+    load_E: Tensor | None
+    observed_H: Tensor | None
+    balance_loss: Tensor | None
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each behind a norm and beside a residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.residual_multiplier = config.residual_multiplier
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = attention_of(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp: MoE | FeedForward = (
+            MoE(config)
+            if config.is_moe(layer)
+            else FeedForward(config.hidden_size, config.intermediate_size)
+        )
+
+    def forward(
+        self,
+        x_ND: Tensor,
+        turn_NP: Tensor,
+        documents: Documents,
+        observe: Observe = "nothing",
+        balance: bool = False,
+    ) -> Passed:
+        """A flat batch of whole documents through both halves."""
+        normed = self.input_layernorm(x_ND)
+        out, entries_NC, observed_H = self.self_attn(normed, turn_NP, documents, observe=observe)
+        x_ND, load_E, balance_loss = self.feed_forward(
+            self.add(x_ND, out), documents if balance else None
+        )
+        return Passed(x_ND, entries_NC, load_E, observed_H, balance_loss)
+
+    def decode(
+        self, x_BD: Tensor, turn_BP: Tensor, cache_BTC: Tensor, at_B: Tensor, hidden_BT: Tensor
+    ) -> Tensor:
+        """One new token per row, over a cache; writes its entry at position at_B."""
+        normed = self.input_layernorm(x_BD)
+        out = self.self_attn.decode(normed, turn_BP, cache_BTC, at_B, hidden_BT)
+        x_BD, _, _ = self.feed_forward(self.add(x_BD, out))
+        return x_BD
+
+    def feed_forward(
+        self, x: Tensor, balanced: Documents | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Adds the second half of the block; load and balance loss are None where the layer is dense."""
+        normed = self.post_attention_layernorm(x)
+        if isinstance(self.mlp, MoE):
+            out, load_E, balance_loss = self.mlp(normed, balanced)
+            return self.add(x, out), load_E, balance_loss
+        return self.add(x, self.mlp(normed)), None, None
+
+    def add(self, x: Tensor, out: Tensor) -> Tensor:
+        """A half of the block onto the stream."""
+        return x + (out if self.residual_multiplier == 1 else out * self.residual_multiplier)
