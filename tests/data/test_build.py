@@ -1,6 +1,7 @@
 """Caches: what is in them, and that being cut off anywhere changes nothing."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +256,23 @@ def test_two_processes_do_not_make_one_cache(corpus, tmp_path, tokenizer):
     assert not read_index(folder).is_complete
     with only_writer(folder), pytest.raises(UserError, match="another process"):
         make(corpus, tmp_path / "cache", tokenizer)
+
+
+def test_a_text_that_turns_bad_leaves_nothing_of_itself(tmp_path, tokenizer, small):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(b"a line of text\n" * 60 + b"\xff")
+    (folder / "b.txt").write_text("whole")
+    cache = make(folder, tmp_path / "cache", tokenizer, max_bad_frac=0.5, document_tokens=10**6)
+    assert documents(cache) == [[*tokenizer.encode("whole"), tokenizer.end_id]]
+
+
+def test_progress_goes_on_where_it_was(corpus, tmp_path, tokenizer, small):
+    seen = []
+    settings = {"on_progress": seen.append, "shard_tokens": 10**6}
+    while make(corpus, tmp_path / "cache", tokenizer, should_stop=lambda: True, **settings) is None:
+        pass
+    fracs = [building.done_frac for building in seen]
+    assert len(fracs) > 10 and max(fracs[:-1]) <= 1
+    assert all(later > before - 0.2 for before, later in pairwise(fracs))
+    assert fracs[-1] == pytest.approx(1.0)

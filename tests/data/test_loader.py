@@ -104,3 +104,10 @@ def test_a_dataset_is_cached_like_files(data: DataConfig, tokenizer, tmp_path) -
     source = DatasetSource(id=str(folder), max_records=15)
     loaded = load(data.model_copy(update={"sources": (source,)}), CORPUS, PACKING, tokenizer, 0)
     assert (loaded.records[0].records, loaded.records[0].documents) == (15, 15)
+
+
+def test_two_sources_are_not_read_in_one_order(data: DataConfig, tokenizer, tmp_path) -> None:
+    one = FileSource(path=str(tmp_path / "a.jsonl"))
+    loaded = load(data.model_copy(update={"sources": (one, one)}), CORPUS, PACKING, tokenizer, 0)
+    ids = loaded.batches.batch(0).ids_N.tolist()
+    assert ids[:100] != ids[100:]
