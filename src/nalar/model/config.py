@@ -69,7 +69,7 @@ class ModelConfig(Config):
     """Hidden width of the dense feed-forward blocks."""
     moe_intermediate_size: int = Field(default=0, ge=0)
     """Hidden width of one expert."""
-    num_hidden_layers: int = Field(ge=1)
+    num_hidden_layers: int = Field(ge=1, le=2**14)
     num_attention_heads: int = Field(ge=1)
     n_routed_experts: int = Field(default=0, ge=0)
     """0: every layer is dense."""
