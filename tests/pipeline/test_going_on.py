@@ -166,14 +166,15 @@ def test_a_stage_whose_end_is_damaged_goes_back_to_the_checkpoint_before(
     assert_ends_alike(run, whole, "evaluate_base")
 
 
-def test_a_stage_that_lost_all_its_checkpoints_begins_anew(
-    config, whole, work, recorder, make_recorder
+@pytest.mark.parametrize(("lost", "first"), [("pretrain-000020", 18), ("", 0)])
+def test_a_stage_that_lost_its_end_or_all_its_checkpoints_does_them_again(
+    lost, first, config, whole, work, recorder, make_recorder
 ):
     run = cut(work, recorder, config, "evaluate_base", 1)
-    shutil.rmtree(run.path / "checkpoints")
+    shutil.rmtree(run.path / "checkpoints" / lost)
     again = make_recorder()
     assert work.go(run, until="evaluate_base", observer=again) is Outcome.FINISHED
-    assert again.started[0][::2] == ("pretrain", 0)
+    assert again.started[0][::2] == ("pretrain", first)
     assert_ends_alike(run, whole, "evaluate_base")
 
 

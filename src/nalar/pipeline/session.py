@@ -119,7 +119,9 @@ class Session:
         """The commit of a stage: what it wrote is on the disk, and what a later kill leaves in the logs is cut off."""
         self._writer.wait()
         self.run.sync_logs()
-        self._state.with_done(stage, self.run.log_bytes()).write(self.run)
+        newest = self._shelf.of(stage)[-1:]
+        checkpoint = newest[0].name if newest else None
+        self._state.with_done(stage, self.run.log_bytes(), checkpoint).write(self.run)
 
     def reopen(self, lost: LostEndError) -> None:
         """A done stage that has lost its end goes on from the checkpoint before, or begins anew."""
@@ -268,6 +270,9 @@ class Session:
             raise LostEndError(stage, self._shelf.folder, f"no checkpoint of {stage}")
         for folder, wrong in found.damaged.items():
             raise LostEndError(stage, folder, f"a damaged checkpoint: {wrong}")
+        end = self._state.checkpoints.get(stage, found.folder.name)
+        if end != found.folder.name:
+            raise LostEndError(stage, self._shelf.folder / end, "no such folder")
         return load_checkpoint(found.folder)
 
     def _set_aside(self, found: Found) -> None:

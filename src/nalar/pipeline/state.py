@@ -26,6 +26,8 @@ class State(BaseModel):
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     done: list[str] = []
+    checkpoints: dict[str, str] = {}
+    """By stage that is done and that trains: the checkpoint with which it ended."""
     logs: dict[str, dict[str, int]] = {}
     """By stage: bytes of each log of the run at the stage's end."""
     lost: PendingLoss | None = None
@@ -50,14 +52,20 @@ class State(BaseModel):
     def write(self, run: Run) -> None:
         run.write_json(FILE, self.model_dump())
 
-    def with_done(self, stage: str, logs: Mapping[str, int]) -> "State":
-        return self._with(done=[*self.done, stage], logs=self.logs | {stage: dict(logs)})
+    def with_done(self, stage: str, logs: Mapping[str, int], checkpoint: str | None) -> "State":
+        ended = {stage: checkpoint} if checkpoint else {}
+        return self._with(
+            done=[*self.done, stage],
+            checkpoints=self.checkpoints | ended,
+            logs=self.logs | {stage: dict(logs)},
+        )
 
     def without(self, stage: str) -> "State":
         """As before this stage was done."""
         done = self.done[: self.done.index(stage)]
         logs = {name: position for name, position in self.logs.items() if name in done}
-        return self._with(done=done, logs=logs)
+        checkpoints = {name: end for name, end in self.checkpoints.items() if name in done}
+        return self._with(done=done, checkpoints=checkpoints, logs=logs)
 
     def with_lost(self, lost: Lost, logs: Mapping[str, int]) -> "State":
         pending = PendingLoss(logs=dict(logs), wall_s=lost.wall_s, energy_wh=lost.energy_wh)
