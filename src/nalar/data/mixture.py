@@ -87,7 +87,8 @@ class CachedStream:
     """A cached source, pass after pass, in a new order each time: that of its units.
 
     A unit is a document, or a stretch of `longest` targets of a longer one. With `is_whole`, for dialogues, longer ones
-    are left out and none is ever cut: a step takes those that begin in its share.
+    are left out and none is ever cut: a step takes those that begin in its share. Only then is it said which targets
+    are the assistant's own: to pretraining all count.
     """
 
     def __init__(
@@ -145,7 +146,9 @@ class CachedStream:
         return [
             Piece(
                 self._cache.ids(int(document), int(start), int(stop) + 1),
-                self._cache.counted(int(document), int(start) + 1, int(stop) + 1),
+                self._cache.counted(int(document), int(start) + 1, int(stop) + 1)
+                if self._is_whole
+                else None,
             )
             for document, start, stop in spans
         ]

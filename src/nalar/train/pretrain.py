@@ -84,4 +84,5 @@ def on_device(packed: Packed, device: torch.device) -> Batch:
         torch.from_numpy(packed.ids_N).to(device, torch.int64),
         torch.from_numpy(packed.targets_N).to(device, torch.int64),
         Documents.of(packed.lengths, device=device),
+        None if packed.counted_N is None else torch.from_numpy(packed.counted_N).to(device),
     )
