@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 POWERCAP = Path("/sys/class/powercap")
+GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 class Environment(BaseModel):
@@ -25,6 +26,8 @@ class Environment(BaseModel):
     cpu: str
     cores: int
     memory_bytes: int
+    gpu: str | None = None
+    """Names, as the driver of NVIDIA's has them."""
     commit: str | None
     dirty: bool | None
 
@@ -47,6 +50,7 @@ def environment() -> Environment:
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
         memory_bytes=_memory_bytes(),
+        gpu=_gpus(),
         commit=commit,
         dirty=None if changes is None else bool(changes),
     )
@@ -67,6 +71,12 @@ def _cpu_model() -> str:
         if found:
             return found[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _gpus() -> str | None:
+    texts = [_text(path) or "" for path in sorted(GPUS.glob("*/information"))]
+    found = [re.search(r"^Model:\s*(.+)$", text, re.MULTILINE) for text in texts]
+    return ", ".join(name[1].strip() for name in found if name) or None
 
 
 def _memory_bytes() -> int:

@@ -63,7 +63,8 @@ def open_run(name: str) -> Run:
 def stored_config(run: Run) -> ZeroConfig:
     """The config that a run was started with."""
     try:
-        return ZeroConfig.model_validate(run.info.config)
+        # Runs from before there was a choice of device have all been on the CPU.
+        return ZeroConfig.model_validate({"device": "cpu"} | run.info.config)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "config"

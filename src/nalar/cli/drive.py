@@ -84,12 +84,14 @@ def show_plan(config: ZeroConfig, path: Path | None, out: Output) -> int:
     """Print what a config will take and, where a run would be written to `path`, all of it; touches nothing."""
     if path:
         refuse_if_no_data(config)
+        config = _settled(config)
     plan = forecast(config)
     settings = config.model_dump(mode="json")
     if not out.json:
         if path:
             out.text(config.model_dump_json(indent=2) + "\n")
-        out.text(f"recipe        {config.recipe}, seed {config.seed}, {config.threads} threads")
+        how = f"{config.threads} threads, {config.device}, {config.dtype}"
+        out.text(f"recipe        {config.recipe}, seed {config.seed}, {how}")
         for line in forecast_lines(plan):
             out.text(line)
         out.text(forecast_table(plan))
@@ -110,6 +112,7 @@ def go_on_config(run: Run, flagged: ZeroConfig) -> ZeroConfig:
 def drive(job: Job, out: Output) -> int:
     """Run the stages and say how it ended. Nothing is written before the checks have passed."""
     root = job.path.parent
+    job = dataclasses.replace(job, config=_settled(job.config))
     if job.is_new:
         refuse_if_no_data(job.config)
     refuse_if_too_small(job.config, this_machine(root))
@@ -121,6 +124,7 @@ def drive(job: Job, out: Output) -> int:
     out.outlive_reader(f"the run goes on and writes {run.path}")
     spent = {total.name: total.usd for total in run.stage_totals()}
     out.text(f"run folder: {run.path}")
+    out.text(f"computing on: {job.config.device}, in {job.config.dtype}")
     if not job.is_new and (moved := _moved(run)):
         out.text(f"this run began with {moved}: it goes on, but not to the bit")
     try:
@@ -146,16 +150,27 @@ def drive(job: Job, out: Output) -> int:
     return _finished(job, run, out)
 
 
+def _settled(config: ZeroConfig) -> ZeroConfig:
+    """On a device that is here; UserError where what is asked for is not."""
+    if config.device == "cpu":
+        return config  # without loading torch
+    from nalar.pipeline.place import settled
+
+    return settled(config)
+
+
 def _moved(run: Run) -> str | None:
     """What is not as it was when the run began, and rounds differently; None where all is."""
     then, here = run.info.environment, environment()
     libraries = [name for name in ("torch", "numpy") if name in then.packages]
     before: dict[str, str | None] = {
         "cpu": then.cpu,
+        "gpu": then.gpu,
         **{name: then.packages[name] for name in libraries},
     }
     now: dict[str, str | None] = {
         "cpu": here.cpu,
+        "gpu": here.gpu,
         **{name: here.packages.get(name) for name in libraries},
     }
     changes = [

@@ -65,8 +65,7 @@ def run(args: Sequence[str]) -> int:
     config = _config(asked, run_config.evals if run_config else EvalConfig())
     from nalar.pipeline.sampler import load_sampler, measure, tasks_for  # imports torch
 
-    threads = run_config.threads if run_config else None
-    sampler, tasks = load_sampler(folder, threads=threads), tasks_for(run_config)
+    sampler, tasks = load_sampler(folder, run_config), tasks_for(run_config)
     seed = {} if asked.seed is None else {"seed": asked.seed}
     results: dict[str, TaskResult] = {}
     for name in config.tasks:

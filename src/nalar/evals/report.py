@@ -67,6 +67,7 @@ class Hardware(Finite):
     cores: int
     """That the process may use."""
     memory_bytes: int
+    gpu: str | None = None
     platform: str
 
 

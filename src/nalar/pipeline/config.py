@@ -1,6 +1,7 @@
 """A whole run from random weights to a report, as one config. Imports no torch."""
 
 import math
+from typing import Literal
 
 from nalar.config import Config, ConfigError, lookup
 from nalar.data.config import CorpusConfig, DataConfig, PackingConfig, TokenizerConfig
@@ -13,8 +14,8 @@ from nalar.tasks.registry import TASKS
 from nalar.train.config import CheckpointConfig, PretrainConfig
 
 
-class ZeroConfig(Config):
-    """Pretrain, probe, evaluate, RL, evaluate again, report."""
+class RunConfig(Config):
+    """What every run has, whatever it trains."""
 
     recipe: str
     """The name that this config came from."""
@@ -22,6 +23,26 @@ class ZeroConfig(Config):
     """Sets weights, corpus, prompts and samples."""
     threads: int = 2
     """CPU threads; the same seed and threads give the same weights to the bit."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model lies and computes. auto: cuda where torch finds a GPU, else cpu; a run stays where it began."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights, activations and checkpoints. The optimizer's state, router and output head compute in float32."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    price: PriceConfig = PriceConfig()
+    tensorboard: bool = False
+    """Write TensorBoard files beside metrics.jsonl; wants `pip install 'nalar[tensorboard]'`."""
+
+    def model_post_init(self, _context: object) -> None:
+        _refuse_endless(self)
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(at="seed", got=str(self.seed), want="a number from 0 to 2**63 - 1")
+        if self.threads < 1:
+            raise ConfigError(at="threads", got=str(self.threads), want="at least 1")
+
+
+class ZeroConfig(RunConfig):
+    """Pretrain, probe, evaluate, RL, evaluate again, report."""
+
     model: ModelConfig
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig
@@ -32,17 +53,9 @@ class ZeroConfig(Config):
     """None: nothing is probed, every slice is trained, and whatever follows begins at once."""
     rl: RLConfig
     evals: EvalConfig
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    price: PriceConfig
-    tensorboard: bool = False
-    """Write TensorBoard files beside metrics.jsonl; wants `pip install 'nalar[tensorboard]'`."""
 
-    def model_post_init(self, _context: object) -> None:
-        _refuse_endless(self)
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(at="seed", got=str(self.seed), want="a number from 0 to 2**63 - 1")
-        if self.threads < 1:
-            raise ConfigError(at="threads", got=str(self.threads), want="at least 1")
+    def model_post_init(self, context: object) -> None:
+        RunConfig.model_post_init(self, context)
         for field, names in (("rl.tasks", self.rl.tasks), ("evals.tasks", self.evals.tasks)):
             for name in names:
                 lookup(name, TASKS, at=field)

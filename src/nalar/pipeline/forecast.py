@@ -4,7 +4,7 @@ from pydantic import BaseModel
 
 from nalar.model.config import ModelConfig
 from nalar.pipeline.config import ZeroConfig
-from nalar.plan.cost import FP32_BYTES, training_memory
+from nalar.plan.cost import BYTES_OF, FP32_BYTES, Dtype, training_memory
 from nalar.plan.model import count_parameters, flops_per_token, sampling_flops
 
 # Assumptions, as a run of zero-cpu gave on two cores of a server: a model of 0.3M parameters, where overhead and not
@@ -41,6 +41,9 @@ class Forecast(BaseModel):
     train_flops_per_token: float
     """Forward and backward, at the mean context of a full row."""
     memory_bytes: int
+    """Of the machine."""
+    gpu_bytes: int = 0
+    """Of the GPU, where `device` says cuda."""
     disk_bytes: int
     stages: list[StageForecast]
     tokens: int
@@ -55,6 +58,7 @@ def forecast(config: ZeroConfig) -> Forecast:
     count = count_parameters(config.model)
     stages = [_pretrain(config), _evaluate(config, "evaluate_base"), _rl(config)]
     stages.append(_evaluate(config, "evaluate_final"))
+    memory_bytes, gpu_bytes = _memory_bytes(config)
     return Forecast(
         total_params=count.total_params,
         active_params=count.active_params,
@@ -64,8 +68,9 @@ def forecast(config: ZeroConfig) -> Forecast:
             backward=True,
             with_mtp=True,
         ),
-        memory_bytes=_memory_bytes(config),
-        disk_bytes=_checkpoints(config) * FP32_BYTES * _checkpoint_numbers(config.model)
+        memory_bytes=memory_bytes,
+        gpu_bytes=gpu_bytes,
+        disk_bytes=_checkpoints(config) * _checkpoint_bytes(config.model, config.dtype)
         + LOGS_BYTES,
         stages=stages,
         tokens=sum(s.tokens for s in stages),
@@ -73,6 +78,7 @@ def forecast(config: ZeroConfig) -> Forecast:
         wall_s=SECONDS_FOR_START_S + sum(s.wall_s for s in stages),
         usd=config.price.usd(SECONDS_FOR_START_S) + sum(s.usd for s in stages),
         assumptions=[
+            *(["times are a CPU's: a GPU's are not known here"] if gpu_bytes else []),
             f"{TRAIN_FLOPS_PER_S / 1e9:.0f} GFLOP/s in training and "
             f"{SAMPLE_FLOPS_PER_S / 1e9:.0f} in sampling, as two cores of a server gave",
             "pretraining uses all its slices; the probe may end it earlier",
@@ -122,11 +128,13 @@ def _stage(
     )
 
 
-def _checkpoint_numbers(model: ModelConfig) -> int:
-    """Weights, two numbers of the optimizer for each, and copies of embedding and head for draft blocks."""
+def _checkpoint_bytes(model: ModelConfig, dtype: Dtype) -> int:
+    """Weights, two numbers of the optimizer for each, masters of rounded ones, embedding and head for draft blocks."""
     count = count_parameters(model)
     copies = 2 * model.num_nextn_predict_layers * count.embedding_params
-    return 3 * (count.total_params + count.mtp_params) + copies
+    weight_bytes, state = BYTES_OF[dtype], 2 if dtype == "float32" else 3
+    numbers = count.total_params + count.mtp_params
+    return (weight_bytes + state * FP32_BYTES) * numbers + weight_bytes * copies
 
 
 def _checkpoints(config: ZeroConfig) -> int:
@@ -135,15 +143,23 @@ def _checkpoints(config: ZeroConfig) -> int:
     return slices + 2 * config.checkpoint.keep + 1
 
 
-def _memory_bytes(config: ZeroConfig) -> int:
-    """The larger of training and sampling, a copy that is being saved, and what an interpreter with torch takes."""
+def _memory_bytes(config: ZeroConfig) -> tuple[int, int]:
+    """The larger of training and sampling, a copy that is being saved, and what an interpreter with torch takes.
+
+    Of the machine; then of the GPU, which has the first where it is in use.
+    """
     model, rl = config.model, config.rl
     batch = max(rl.micro_batch_tokens, config.packing.step_tokens)
     context = PROMPT_TOKENS + max(rl.max_tokens, config.evals.max_tokens)
-    training = training_memory(model, batch_tokens=batch, row_tokens=context, with_mtp=True)
+    training = training_memory(
+        model, batch_tokens=batch, row_tokens=context, with_mtp=True, dtype=config.dtype
+    )
     samples = max(rl.prompts_per_step * rl.group_size, 256)
-    cache = FP32_BYTES * samples * context * model.num_hidden_layers * model.cache_dim
+    entry_bytes = BYTES_OF[config.dtype] * model.num_hidden_layers * model.cache_dim
+    work_bytes = training.total_bytes + samples * context * entry_bytes
     # The optimizer's state is copied for every save, the weights where training goes on meanwhile.
     weights_bytes = training.parameters_bytes if config.checkpoint.background else 0
     copy_bytes = training.optimizer_bytes + weights_bytes
-    return INTERPRETER_BYTES + training.total_bytes + copy_bytes + cache
+    rest_bytes = INTERPRETER_BYTES + copy_bytes
+    on_gpu = config.device == "cuda"
+    return (rest_bytes, work_bytes) if on_gpu else (rest_bytes + work_bytes, 0)

@@ -16,6 +16,7 @@ from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.observer import Observer
+from nalar.pipeline.place import place_of
 from nalar.pipeline.state import State, lost_work
 from nalar.plan.model import sampling_flops
 from nalar.run import Lost, Meter, Receipt, Run
@@ -89,6 +90,7 @@ class Session:
     """FLOP and seconds of the stage at the last line of metrics; None before this session's first."""
 
     def __post_init__(self) -> None:
+        self.place = place_of(self.config)
         self._shelf = Shelf(self.run.path / "checkpoints")
         self._writer = Writer(background=self.config.checkpoint.background)
         self._saved: Path | None = None
@@ -261,7 +263,7 @@ class Session:
         self._set_aside(found)
         self._retain(stage)
         self._saved = found.folder
-        return load_checkpoint(found.folder)
+        return load_checkpoint(found.folder, device=self.place.device, dtype=self.place.dtype)
 
     def load(self, stage: str) -> Resumed:
         """The checkpoint with which a stage ended; LostEndError where it is not whole."""
@@ -273,7 +275,7 @@ class Session:
         end = self._state.checkpoints.get(stage, found.folder.name)
         if end != found.folder.name:
             raise LostEndError(stage, self._shelf.folder / end, "no such folder")
-        return load_checkpoint(found.folder)
+        return load_checkpoint(found.folder, device=self.place.device, dtype=self.place.dtype)
 
     def _set_aside(self, found: Found) -> None:
         for folder, wrong in found.damaged.items():

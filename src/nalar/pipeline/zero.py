@@ -23,6 +23,7 @@ from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.config import PROMPT_TOKENS, ZeroConfig
 from nalar.pipeline.corpus import prepare
 from nalar.pipeline.observer import Observer
+from nalar.pipeline.place import Place
 from nalar.pipeline.session import Learner, LostEndError, Session
 from nalar.pipeline.tensorboard import watched
 from nalar.plan.model import sequence_flops
@@ -100,7 +101,7 @@ def _pretrain(session: Session, force: bool) -> Outcome:
     if prepared is None:
         return Outcome.STOPPED
     tokenizer, batches = prepared
-    learner = _base(config, resumed, tokenizer)
+    learner = _base(config, resumed, tokenizer, session.place)
     step = resumed.progress.step if resumed else 0
     with_mtp = config.pretrain.mtp_loss_weight > 0
     per_slice = steps_per_slice(config.pretrain, batches.tokens_per_step)
@@ -152,13 +153,16 @@ def _pretrain(session: Session, force: bool) -> Outcome:
                 return Outcome.STOPPED
 
 
-def _base(config: ZeroConfig, resumed: Resumed | None, tokenizer: Tokenizer) -> Learner:
+def _base(
+    config: ZeroConfig, resumed: Resumed | None, tokenizer: Tokenizer, place: Place
+) -> Learner:
     """From random weights, or as a checkpoint of pretraining has it."""
     if resumed:
         model = resumed.model
     else:
         model = Transformer(config.model)
-        model.initialize(config.seed)
+        model.initialize(config.seed)  # on the CPU: the same weights on every device
+        model.to(place.device, place.dtype)
     with_mtp = config.pretrain.mtp_loss_weight > 0
     optimizer = MuonClip(model.trained_parameters(ahead=with_mtp), config.pretrain.optim)
     if resumed:
