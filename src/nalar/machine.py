@@ -87,6 +87,19 @@ def _memory_bytes() -> int:
     return total
 
 
+def free_memory_bytes() -> int:
+    """What this process may still take, by what the kernel says; where it says nothing, half of all."""
+    found = re.search(
+        r"^MemAvailable:\s*(\d+) kB$", _text(Path("/proc/meminfo")) or "", re.MULTILINE
+    )
+    available = int(found[1]) * 1024 if found else _memory_bytes() // 2
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max"
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        available = min(available, int(limit) - int(used))
+    return available
+
+
 def _git(*words: str) -> str | None:
     """What git says about this file's repository; None where git, or the repository, is missing."""
     command = ["git", "-C", str(Path(__file__).parent), *words]

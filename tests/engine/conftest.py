@@ -4,7 +4,7 @@ Two layers store latents of small integers. A token's second latent depends on a
 to it, its state on all second latents, and its logits are a row of a table chosen by the state:
 read one stale, missing or foreign position and another row is chosen.
 
-B rows · T positions · C latent width · L layers · V vocabulary
+N tokens of a step · T tokens · C latent width · L layers · P blocks of S slots · V vocabulary
 """
 
 import pytest
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
+from nalar.kernels.paging import Paging
 from nalar.model.config import ModelConfig
 
 VOCAB_SIZE = 13
@@ -39,38 +40,50 @@ class FakeModel:
         )
         generator = torch.Generator().manual_seed(0)
         self.table = torch.randn(101, vocab_size, generator=generator) * 1.5
-        self.prefilled_rows = 0
-        self.prefill_calls = 0
+        self.prompt_tokens = 0
+        self.batches: list[int] = []
         self.decode_batches: list[int] = []
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"table": self.table}
 
-    def prefill(self, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
-        self.prefill_calls += 1
-        self.prefilled_rows += len(ids_BT)
-        positions_T = torch.arange(ids_BT.shape[1])
-        first_BTC = self._first(ids_BT, positions_T)
-        second_BTC = self._second(first_BTC.cumsum(1))
-        states_BT1 = (second_BTC.cumsum(1) @ _PRIMES_C)[..., None]
-        return states_BT1, torch.stack([first_BTC, second_BTC])
+    def extend(self, ids_N: Tensor, cache_LPSC: Tensor, paging: Paging) -> Tensor:
+        self.batches.append(len(ids_N))
+        self.prompt_tokens += len(ids_N)
+        if paging.tables_BM is not None:
+            self.decode_batches.append(len(paging.tables_BM))
+            self.prompt_tokens -= len(paging.tables_BM)
+        positions_N, flat = paging.positions_N, cache_LPSC.flatten(1, 2)
+        slots = self._slots(paging, cache_LPSC.shape[2])
+        flat[0, paging.slots_N] = self._first(ids_N, positions_N)
+        sums_NC = torch.stack([flat[0, seen].sum(0) for seen in slots])
+        flat[1, paging.slots_N] = self._second(sums_NC)
+        return torch.stack([flat[1, seen].sum(0) for seen in slots]) @ _PRIMES_C[:, None]
 
-    def decode(self, ids_B: Tensor, positions_B: Tensor, cache_LBTC: Tensor) -> Tensor:
-        rows_B = torch.arange(len(ids_B))
-        self.decode_batches.append(len(ids_B))
-        seen_BT1 = (torch.arange(cache_LBTC.shape[2]) <= positions_B[:, None])[..., None]
-        cache_LBTC[0, rows_B, positions_B] = self._first(ids_B, positions_B)
-        sums_BC = (cache_LBTC[0] * seen_BT1).sum(1)
-        cache_LBTC[1, rows_B, positions_B] = self._second(sums_BC)
-        return ((cache_LBTC[1] * seen_BT1).sum(1) @ _PRIMES_C)[..., None]
+    def _slots(self, paging: Paging, size: int) -> list[Tensor]:
+        """For each token the slots of all tokens of its sequence up to itself."""
+        found, done = [], paging.num_fresh
+        for n in paging.fresh.lengths if paging.fresh is not None else ():
+            own = paging.slots_N[len(found) : len(found) + n]
+            found += [own[: i + 1] for i in range(n)]
+        for chunk in paging.chunks:
+            own = (chunk.blocks_M[:, None] * size + torch.arange(size)).flatten()
+            found += [own[: chunk.end - chunk.tokens + i + 1] for i in range(chunk.tokens)]
+            done += chunk.tokens
+        for i, blocks_M in enumerate([] if paging.tables_BM is None else paging.tables_BM):
+            own = (blocks_M[:, None] * size + torch.arange(size)).flatten()
+            found.append(own[: int(paging.positions_N[done + i]) + 1])
+        assert all(int(seen[-1]) == int(at) for seen, at in zip(found, paging.slots_N, strict=True))
+        return found
 
     def logits(self, states: Tensor) -> Tensor:
         return self.table[(states[..., 0] % len(self.table)).long()]
 
     def full_logits(self, ids: list[int]) -> Tensor:
         """Logits after each of these tokens, by one pass without a cache."""
-        states_1TD, _ = self.prefill(torch.tensor([ids]))
-        return self.logits(states_1TD[0])
+        first_TC = self._first(torch.tensor(ids), torch.arange(len(ids)))
+        second_TC = self._second(first_TC.cumsum(0))
+        return self.logits((second_TC.cumsum(0) @ _PRIMES_C)[:, None])
 
     def _first(self, ids: Tensor, positions: Tensor) -> Tensor:
         return ((ids * 7 + positions * 3 + 1)[..., None] * torch.arange(1, 5) % 17).float()

@@ -58,19 +58,19 @@ def test_a_batch_never_exceeds_its_rows(make_engine, model):
     assert max(model.decode_batches) == 5
 
 
-def test_each_prompt_is_prefilled_once_for_all_its_samples(make_engine, model):
+def test_each_prompt_is_computed_once_for_all_its_samples(make_engine, model):
     requests = crowd(num=6, n=8)
+    num_prompt = sum(len(request.prompt_ids) for request in requests)
     make_engine().generate(requests)
-    assert (model.prefill_calls, model.prefilled_rows) == (1, 6)
-    make_engine(max_num_seqs=3).generate(requests)
-    assert model.prefilled_rows == 12
+    assert model.prompt_tokens == num_prompt
 
 
-def test_splitting_prefill_calls_changes_nothing(make_engine, model):
+@pytest.mark.parametrize("limits", [{"max_num_batched_tokens": 3}, {"block_size": 1}])
+def test_prompts_in_chunks_and_small_blocks_change_nothing(make_engine, model, limits):
     requests = crowd()
     whole = make_engine().generate(requests)
-    assert make_engine(max_prefill_tokens=10).generate(requests) == whole
-    assert model.prefill_calls > 5
+    assert make_engine(**limits).generate(requests) == whole
+    assert max(model.batches[-5:]) <= 3 or "block_size" in limits
 
 
 def test_samples_of_one_request_differ_and_seeds_too(make_engine):
@@ -239,12 +239,12 @@ def test_a_request_that_cannot_fit_is_refused_before_anything_runs(make_engine, 
     bad = Request((1,) * 8, SamplingParams(max_tokens=9))
     engine = make_engine(max_model_len=16)
     assert len(engine.generate([good])[0][0].token_ids) == 8
-    calls = model.prefill_calls
+    calls = len(model.batches)
     with pytest.raises(UserError, match=r"(?s)requests\[1\].*max_model_len=16"):
         engine.generate([good, bad])
     with pytest.raises(UserError, match="max_model_len=16"):
         engine.stream(bad)
-    assert model.prefill_calls == calls
+    assert len(model.batches) == calls
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from nalar.kernels.documents import Documents
+from nalar.kernels.paging import Chunk, Paging
 from nalar.model.config import ModelConfig, RopeScaling
 from nalar.model.transformer import Transformer
 
@@ -111,6 +113,44 @@ TINY_FAMILIES: dict[str, ModelConfig] = {
         **(GROUPED | {"intermediate_size": 24}), **SOFTMAX, **MULTIPLIERS, model_type="granitemoe"
     ),
 }
+
+
+class Pages:
+    """A cache whose blocks lie in any order, with junk in them, and the pagings of rows of sequences."""
+
+    def __init__(self, config: ModelConfig, rows: int, length: int, *, block_size: int = 8) -> None:
+        each, layers = -(-length // block_size), config.num_hidden_layers
+        gen = torch.Generator().manual_seed(0)
+        self.size = block_size
+        self.tables = torch.randperm(rows * each, generator=gen).view(rows, each) + 1
+        self.cache = torch.full((layers, rows * each + 1, block_size, config.cache_dim), 7.0)
+
+    def slots(self, row: int, start: int, end: int) -> torch.Tensor:
+        at = torch.arange(start, end)
+        return self.tables[row, at // self.size] * self.size + at % self.size
+
+    def prompts(self, lengths: list[int]) -> Paging:
+        """Whole prompts, row after row."""
+        documents = Documents.of(lengths)
+        slots = [self.slots(row, 0, n) for row, n in enumerate(lengths)]
+        return Paging(documents.positions_N, torch.cat(slots), documents)
+
+    def chunk(self, row: int, start: int, end: int) -> Paging:
+        chunk = Chunk(end - start, end, self.tables[row, : -(-end // self.size)])
+        return Paging(torch.arange(start, end), self.slots(row, start, end), chunks=(chunk,))
+
+    def rows(self, starts: list[int], tokens: int = 1, *, tiled: bool = False) -> Paging:
+        """The next tokens of every row."""
+        positions = torch.cat([torch.arange(a, a + tokens) for a in starts])
+        slots = [self.slots(row, a, a + tokens) for row, a in enumerate(starts)]
+        return Paging(
+            positions, torch.cat(slots), tables_BM=self.tables, row_tokens=tokens, tiled=tiled
+        )
+
+
+@pytest.fixture
+def make_pages() -> Callable[..., Pages]:
+    return Pages
 
 
 @pytest.fixture(params=[None, 24], ids=["plain_queries", "compressed_queries"])

@@ -263,37 +263,43 @@ def test_documents_that_are_too_short_are_passed_over(deep_model, lengths):
 
 @torch.no_grad()
 @pytest.mark.parametrize("depth", [1, 2])
-def test_drafting_over_a_cache_is_the_forward_pass(deep_model, depth):
+def test_drafting_over_a_cache_is_the_forward_pass(deep_model, make_pages, depth):
     """Prompts of unlike length first, then token by token; greedy drafts are those of the whole sequence."""
     ids = torch.randint(0, 96, (3, 40), generator=torch.Generator().manual_seed(2))
     hidden = deep_model(ids, ahead=True)
     below = [hidden.states, *(a.states_MD.view(3, -1, 32) for a in hidden.ahead)]
     states, expected = below[depth - 1], below[depth]  # at row t: the token at t + depth
     following, lengths = ids[:, depth:], torch.tensor([11, 3, 20])
-    prompt, entries = deep_model.draft_prefill(states[:, :20], following[:, :20], depth=depth)
-    cache = torch.full((3, 64, deep_model.config.cache_dim), 7.0)  # junk behind the prompts
-    rows = torch.arange(3)
-    for row, length in enumerate(lengths):
-        assert_close(prompt[row, :length], expected[row, :length], rtol=0, atol=2e-5)
-        cache[row, :length] = entries[row, :length]
+    pages, rows = make_pages(deep_model.config, 3, 40), torch.arange(3)
+    cache, prompts = pages.cache[0], pages.prompts(lengths.tolist())
+    flat = [
+        torch.cat([x[row, :n] for row, n in enumerate(lengths)])
+        for x in (states, following, expected)
+    ]
+    drafted = deep_model.draft(flat[0], flat[1], cache, prompts, depth=depth)
+    assert_close(drafted, flat[2], rtol=0, atol=2e-5)
     for step in range(15):
         at = lengths + step
-        drafted = deep_model.draft(states[rows, at], following[rows, at], at, cache, depth=depth)
+        paging = pages.rows(at.tolist())
+        drafted = deep_model.draft(
+            states[rows, at], following[rows, at], cache, paging, depth=depth
+        )
         assert_close(drafted, expected[rows, at], rtol=0, atol=2e-5)
         guess, wanted = deep_model.logits(drafted), deep_model.logits(expected[rows, at])
         assert torch.equal(guess.argmax(-1), wanted.argmax(-1))
 
 
 @pytest.mark.parametrize("depth", [0, DEPTH + 1])
-def test_a_draft_at_a_depth_that_is_not_there_is_refused(deep_model, depth):
-    states, ids = torch.zeros(1, 4, 32), torch.zeros(1, 4, dtype=torch.int64)
+def test_a_draft_at_a_depth_that_is_not_there_is_refused(deep_model, make_pages, depth):
+    states, ids = torch.zeros(4, 32), torch.zeros(4, dtype=torch.int64)
+    pages = make_pages(deep_model.config, 1, 4)
     with pytest.raises(ConfigError, match=f"depth {depth}"):
-        deep_model.draft_prefill(states, ids, depth=depth)
+        deep_model.draft(states, ids, pages.cache[0], pages.prompts([4]), depth=depth)
 
 
 @torch.no_grad()
 def test_sampling_and_training_without_it_compute_what_a_model_without_blocks_does(
-    deep_config, deep_model
+    deep_config, deep_model, make_pages
 ):
     plain = Transformer(deep_config.model_copy(update={"num_nextn_predict_layers": 0}))
     own = dict(deep_model.state_dict())
@@ -303,12 +309,13 @@ def test_sampling_and_training_without_it_compute_what_a_model_without_blocks_do
     for block in deep_model.model.prediction_blocks():
         block.register_forward_hook(lambda *_: counted.update(deep=counted["deep"] + 1))
     assert torch.equal(deep_model(ids).states, plain(ids).states)
-    (states, entries), (expected, cached) = deep_model.prefill(ids), plain.prefill(ids)
-    assert torch.equal(states, expected) and torch.equal(entries, cached)
-    cache = torch.zeros(2, 1, 8, deep_config.cache_dim)
-    one, at = torch.tensor([5]), torch.tensor([0])
-    other = cache.clone()
-    assert torch.equal(deep_model.decode(one, at, cache), plain.decode(one, at, other))
+    drafts = []
+    for model in (deep_model, plain):
+        pages = make_pages(deep_config, 1, 64)
+        prompt = model.extend(ids[0], pages.cache, pages.prompts([ids.shape[1]]))
+        one = model.extend(torch.tensor([5]), pages.cache, pages.rows([ids.shape[1]]))
+        drafts.append((prompt, one, pages.cache))
+    assert all(torch.equal(a, b) for a, b in zip(*drafts, strict=True))
     assert counted["deep"] == 0
     deep_model(ids, ahead=True)
     assert counted["deep"] == DEPTH

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -11,28 +12,35 @@ def random_ids(shape, seed=0):
 
 
 @torch.no_grad()
-def test_cached_decoding_equals_the_full_forward(tiny_model):
+@pytest.mark.parametrize(("tokens", "tiled"), [(1, False), (3, False), (1, True)])
+def test_going_on_over_a_cache_equals_the_full_forward(tiny_model, make_pages, tokens, tiled):
     """Absorbed attention over latents is expanded attention, row by row at its own position."""
-    ids, starts = random_ids((3, 40)), torch.tensor([5, 17, 1])
+    ids, starts = random_ids((3, 80)), [5, 70, 1]
     whole = tiny_model(ids).states
-    _, entries = tiny_model.prefill(ids)
-    cache = torch.full((3, 3, 64, tiny_model.config.cache_dim), 7.0)  # stale junk beyond the prompt
-    for b, start in enumerate(starts):
-        cache[:, b, :start] = entries[:, b, :start]
-    for step in range(20):
-        at = starts + step
-        states = tiny_model.decode(ids[torch.arange(3), at], at, cache)
-        assert_close(states, whole[torch.arange(3), at], rtol=0, atol=2e-5)
+    pages = make_pages(tiny_model.config, 3, 80)
+    prompts = torch.cat([row[:n] for row, n in zip(ids, starts, strict=True)])
+    states = tiny_model.extend(prompts, pages.cache, pages.prompts(starts))
+    expected = torch.cat([row[:n] for row, n in zip(whole, starts, strict=True)])
+    assert_close(states, expected, rtol=0, atol=2e-5)
+    for _ in range(3):
+        own = torch.stack([torch.arange(n, n + tokens) for n in starts])
+        paging = pages.rows(starts, tokens, tiled=tiled)
+        states = tiny_model.extend(ids.gather(1, own).flatten(), pages.cache, paging)
+        expected = whole[torch.arange(3)[:, None], own].flatten(0, 1)
+        assert_close(states, expected, rtol=0, atol=2e-5)
+        starts = [n + tokens for n in starts]
 
 
 @torch.no_grad()
-def test_prefill_ignores_what_stands_to_the_right(tiny_model):
-    ids = random_ids((2, 12))
-    changed = ids.clone()
-    changed[:, 8:] = 5
-    assert_close(
-        tiny_model.prefill(ids)[0][:, :8], tiny_model.prefill(changed)[0][:, :8], rtol=0, atol=1e-6
-    )
+def test_a_prompt_in_chunks_equals_the_full_forward(tiny_model, make_pages):
+    ids = random_ids((1, 60))
+    whole = tiny_model(ids).states[0]
+    pages = make_pages(tiny_model.config, 1, 60)
+    states = [tiny_model.extend(ids[0, :20], pages.cache, pages.prompts([20]))]
+    for start, end in ((20, 21), (21, 45), (45, 60)):
+        paging = pages.chunk(0, start, end)
+        states.append(tiny_model.extend(ids[0, start:end], pages.cache, paging))
+    assert_close(torch.cat(states), whole, rtol=0, atol=2e-5)
 
 
 @torch.no_grad()

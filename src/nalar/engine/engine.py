@@ -3,18 +3,23 @@
 It reads the model's own parameters and never copies them.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
 
 from nalar.config import ConfigError, UserError
+from nalar.engine.blocks import BlockPool
 from nalar.engine.config import EngineConfig
-from nalar.engine.runner import Model, Runner
-from nalar.engine.scheduler import Scheduler
-from nalar.engine.sequence import Completion, Request
+from nalar.engine.rules import Ruling, begin_thought, go_on_thinking, ruling
+from nalar.engine.runner import Model, Pending, Runner, Token, cache_dtype
+from nalar.engine.sample import Sample
+from nalar.engine.scheduler import Plan, Scheduler
+from nalar.engine.sequence import Completion, FinishReason, Request
+from nalar.machine import free_memory_bytes
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,30 @@ class Progress:
     """Tokens drawn so far."""
 
 
+@dataclass(frozen=True)
+class Event:
+    """What a step brought for one sample of a request."""
+
+    request_id: int
+    sample_id: int
+    token_ids: tuple[int, ...]
+    """New ones."""
+    logprobs: tuple[float, ...]
+    completion: Completion | None = None
+    """Once it is finished."""
+    error: UserError | None = None
+    """Why it ended without a completion: its own rule did not hold."""
+
+
 OnStep = Callable[[Progress], None]
 
 
 class Engine:
     """Samples from one model. Not for use by several threads at once.
 
-    A call keeps its state to itself: an exception, from the model, a callback or Ctrl-C, drops the
-    call as a whole and leaves the engine as it was.
+    `add`, `step` and `abort` are for servers; `generate` and `stream` are made of them, and can be
+    under way side by side. An exception, from the model, a callback or Ctrl-C, drops the call it came
+    through as a whole and leaves the engine as it was.
     """
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
@@ -49,23 +70,86 @@ class Engine:
         self.config = config
         self.policy_version = 0
         self._model = model
-        self._num_calls_open = 0
+        self._device = _device(model)
+        self._pool = BlockPool(
+            _num_blocks(model, config, self._device),
+            config.block_size,
+            caching=config.enable_prefix_caching,
+        )
+        self._scheduler = Scheduler(config, self._pool)
+        self._runner = Runner(model, config, self._pool.num_blocks, self._device)
+        self._requests: dict[int, list[Sample]] = {}
+        """Samples of requests that are not answered in full."""
+        self._pending: Pending | None = None
+        self._events: list[Event] = []
+        """For the next who calls `step`."""
+        self._inboxes: dict[int, list[Event]] = {}
+        """For each request of a `generate` or `stream`, since these bring events for each other."""
+        self._ids, self._arrivals = count(), count()
+
+    def add(self, request: Request) -> int:
+        """Queue a request and return its id; UserError where it cannot be answered."""
+        self._check(request, "request")
+        request_id = next(self._ids)
+        samples = [
+            Sample(request_id, i, request, next(self._arrivals), list(request.prompt_ids))
+            for i in range(request.params.n)
+        ]
+        for sample in samples:
+            begin_thought(sample)
+            if request.make_grammar is not None:
+                sample.grammar = request.make_grammar()
+        samples[0].followers = samples[1:]
+        self._requests[request_id] = samples
+        self._scheduler.add(samples[0])
+        return request_id
+
+    def abort(self, request_id: int) -> None:
+        """Drop what is left of a request, at any moment; unknown and answered ones are none of its business."""
+        self._drop(request_id)
+        self._inboxes.pop(request_id, None)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do something."""
+        return self._pending is not None or self._scheduler.has_work
+
+    def step(self) -> list[Event]:
+        """Compute one step, and say what came of it (on a GPU: of the one before) for requests of `add`."""
+        self._advance()
+        events, self._events = self._events, []
+        return events
 
     def generate(
         self, requests: Sequence[Request], on_step: OnStep | None = None
     ) -> list[list[Completion]]:
         """All samples of all requests, in order: result[i][j] is sample j of request i."""
-        self._check(requests)
-        if not requests:
-            return []
-        with self._open_call():
-            return self._generate(requests, on_step)
+        for i, request in enumerate(requests):
+            self._check(request, f"requests[{i}]")
+        with self._call(requests) as ids:
+            results: dict[int, dict[int, Completion]] = {request_id: {} for request_id in ids}
+            num_left = num_samples = sum(request.params.n for request in requests)
+            num_tokens = 0
+            while num_left:
+                for event in self._next_events(ids):
+                    if event.error is not None:
+                        raise event.error
+                    num_tokens += len(event.token_ids)
+                    if event.completion is not None:
+                        results[event.request_id][event.sample_id] = event.completion
+                        num_left -= 1
+                if on_step:
+                    num_running = self._num_running(ids)
+                    num_waiting = num_left - num_running
+                    num_finished = num_samples - num_left
+                    on_step(Progress(num_waiting, num_running, num_finished, num_tokens))
+        return [[samples[j] for j in sorted(samples)] for samples in results.values()]
 
     def stream(self, request: Request) -> Iterator[tuple[int, float]]:
         """The tokens of one sample as they come, each with its logprob: what `generate` gives,
         piece by piece.
         """
-        self._check([request])
+        self._check(request, "request")
         if request.params.n != 1:
             raise UserError(
                 at="request.params.n",
@@ -77,10 +161,12 @@ class Engine:
     def load(self, params: Mapping[str, Tensor], version: int) -> None:
         """Take over the parameters of a new policy; completions carry its version from now on.
 
-        params: the model's own tensors, for which nothing is copied, or a full `state_dict`.
+        params: the model's own tensors, for which nothing is copied, or a full `state_dict`. What is
+        cached of prompts is forgotten.
         """
-        if self._num_calls_open:
+        if self._requests:
             raise RuntimeError("engine.load: a generate or stream is still open; end it first")
+        self._settle()
         own = self._model.state_dict()
         foreign = {name: new for name, new in params.items() if not _is_same(own.get(name), new)}
         if foreign:
@@ -88,102 +174,218 @@ class Engine:
             with torch.no_grad():
                 for name, new in foreign.items():
                     own[name].copy_(new)
+        self._scheduler.flush()
         self.policy_version = version
 
-    def _generate(
-        self, requests: Sequence[Request], on_step: OnStep | None
-    ) -> list[list[Completion]]:
-        scheduler = Scheduler(requests, self.config)
-        runner = Runner(self._model, requests, self.config, self._device())
-        results: list[dict[int, Completion]] = [{} for _ in requests]
-        num_finished = num_done = num_tokens = 0
-        while scheduler.has_work:
-            num_tokens += _step(scheduler, runner, num_done)
-            num_done = runner.num_done()
-            if on_step:
-                num_live = len(scheduler.running) - num_done
-                on_step(
-                    Progress(scheduler.num_waiting, num_live, num_finished + num_done, num_tokens)
-                )
-            if scheduler.should_release(num_done):
-                num_finished += self._collect(scheduler, runner, results)
-                num_done = 0
-        return [
-            [samples[j] for j in range(request.params.n)]
-            for request, samples in zip(requests, results, strict=True)
-        ]
+    def sleep(self) -> None:
+        """Free the memory of the cache, for a trainer on the same device. The next step takes it again.
 
-    def _collect(
-        self, scheduler: Scheduler, runner: Runner, results: list[dict[int, Completion]]
-    ) -> int:
-        """Turn the finished rows into completions, free them, and say how many they were."""
-        rows = runner.done_rows()
-        outcomes = runner.outcomes(rows)
-        release = scheduler.release(rows)
-        runner.release(rows, release)
-        for sample, outcome in zip(release.samples, outcomes, strict=True):
-            results[sample.request_id][sample.sample_id] = Completion(
-                token_ids=outcome.token_ids,
-                logprobs=outcome.logprobs,
-                finish_reason=outcome.finish_reason,
-                policy_version=self.policy_version,
-            )
-        return len(rows)
+        Requests under way wait, and their prompts are computed anew.
+        """
+        self._settle()
+        self._scheduler.preempt_all()
+        self._scheduler.flush()
+        self._runner.drop_cache()
 
-    def _stream(self, request: Request) -> Generator[tuple[int, float], None, None]:
-        with self._open_call():
-            scheduler = Scheduler([request], self.config)
-            runner = Runner(self._model, [request], self.config, self._device())
-            is_done = False
-            while not is_done:
-                _step(scheduler, runner, num_done=0)
-                is_done = runner.num_done() > 0
-                yield runner.last_token(0)
+    def _advance(self) -> None:
+        try:
+            self._deliver(self._step())
+        except BaseException:
+            # What was under way is lost, and drawn again: the same, since random numbers go by position.
+            self._pending = None
+            self._scheduler.preempt_all()
+            raise
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._inboxes.get(event.request_id, self._events).append(event)
+
+    def _step(self) -> list[Event]:
+        before = self._pending
+        runs_ahead = self._device.type == "cuda" and not self._scheduler.needs_host
+        events: list[Event] = []
+        if before is not None and not runs_ahead:
+            self._pending = None
+            events += self._collect(before)
+            before = None
+        plan = self._scheduler.schedule(may_preempt=before is None)
+        if plan is None:
+            assert before is not None
+            self._pending = None
+            return self._collect(before)
+        launched = None
+        if plan.prefills or plan.decodes:
+            rulings, failed = self._rulings(plan)
+            launched = self._runner.launch(plan, rulings)
+            for request_id, error in failed.items():
+                events += self._fail(request_id, error)
+        self._pending = None
+        if before is not None:
+            events += self._collect(before)
+        if launched is not None and not runs_ahead:
+            events += self._collect(launched)
+        elif launched is not None:
+            self._pending = launched
+        return events
+
+    def _rulings(self, plan: Plan) -> tuple[dict[int, Ruling], dict[int, UserError]]:
+        """What the host has a say in, by place among the draws; and requests whose own rules do not hold."""
+        rulings: dict[int, Ruling] = {}
+        failed: dict[int, UserError] = {}
+        for i, sample in enumerate(plan.drawing):
+            if sample.request.has_rules:
+                try:
+                    rulings[i] = ruling(sample, self._model.config.vocab_size)
+                except UserError as error:
+                    failed[sample.request_id] = error
+        return rulings, failed
+
+    def _collect(self, pending: Pending) -> list[Event]:
+        """Take in the tokens of a step."""
+        for sample, entries in pending.prompts:
+            known = sample.prompt_logprobs or [None]
+            if (
+                len(known) < sample.num_prompt
+            ):  # else it was preempted, and its prompt computed anew
+                sample.prompt_logprobs = [*known, *entries]
+        return [self._accept(token) for token in pending.tokens() if not token.sample.is_finished]
+
+    def _accept(self, token: Token) -> Event:
+        sample = token.sample
+        leader = self._requests[sample.request_id][0]
+        if token.is_forced:
+            sample.forced.append(len(sample.output_ids))
+        sample.token_ids.append(token.id)
+        sample.logprobs.append(token.logprob)
+        sample.processed_logprobs.append(token.processed_logprob)
+        if token.top is not None:
+            sample.top_logprobs.append(token.top)
+        go_on_thinking(sample, token.id)
+        self._scheduler.publish(sample)
+        reason = _finish_reason(sample)
+        completion = None
+        if reason is not None:
+            sample.prompt_logprobs = leader.prompt_logprobs
+            completion = sample.completion(reason, self.policy_version)
+            self._scheduler.finish(sample)
+            if all(s.is_finished for s in self._requests[sample.request_id]):
+                del self._requests[sample.request_id]
+        return Event(sample.request_id, sample.sample_id, (token.id,), (token.logprob,), completion)
+
+    def _fail(self, request_id: int, error: UserError) -> list[Event]:
+        samples = [s for s in self._requests[request_id] if not s.is_finished]
+        self._drop(request_id)
+        return [Event(request_id, s.sample_id, (), (), error=error) for s in samples]
+
+    def _drop(self, request_id: int) -> None:
+        for sample in self._requests.pop(request_id, []):
+            if not sample.is_finished:
+                self._scheduler.finish(sample)
+
+    def _settle(self) -> None:
+        """Take in what is under way, for its owners to read later."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self._deliver(self._collect(pending))
 
     @contextmanager
-    def _open_call(self) -> Iterator[None]:
-        self._num_calls_open += 1
+    def _call(self, requests: Sequence[Request]) -> Iterator[list[int]]:
+        """Requests that are answered, or dropped, by the end of the block."""
+        ids: list[int] = []
         try:
-            yield
+            for request in requests:
+                ids.append(self.add(request))
+                self._inboxes[ids[-1]] = []
+            yield ids
         finally:
-            self._num_calls_open -= 1
+            for request_id in ids:
+                self.abort(request_id)
 
-    def _device(self) -> torch.device:
-        for tensor in self._model.state_dict().values():
-            return torch.device(tensor.device)
-        return torch.device("cpu")
+    def _next_events(self, ids: Sequence[int]) -> list[Event]:
+        """Of these requests, after as many steps as that takes."""
+        while not any(self._inboxes[request_id] for request_id in ids):
+            self._advance()
+        events = [event for request_id in ids for event in self._inboxes[request_id]]
+        for request_id in ids:
+            self._inboxes[request_id].clear()
+        return events
 
-    def _check(self, requests: Sequence[Request]) -> None:
+    def _stream(self, request: Request) -> Iterator[tuple[int, float]]:
+        with self._call([request]) as ids:
+            while True:
+                for event in self._next_events(ids):
+                    if event.error is not None:
+                        raise event.error
+                    yield from zip(event.token_ids, event.logprobs, strict=True)
+                    if event.completion is not None:
+                        return
+
+    def _num_running(self, ids: Sequence[int]) -> int:
+        samples = (s for request_id in ids for s in self._requests.get(request_id, []))
+        return sum(sample.row is not None for sample in samples)
+
+    def _check(self, request: Request, at: str) -> None:
         vocab_size, limit = self._model.config.vocab_size, self.config.max_model_len
-        for i, request in enumerate(requests):
-            num_prompt, max_tokens = len(request.prompt_ids), request.params.max_tokens
-            if num_prompt + max_tokens > limit:
-                raise UserError(
-                    at=f"requests[{i}]",
-                    got=f"{num_prompt} prompt tokens and max_tokens={max_tokens}",
-                    want=f"at most max_model_len={limit} together",
-                    hint="a shorter prompt, a smaller max_tokens, or a larger engine.max_model_len",
-                )
-            ids = (*request.prompt_ids, *request.params.stop_token_ids)
-            if min(ids) < 0 or max(ids) >= vocab_size:
-                raise UserError(
-                    at=f"requests[{i}].prompt_ids or stop_token_ids",
-                    got=f"ids from {min(ids)} to {max(ids)}",
-                    want=f"ids from 0 to {vocab_size - 1}, the model's vocabulary",
-                )
+        num_prompt, max_tokens = len(request.prompt_ids), request.params.max_tokens
+        if num_prompt + max_tokens > limit:
+            raise UserError(
+                at=at,
+                got=f"{num_prompt} prompt tokens and max_tokens={max_tokens}",
+                want=f"at most max_model_len={limit} together",
+                hint="a shorter prompt, a smaller max_tokens, or a larger engine.max_model_len",
+            )
+        capacity = (self._pool.num_blocks - 1) * self.config.block_size
+        if num_prompt + max_tokens > capacity:
+            raise UserError(
+                at=at,
+                got=f"{num_prompt} prompt tokens and max_tokens={max_tokens}",
+                want=f"at most {capacity}, what the cache holds",
+                hint="a larger engine.num_blocks or engine.memory_frac, or a smaller max_tokens",
+            )
+        ids = (*request.prompt_ids, *request.params.stop_token_ids, *request.params.logit_bias)
+        if min(ids) < 0 or max(ids) >= vocab_size:
+            raise UserError(
+                at=f"{at}.prompt_ids, stop_token_ids or logit_bias",
+                got=f"ids from {min(ids)} to {max(ids)}",
+                want=f"ids from 0 to {vocab_size - 1}, the model's vocabulary",
+            )
 
 
-def _step(scheduler: Scheduler, runner: Runner, num_done: int) -> int:
-    """Admit what waits where rows are free, else one token for every row.
+def _finish_reason(sample: Sample) -> FinishReason | None:
+    """Whether the newest token of a sample is its last."""
+    request, params = sample.request, sample.request.params
+    num_output = len(sample.token_ids) - sample.num_prompt
+    if sample.token_ids[-1] in params.stop_token_ids:
+        return "stop"
+    matcher = request.stop_matcher
+    if matcher is not None and num_output >= params.min_tokens and matcher(sample.output_ids):
+        return "stop"
+    return "length" if num_output >= params.max_tokens else None
 
-    Returns the number of tokens drawn, those of the `num_done` finished rows not counted.
-    """
-    if scheduler.can_admit:
-        admission = scheduler.admit()
-        runner.admit(admission)
-        return len(admission.samples)
-    runner.decode()
-    return len(scheduler.running) - num_done
+
+def _device(model: Model) -> torch.device:
+    for tensor in model.state_dict().values():
+        return torch.device(tensor.device)
+    return torch.device("cpu")
+
+
+def _num_blocks(model: Model, config: EngineConfig, device: torch.device) -> int:
+    """Enough for all sequences at full length, or what memory allows."""
+    if config.num_blocks is not None:
+        return config.num_blocks
+    c = model.config
+    wanted = config.max_num_seqs * -(-config.max_model_len // config.block_size) + 1
+    each = c.num_hidden_layers * config.block_size * c.cache_dim * cache_dtype(model).itemsize
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
+    affordable = int(free * config.memory_frac) // each
+    if affordable < 2:
+        raise ConfigError(
+            at="engine.memory_frac",
+            got=f"{config.memory_frac} of {free:,} free bytes on {device}",
+            want=f"room for two blocks of {each:,} bytes at least",
+            hint="free memory on the device, or a smaller model",
+        )
+    return min(wanted, affordable)
 
 
 def _is_same(own: Tensor | None, new: Tensor) -> bool:

@@ -1,25 +1,35 @@
-"""Drives the model: prompts into the cache, then one token a row and step until it is released.
+"""Runs the steps that the scheduler plans: tokens through the model, over the cache, and on to the next tokens.
 
-B rows · P requests in a prefill call · T positions · L layers · D hidden width · V vocabulary
-C what a token leaves in the cache of a layer
+N tokens of a step · B rows · D draws of a step · V vocabulary · L layers · P blocks of S slots of C numbers
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from nalar.config import UserError
-from nalar.engine.batch import Outcome, Rows
-from nalar.engine.cache import TokenCache
 from nalar.engine.config import EngineConfig
-from nalar.engine.sampler import Banned, sample
-from nalar.engine.scheduler import Admission, Release
-from nalar.engine.sequence import BannedTokens, Request, SamplingParams
+from nalar.engine.rows import Batch, Rows
+from nalar.engine.rules import Ruling
+from nalar.engine.sample import Sample
+from nalar.engine.sampler import Changes, Drawn, draw
+from nalar.engine.scheduler import Plan, Prefill
+from nalar.engine.sequence import PromptLogprob, TopLogprobs
+from nalar.kernels.documents import Documents
+from nalar.kernels.paging import Chunk, Paging
 from nalar.model.config import ModelConfig
+
+ROW_TILE = 32
+"""Tokens that deterministic mode computes at a time, never more and never fewer."""
+LOGIT_ROWS = 512
+"""Tokens of a prompt whose logits exist at once."""
+
+Prompts = tuple[tuple[Sample, tuple[PromptLogprob, ...]], ...]
+"""What was found of prompts, a chunk at a time."""
 
 
 class Model(Protocol):
@@ -28,12 +38,8 @@ class Model(Protocol):
     @property
     def config(self) -> ModelConfig: ...
 
-    def prefill(self, ids_PT: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Right-padded prompts to (states_PTD, entries_LPTC). Padding is never looked at."""
-        ...
-
-    def decode(self, ids_B: Tensor, positions_B: Tensor, cache_LBTC: Tensor, /) -> Tensor:
-        """Write each token's entry at its position, attend up to there, return states_BD."""
+    def extend(self, ids_N: Tensor, cache_LPSC: Tensor, paging: Paging, /) -> Tensor:
+        """The tokens of one step: writes their entries, attends up to each, returns states_ND."""
         ...
 
     def logits(self, states: Tensor, /) -> Tensor:
@@ -44,159 +50,315 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class _Watched:
-    """A row with a rule of what may not come next, and the ids the rule has seen so far."""
+class Token:
+    """What a sample drew."""
 
-    rule: BannedTokens
-    past: list[int]
+    sample: Sample
+    id: int
+    logprob: float
+    processed_logprob: float
+    top: TopLogprobs | None
+    is_forced: bool
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A step on its way: `tokens` waits for it."""
+
+    samples: tuple[Sample, ...]
+    prompts: Prompts
+    _ids: Tensor
+    _logprobs: Tensor
+    _processed: Tensor | None
+    _top: tuple[Tensor, Tensor] | None
+    _forced: frozenset[int]
+    _event: torch.cuda.Event | None
+
+    def tokens(self) -> list[Token]:
+        if self._event is not None:
+            self._event.synchronize()
+        if not bool(self._logprobs.isfinite().all()):
+            raise FloatingPointError("engine: the model's logits are not finite (NaN or infinite)")
+        logprobs = self._logprobs.tolist()
+        processed = logprobs if self._processed is None else self._processed.tolist()
+        tops: list[TopLogprobs | None] = [None] * len(logprobs)
+        if self._top is not None:
+            tops = [
+                _first(row, s.request.params.logprobs)
+                for row, s in zip(_pairs(*self._top), self.samples, strict=True)
+            ]
+        return [
+            Token(sample, token, logprob, own, top, i in self._forced)
+            for i, (sample, token, logprob, own, top) in enumerate(
+                zip(self.samples, self._ids.tolist(), logprobs, processed, tops, strict=True)
+            )
+        ]
 
 
 class Runner:
-    """The tensors of one call of the engine. Dropping it frees everything.
-
-    Every method that touches tensors enters inference mode for itself, so the mode never reaches
-    the caller, and tensors leave as Python values only.
-    """
+    """The cache, the rows and the model. Enters inference mode for itself, and lets no tensor out."""
 
     def __init__(
-        self, model: Model, requests: Sequence[Request], config: EngineConfig, device: torch.device
+        self, model: Model, config: EngineConfig, num_blocks: int, device: torch.device
     ) -> None:
-        self._model = model
-        self._requests = requests
-        self._device = device
-        num_slots = min(config.max_num_seqs, sum(request.params.n for request in requests))
-        shape = model.config
-        self._cache = TokenCache(
-            shape.num_hidden_layers, num_slots, shape.cache_dim, config.max_model_len
-        )
+        self._model, self._config, self._device = model, config, device
+        self._num_blocks = num_blocks
+        per_sample = -(-config.max_model_len // config.block_size)
+        vocab_size = model.config.vocab_size
         with torch.inference_mode():
-            self._all_rows = Rows.for_requests(requests, num_slots, device)
-            self._rows = self._all_rows.narrow(0, 0)
-        self._prompts: dict[int, tuple[Tensor, Tensor]] = {}
-        self._cuts = any(_cuts(request.params) for request in requests)
-        self._is_plain = not self._cuts and all(r.params.temperature == 1 for r in requests)
-        self._watched: dict[int, _Watched] = {}
-        self._length = 0  # of the longest row, as stored in the cache
-
-    @torch.inference_mode()
-    def admit(self, admission: Admission) -> None:
-        """Prefill new prompts, give every new sample its row, and draw its first token."""
-        for request_ids in admission.prefills:
-            self._prefill(request_ids)
-        first = len(self._rows)
-        self._rows = self._all_rows.narrow(0, first + len(admission.samples))
-        rows = self._rows.narrow(first, len(self._rows))
-        rows.start(admission.samples, self._requests, self._model.config.vocab_size)
-        row = first
-        for request_id, group in groupby(admission.samples, lambda sample: sample.request_id):
-            end = row + len(list(group))
-            self._cache.store_prompt(row, end - row, self._prompts[request_id][0])
-            rule = self._requests[request_id].banned_tokens
-            if rule is not None:
-                self._watched.update({new: _Watched(rule, []) for new in range(row, end)})
-            row = end
-        logits_BV = torch.stack([self._prompts[s.request_id][1] for s in admission.samples])
-        keep = admission.keep_prefill
-        self._prompts = {} if keep is None else {keep: self._prompts[keep]}
-        self._length = max(self._length, int(rows.positions_R.max()) + 1)
-        self._draw(rows, first, logits_BV)
-
-    @torch.inference_mode()
-    def decode(self) -> None:
-        """One more token for every row."""
-        self._length += 1
-        rows = self._rows
-        cache_LBTC = self._cache.view(len(rows), self._length)
-        states_BD = self._model.decode(rows.ids_R, rows.positions_R, cache_LBTC)
-        self._draw(rows, 0, self._model.logits(states_BD))
-
-    def num_done(self) -> int:
-        """Finished rows not yet released.
-
-        The one place per step where the host waits for the device.
-        """
-        return int(self._rows.is_done_R.count_nonzero())
-
-    def done_rows(self) -> list[int]:
-        rows: list[int] = self._rows.is_done_R.nonzero()[:, 0].tolist()
-        return rows
-
-    def last_token(self, row: int) -> tuple[int, float]:
-        """The token that a row drew last and its logprob."""
-        at = int(self._rows.num_generated_R[row]) - 1
-        return int(self._rows.tokens_RN[row, at]), float(self._rows.logprobs_RN[row, at])
-
-    @torch.inference_mode()
-    def outcomes(self, rows: Sequence[int]) -> list[Outcome]:
-        return self._rows.outcomes(torch.tensor(rows, device=self._device))
-
-    @torch.inference_mode()
-    def release(self, rows: Sequence[int], release: Release) -> None:
-        """Give rows back and close the gaps."""
-        for row in rows:
-            self._watched.pop(row, None)
-        num_left = len(self._rows) - len(rows)
-        if release.sources:
-            sources = torch.tensor(release.sources, device=self._device)
-            targets = torch.tensor(release.targets, device=self._device)
-            self._cache.move(sources, targets, self._length)
-            self._rows.move(sources, targets)
-        for source, target in zip(release.sources, release.targets, strict=True):
-            if source in self._watched:
-                self._watched[target] = self._watched.pop(source)
-        self._rows = self._all_rows.narrow(0, num_left)
-        # The last token drawn is not in the cache yet, so its position is the length of what is.
-        self._length = int(self._rows.positions_R.max()) if num_left else 0
-
-    def _prefill(self, request_ids: Sequence[int]) -> None:
-        prompts = [self._requests[request_id].prompt_ids for request_id in request_ids]
-        longest = max(map(len, prompts))
-        padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
-        states_PTD, entries_LPTC = self._model.prefill(torch.tensor(padded, device=self._device))
-        ends_P = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self._device)
-        rows_P = torch.arange(len(prompts), device=self._device)
-        logits_PV = self._model.logits(states_PTD[rows_P, ends_P])
-        for i, request_id in enumerate(request_ids):
-            entries_LTC = entries_LPTC[:, i, : len(prompts[i])]
-            self._prompts[request_id] = (entries_LTC, logits_PV[i])
-
-    def _draw(self, rows: Rows, first: int, logits_BV: Tensor) -> None:
-        """Draw and record one token for each of these rows, the first of which is row `first`."""
-        shaping = None if self._is_plain else rows.shaping(self._cuts)
-        watched = self._watched_among(rows, first) if self._watched else {}
-        banned = _banned(watched, self._model.config.vocab_size) if watched else None
-        ids_B, logprobs_B = sample(logits_BV, rows.uniforms(), shaping, banned)
-        rows.accept(ids_B, logprobs_B)
-        if watched:
-            new_ids = ids_B.tolist()
-            for row, watch in watched.items():
-                watch.past.append(new_ids[row])
-
-    def _watched_among(self, rows: Rows, first: int) -> dict[int, _Watched]:
-        """Those of these rows that are watched and not finished, counted from `first`."""
-        is_done = rows.is_done_R.tolist()
-        return {
-            row - first: watch
-            for row, watch in self._watched.items()
-            if row >= first and not is_done[row - first]
-        }
-
-
-def _banned(watched: Mapping[int, _Watched], vocab_size: int) -> Banned | None:
-    rows: list[int] = []
-    ids: list[int] = []
-    for row, watch in watched.items():
-        banned = set(watch.rule(tuple(watch.past)))
-        if len(banned) >= vocab_size or any(not 0 <= i < vocab_size for i in banned):
-            raise UserError(
-                at="request.banned_tokens",
-                got=f"{len(banned)} ids from {min(banned)} to {max(banned)}",
-                want=f"ids from 0 to {vocab_size - 1} (the vocabulary), not all of them",
+            self._rows = Rows(
+                config.max_num_seqs, per_sample, config.block_size, vocab_size, device
             )
-        rows += [row] * len(banned)
-        ids += banned
-    return (rows, ids) if rows else None
+        self._cache_LPSC: Tensor | None = None
+
+    def drop_cache(self) -> None:
+        """Free its memory; the next step takes it again."""
+        self._cache_LPSC = None
+
+    @torch.inference_mode()
+    def launch(self, plan: Plan, rulings: Mapping[int, Ruling]) -> Pending:
+        """Start a step. On a GPU the host goes on before it is done.
+
+        rulings: by place among `plan.drawing`.
+        """
+        samples = tuple(plan.drawing)
+        if plan.started:
+            self._rows.start(plan.started)
+        self._rows.send_tables([p.sample for p in plan.prefills])
+        self._rows.send_tables(samples)
+        run = self._tiled if self._config.deterministic else self._flat
+        states_DD, prompts = run(plan)
+        for source, target in plan.copies:
+            self._cache[:, target] = self._cache[:, source]
+        if not samples:
+            nothing = torch.empty(0)
+            return Pending((), prompts, nothing, nothing, None, None, frozenset(), None)
+        return self._draw(samples, rulings, states_DD, prompts)
+
+    @property
+    def _cache(self) -> Tensor:
+        if self._cache_LPSC is None:
+            c = self._model.config
+            shape = (c.num_hidden_layers, self._num_blocks, self._config.block_size, c.cache_dim)
+            self._cache_LPSC = zeros(shape, cache_dtype(self._model), self._device)
+        return self._cache_LPSC
+
+    def _flat(self, plan: Plan) -> tuple[Tensor, Prompts]:
+        """All tokens of the step at once; states in the order of `plan.drawing`."""
+        fresh = [p for p in plan.prefills if p.start == 0]
+        behind = [p for p in plan.prefills if p.start > 0]
+        prefills = [*fresh, *behind]
+        ids, positions, slots = self._prompt_tokens(prefills)
+        tables_BM = None
+        if plan.decodes:
+            rows_B = self._rows.batch(plan.decodes).rows_B
+            positions_B = self._rows.positions_R[rows_B]
+            most = max(len(sample.blocks) for sample in plan.decodes)
+            tables_BM = self._rows.tables_RM[rows_B, :most]
+            ids.append(self._rows.ids_R[rows_B])
+            positions.append(positions_B)
+            slots.append(self._rows.slots(rows_B, positions_B))
+        paging = Paging(
+            _joined(positions),
+            _joined(slots),
+            Documents.of([p.end for p in fresh], device=self._device) if fresh else None,
+            tuple(self._chunk(p) for p in behind),
+            tables_BM,
+        )
+        states_ND = self._model.extend(_joined(ids), self._cache, paging)
+        if not prefills:
+            return states_ND, ()
+        at = {}
+        end = 0
+        for p in prefills:
+            at[p.sample] = end
+            end += p.end - p.start
+        last: list[int] = []
+        for p in plan.prefills:
+            if p.draws:
+                last += [at[p.sample] + p.end - p.start - 1] * (1 + len(p.followers))
+        last += range(end, len(states_ND))
+        prompts = self._prompt_logprobs(
+            [(p, states_ND[at[p.sample] : at[p.sample] + p.end - p.start]) for p in prefills]
+        )
+        return states_ND[self._tensor(last)], prompts
+
+    def _tiled(self, plan: Plan) -> tuple[Tensor, Prompts]:
+        """Every token a row of a batch of ROW_TILE rows."""
+        ids, positions, slots = self._prompt_tokens(plan.prefills)
+        rows = [row for p in plan.prefills for row in [p.sample.row] * (p.end - p.start)]
+        rows_N = self._tensor([*rows, *(sample.row for sample in plan.decodes)])
+        if plan.decodes:
+            rows_B = rows_N[len(rows) :]
+            positions_B = self._rows.positions_R[rows_B]
+            ids.append(self._rows.ids_R[rows_B])
+            positions.append(positions_B)
+            slots.append(self._rows.slots(rows_B, positions_B))
+        N = len(rows_N)
+        padding = self._tensor([0] * (-N % ROW_TILE))
+        # Padding is position 0 of a row that is nobody's: it writes to nobody's block and reads it.
+        rows_N = torch.cat([rows_N, padding + self._rows.nobody])
+        ids_N, positions_N, slots_N = (_joined([*x, padding]) for x in (ids, positions, slots))
+        samples = [*(p.sample for p in plan.prefills), *plan.decodes]
+        most = max(len(sample.blocks) for sample in samples)
+        states = []
+        for tile in torch.arange(len(rows_N), device=self._device).split(ROW_TILE):
+            tables_BM = self._rows.tables_RM[rows_N[tile], :most]
+            paging = Paging(positions_N[tile], slots_N[tile], tables_BM=tables_BM, tiled=True)
+            states.append(self._model.extend(ids_N[tile], self._cache, paging))
+        states_ND = torch.cat(states)
+        last: list[int] = []
+        parts: list[tuple[Prefill, Tensor]] = []
+        end = 0
+        for p in plan.prefills:
+            start, end = end, end + p.end - p.start
+            parts.append((p, states_ND[start:end]))
+            last += [end - 1] * (1 + len(p.followers)) if p.draws else []
+        last += range(end, N)
+        return states_ND[self._tensor(last)], self._prompt_logprobs(parts)
+
+    def _prompt_tokens(
+        self, prefills: Sequence[Prefill]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Ids, positions and slots of prompts and chunks, on the device."""
+        if not prefills:
+            return [], [], []
+        size = self._config.block_size
+        ids, positions, slots = [], [], []
+        for p in prefills:
+            positions_T = torch.arange(p.start, p.end)
+            blocks_M = torch.tensor(p.sample.blocks)
+            ids.append(torch.tensor(p.sample.token_ids[p.start : p.end]))
+            positions.append(positions_T)
+            slots.append(blocks_M[positions_T // size] * size + positions_T % size)
+        each = (ids, positions, slots)
+        return tuple([torch.cat(x).to(self._device, non_blocking=True)] for x in each)  # type: ignore[return-value]
+
+    def _chunk(self, prefill: Prefill) -> Chunk:
+        blocks = prefill.sample.blocks[: -(-prefill.end // self._config.block_size)]
+        return Chunk(prefill.end - prefill.start, prefill.end, self._tensor(blocks))
+
+    def _draw(
+        self,
+        samples: tuple[Sample, ...],
+        rulings: Mapping[int, Ruling],
+        states_DD: Tensor,
+        prompts: Prompts,
+    ) -> Pending:
+        batch = self._rows.batch(samples)
+        at_D = self._rows.positions_R[batch.rows_B] + 1
+        uniform_D = self._rows.uniforms(batch.rows_B, at_D)
+        drawn, top = self._sampled(batch, states_DD, uniform_D, self._changes(rulings))
+        self._rows.accept(batch.rows_B, drawn.ids_B, at_D)
+        forced = frozenset(i for i, rule in rulings.items() if rule.forced is not None)
+        ids, logprobs, processed = (
+            None if x is None else x.to("cpu", non_blocking=True)
+            for x in (drawn.ids_B, drawn.logprobs_B, drawn.processed_B)
+        )
+        assert ids is not None and logprobs is not None
+        top = None if top is None else (top[0].cpu(), top[1].cpu())
+        event = None
+        if self._device.type == "cuda":
+            event = torch.cuda.Event()
+            event.record()
+        return Pending(samples, prompts, ids, logprobs, processed, top, forced, event)
+
+    def _sampled(
+        self, batch: Batch, states_DD: Tensor, uniform_D: Tensor, changes: Changes | None
+    ) -> tuple[Drawn, tuple[Tensor, Tensor] | None]:
+        shaping = self._rows.shaping(batch)
+        logits_DV = self._logits(states_DD)
+        top = None
+        if batch.num_top is not None:
+            best = logits_DV.log_softmax(-1).topk(min(batch.num_top, logits_DV.shape[-1]))
+            top = (best.indices, best.values)
+        return draw(logits_DV, uniform_D, shaping, changes), top
+
+    def _logits(self, states_DD: Tensor) -> Tensor:
+        """[D, V]; in deterministic mode a tile at a time."""
+        if not self._config.deterministic:
+            return self._model.logits(states_DD)
+        D = len(states_DD)
+        padded = torch.nn.functional.pad(states_DD, (0, 0, 0, -D % ROW_TILE))
+        return torch.cat([self._model.logits(tile) for tile in padded.split(ROW_TILE)])[:D]
+
+    def _changes(self, rulings: Mapping[int, Ruling]) -> Changes | None:
+        bias: list[tuple[int, int, float]] = []
+        allowed: dict[int, Sequence[bool]] = {}
+        forced: dict[int, int] = {}
+        for i, rule in rulings.items():
+            if rule.forced is not None:
+                forced[i] = rule.forced
+                continue
+            bias += [(i, token, value) for token, value in rule.bias.items()]
+            bias += [(i, token, -torch.inf) for token in set(rule.banned)]
+            if rule.allowed is not None:
+                allowed[i] = rule.allowed
+        if not (bias or allowed or forced):
+            return None
+        rows, ids, values = zip(*bias, strict=True) if bias else ((), (), ())
+        return Changes(
+            (self._tensor(rows), self._tensor(ids), self._tensor(values, torch.float32))
+            if bias
+            else None,
+            (self._tensor(list(allowed)), self._tensor(list(allowed.values()), torch.bool))
+            if allowed
+            else None,
+            (self._tensor(list(forced)), self._tensor(list(forced.values()))) if forced else None,
+        )
+
+    def _prompt_logprobs(self, parts: Sequence[tuple[Prefill, Tensor]]) -> Prompts:
+        """Of the prompt tokens behind each of these states, where somebody asked."""
+        found = []
+        for prefill, states_TD in parts:
+            sample = prefill.sample
+            top = sample.request.params.prompt_logprobs
+            if top is None:
+                continue
+            following = sample.request.prompt_ids[prefill.start + 1 : prefill.end + 1]
+            entries: list[PromptLogprob] = []
+            for a in range(0, len(following), LOGIT_ROWS):
+                ids_T = self._tensor(following[a : a + LOGIT_ROWS])
+                logits_TV = self._logits(states_TD[a : a + len(ids_T)])
+                entries += _by_token(logits_TV.log_softmax(-1), ids_T, top)
+            found.append((sample, tuple(entries)))
+        return tuple(found)
+
+    def _tensor(self, values: Sequence[object], dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=self._device)
 
 
-def _cuts(params: SamplingParams) -> bool:
-    return params.top_k is not None or params.top_p < 1
+def _by_token(logprobs_TV: Tensor, ids_T: Tensor, num_top: int) -> list[PromptLogprob]:
+    own_T1 = logprobs_TV.gather(-1, ids_T[:, None])
+    rank_T = (logprobs_TV > own_T1).sum(-1) + 1
+    best = logprobs_TV.topk(min(num_top, logprobs_TV.shape[-1]))
+    tops = _pairs(best.indices, best.values)
+    columns = (own_T1[:, 0].tolist(), rank_T.tolist(), tops)
+    return [PromptLogprob(*entry) for entry in zip(*columns, strict=True)]
+
+
+def _pairs(ids: Tensor, logprobs: Tensor) -> list[TopLogprobs]:
+    rows = zip(ids.tolist(), logprobs.tolist(), strict=True)
+    return [tuple(zip(i, p, strict=True)) for i, p in rows]
+
+
+def _first(top: TopLogprobs, count: int | None) -> TopLogprobs | None:
+    return None if count is None else top[:count]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def cache_dtype(model: Model) -> torch.dtype:
+    """That of the weights."""
+    dtypes = (tensor.dtype for tensor in model.state_dict().values())
+    return next((dtype for dtype in dtypes if dtype.is_floating_point), torch.float32)
+
+
+def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, since a masked weight of 0 times a stray NaN would be NaN. A CPU's memory is not touched before use."""
+    if device.type != "cpu":
+        return torch.zeros(tuple(shape), dtype=dtype, device=device)
+    count = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(count, np.uint8)).view(dtype).view(tuple(shape))

@@ -19,6 +19,26 @@ _LEAST_TEMPERATURE = 1e-5
 
 
 @dataclass(frozen=True)
+class Penalties:
+    """What has been said before, and what that costs."""
+
+    repetition_B: Tensor
+    presence_B: Tensor
+    frequency_B: Tensor
+    counts_BV: Tensor
+    """int: how often the output holds each id."""
+    in_prompt_BV: Tensor
+    """bool."""
+
+    def apply(self, logits_BV: Tensor) -> Tensor:
+        said_BV = self.counts_BV > 0
+        factor_BV = torch.where(said_BV | self.in_prompt_BV, self.repetition_B[:, None], 1.0)
+        logits_BV = torch.where(logits_BV > 0, logits_BV / factor_BV, logits_BV * factor_BV)
+        logits_BV = logits_BV - self.frequency_B[:, None] * self.counts_BV
+        return logits_BV - self.presence_B[:, None] * said_BV
+
+
+@dataclass(frozen=True)
 class Shaping:
     """How each row changes the model's distribution before the draw."""
 
@@ -26,31 +46,72 @@ class Shaping:
     """0 (or too small to divide by): greedy."""
     top_k_B: Tensor
     top_p_B: Tensor
+    min_p_B: Tensor
     cuts: bool
-    """Whether any row uses top-k or top-p; without them nothing needs sorting."""
+    """Whether any row uses top-k, top-p or min-p; without them nothing needs sorting."""
+    penalties: Penalties | None = None
 
 
-Banned = tuple[list[int], list[int]]
-"""Rows and, beside each, a token id that it may not draw."""
+@dataclass(frozen=True)
+class Changes:
+    """What the host does to single logits, and to whole draws."""
+
+    bias: tuple[Tensor, Tensor, Tensor] | None = None
+    """Rows, ids and what is added there; -inf bans."""
+    allowed: tuple[Tensor, Tensor] | None = None
+    """Rows X, and bool [X, V]: what they may draw."""
+    forced: tuple[Tensor, Tensor] | None = None
+    """Rows, and the ids that come there in any case."""
+
+    def apply(self, logits_BV: Tensor) -> Tensor:
+        if self.bias is not None:
+            rows, ids, values = self.bias
+            logits_BV = logits_BV.index_put((rows, ids), values, accumulate=True)
+        if self.allowed is not None:
+            rows, allowed_XV = self.allowed
+            kept_XV = logits_BV[rows].masked_fill(~allowed_XV, -torch.inf)
+            logits_BV = logits_BV.index_copy(0, rows, kept_XV)
+        return logits_BV
 
 
-def sample(
+@dataclass(frozen=True)
+class Drawn:
+    """One token a row."""
+
+    ids_B: Tensor
+    """int64."""
+    logprobs_B: Tensor
+    """fp32, raw: at temperature 1, with nothing cut, banned or punished."""
+    processed_B: Tensor | None
+    """fp32, under the distribution drawn from; None: the same."""
+
+
+def draw(
     logits_BV: Tensor,
     uniform_B: Tensor,
     shaping: Shaping | None = None,
-    banned: Banned | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Draw one token a row. Returns ids (int64) and their raw log-softmax, float32.
+    changes: Changes | None = None,
+) -> Drawn:
+    """Draw one token a row.
 
-    "Raw": at temperature 1, with nothing cut or banned. Without `shaping` every row draws from just
-    that distribution, and gets the very token that it would get beside rows that are shaped.
+    Without `shaping` every row draws from the model's own distribution, and gets the very token that it
+    would get beside rows that are shaped.
     """
-    if shaping is None and banned is None:
-        ids_B1 = _look_up(logits_BV.softmax(-1), uniform_B)
-    else:
-        ids_B1 = _sample_shaped(logits_BV, uniform_B, shaping, banned)
-    logprobs_B1 = logits_BV.log_softmax(-1).gather(-1, ids_B1)
-    return ids_B1[:, 0], logprobs_B1[:, 0]
+    raw_BV = logits_BV.log_softmax(-1)
+    if changes is not None:
+        logits_BV = changes.apply(logits_BV)
+    weights_BV = logits_BV.softmax(-1) if shaping is None else _shaped(logits_BV, shaping)
+    ids_B1 = _look_up(weights_BV, uniform_B)
+    if changes is not None and changes.forced is not None:
+        rows, ids = changes.forced
+        ids_B1[rows, 0] = ids
+        weights_BV[rows] = 0.0
+        weights_BV[rows, ids] = 1.0
+    processed_B = None
+    if shaping is not None or changes is not None:
+        share_B = weights_BV.gather(-1, ids_B1)[:, 0] / weights_BV.sum(-1)
+        processed_B = share_B.log()
+    return Drawn(ids_B1[:, 0], raw_BV.gather(-1, ids_B1)[:, 0], processed_B)
 
 
 def uniforms(keys_B: Tensor, counters_B: Tensor) -> Tensor:
@@ -69,21 +130,17 @@ def stream_key(seed: int, sample_id: int) -> int:
     return _signed(_mix(_mix(seed & _MASK_64) + sample_id))
 
 
-def _sample_shaped(
-    logits_BV: Tensor, uniform_B: Tensor, shaping: Shaping | None, banned: Banned | None
-) -> Tensor:
-    if banned is not None:
-        rows, ids = (torch.tensor(values, device=logits_BV.device) for values in banned)
-        logits_BV = logits_BV.index_put((rows, ids), logits_BV.new_tensor(-torch.inf))
-    if shaping is None:
-        return _look_up(logits_BV.softmax(-1), uniform_B)
+def _shaped(logits_BV: Tensor, shaping: Shaping) -> Tensor:
+    """The weights to draw by, which need not add up to 1."""
+    if shaping.penalties is not None:
+        logits_BV = shaping.penalties.apply(logits_BV)
     is_greedy_B1 = shaping.temperature_B[:, None] < _LEAST_TEMPERATURE
     temperature_B1 = shaping.temperature_B[:, None].masked_fill(is_greedy_B1, 1.0)
     weights_BV = (logits_BV / temperature_B1).softmax(-1)
     if shaping.cuts:
         weights_BV = weights_BV * _kept(weights_BV, shaping)
-    drawn_B1 = _look_up(weights_BV, uniform_B)
-    return torch.where(is_greedy_B1, logits_BV.argmax(-1, keepdim=True), drawn_B1)
+    best_BV = torch.zeros_like(weights_BV).scatter(-1, logits_BV.argmax(-1, keepdim=True), 1.0)
+    return torch.where(is_greedy_B1, best_BV, weights_BV)
 
 
 def _look_up(weights_BV: Tensor, uniform_B: Tensor) -> Tensor:
@@ -101,7 +158,7 @@ def _look_up(weights_BV: Tensor, uniform_B: Tensor) -> Tensor:
 
 
 def _kept(weights_BV: Tensor, shaping: Shaping) -> Tensor:
-    """Top-k, then top-p of what it leaves. Exactly k stay; of equal tokens those with lower ids."""
+    """Top-k, then top-p of what it leaves, and min-p. Exactly k stay; of equal tokens those with lower ids."""
     sorted_BV, order_BV = weights_BV.sort(dim=-1, descending=True, stable=True)
     ranks_V = torch.arange(weights_BV.shape[-1], device=weights_BV.device)
     in_top_k_BV = ranks_V < shaping.top_k_B[:, None]  # V where off
@@ -110,7 +167,9 @@ def _kept(weights_BV: Tensor, shaping: Shaping) -> Tensor:
     before_BV = cumulative_BV - sorted_BV
     # Where top-p is off, rounding must not cost the tail its place.
     in_top_p_BV = (before_BV < top_p_B1 * cumulative_BV[:, -1:]) | (top_p_B1 >= 1)
-    return torch.zeros_like(in_top_k_BV).scatter(-1, order_BV, in_top_k_BV & in_top_p_BV)
+    in_min_p_BV = sorted_BV >= shaping.min_p_B[:, None] * sorted_BV[:, :1]
+    kept_BV = in_top_k_BV & in_top_p_BV & in_min_p_BV
+    return torch.zeros_like(in_top_k_BV).scatter(-1, order_BV, kept_BV)
 
 
 def _shift_right(z: Tensor, bits: int) -> Tensor:

@@ -1,119 +1,259 @@
-"""Which sequences run, in which row of the batch. Knows no tensors and imports no torch."""
+"""Which tokens of which samples are computed in the next step. Knows no tensors and imports no torch.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+A step plans tokens per sample: a prompt, a chunk of one, one new token of each sample that decodes. Samples that
+decode come first, so that a flood of prompts never makes them wait; prompts share what is left of
+`max_num_batched_tokens`, in order of priority and arrival.
 
-from nalar.engine.config import EngineConfig
-from nalar.engine.sequence import Request
-
-RELEASE_FRAC = 1 / 8
-"""Finished rows stay in the batch until they make up this share of it: freeing rows one by one
-costs more than they do.
+Counts run ahead of the tokens: the next step can be planned before the tokens of the last are known.
 """
 
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-@dataclass(frozen=True, slots=True)
-class SampleId:
-    """One of the n samples of one request, both counted from 0 in the order they came."""
-
-    request_id: int
-    sample_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """What joins the batch now. New rows are appended behind the running ones, in this order."""
-
-    samples: tuple[SampleId, ...]
-    prefills: tuple[tuple[int, ...], ...]
-    """Ids of requests met for the first time, cut into prefill calls."""
-    keep_prefill: int | None
-    """The request whose remaining samples still wait: its prompt will be needed again."""
+from nalar.engine.blocks import UNKNOWN, BlockPool
+from nalar.engine.config import EngineConfig
+from nalar.engine.sample import Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
-    """What left, and the moves that close the gaps: row sources[i] now lives in row targets[i]."""
+class Prefill:
+    """Tokens `start` to `end` of a sample, computed at once."""
 
-    samples: tuple[SampleId, ...]
-    sources: tuple[int, ...]
-    targets: tuple[int, ...]
+    sample: Sample
+    start: int
+    end: int
+    followers: tuple[Sample, ...]
+    """Samples that take over its prompt and draw their first token from the same logits."""
+    draws: bool
+    """Whether these were the last, so that the next token can be drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step."""
+
+    prefills: tuple[Prefill, ...]
+    decodes: tuple[Sample, ...]
+    started: tuple[Sample, ...]
+    """Samples that have got a row."""
+    copies: tuple[tuple[int, int], ...]
+    """Blocks to copy onto others behind the step: the last, unfilled one of a prompt, for each follower."""
+
+    @property
+    def drawing(self) -> Iterator[Sample]:
+        """Whose next token is drawn, in order."""
+        for prefill in self.prefills:
+            if prefill.draws:
+                yield prefill.sample
+                yield from prefill.followers
+        yield from self.decodes
 
 
 class Scheduler:
-    """First come, first served: requests in order, their samples in order, as rows get free."""
+    """Blocks and rows of all samples, from their arrival to their end."""
 
-    def __init__(self, requests: Sequence[Request], config: EngineConfig) -> None:
-        self._requests = requests
+    def __init__(self, config: EngineConfig, pool: BlockPool) -> None:
         self._config = config
-        self._next = SampleId(0, 0)
-        self._num_waiting = sum(request.params.n for request in requests)
-        self.running: list[SampleId] = []
-        """The sample in each row of the batch."""
+        self.pool = pool
+        self._waiting: list[tuple[int, int, Sample]] = []
+        self.running: list[Sample] = []
+        self._free_rows = list(range(config.max_num_seqs))
 
     @property
     def num_waiting(self) -> int:
-        return self._num_waiting
+        return sum(1 + len(sample.followers) for _, _, sample in self._waiting) + sum(
+            len(sample.followers) for sample in self.running
+        )
 
     @property
     def has_work(self) -> bool:
-        return bool(self.running or self._num_waiting)
+        return bool(self._waiting or self.running)
 
     @property
-    def can_admit(self) -> bool:
-        return self._num_waiting > 0 and len(self.running) < self._config.max_num_seqs
+    def needs_host(self) -> bool:
+        """Whether a sample's next step depends on tokens that are under way."""
+        return any(sample.needs_host for sample in self.running)
 
-    def admit(self) -> Admission:
-        """Fill the free rows from the queue."""
-        num_free = self._config.max_num_seqs - len(self.running)
-        samples: list[SampleId] = []
-        while len(samples) < num_free and len(samples) < self._num_waiting:
-            samples.append(self._next)
-            self._next = self._after(self._next)
-        self._num_waiting -= len(samples)
-        self.running += samples
-        fresh = [sample.request_id for sample in samples if sample.sample_id == 0]
-        is_cut_off = self._next.sample_id > 0
-        return Admission(
-            samples=tuple(samples),
-            prefills=self._prefill_calls(fresh),
-            keep_prefill=self._next.request_id if is_cut_off else None,
-        )
+    def add(self, sample: Sample) -> None:
+        heapq.heappush(self._waiting, (sample.request.priority, sample.arrival, sample))
 
-    def should_release(self, num_done: int) -> bool:
-        """Whether enough rows are finished to make it worth closing the gaps."""
-        return num_done > 0 and num_done >= len(self.running) * RELEASE_FRAC
+    def schedule(self, *, may_preempt: bool = True) -> Plan | None:
+        """The next step, all counts moved on as if it were done.
 
-    def release(self, rows: Sequence[int]) -> Release:
-        """Take finished rows out.
-
-        Rows from the end of the batch move into the gaps, so that few rows move.
+        None: a sample must give way and may not, since tokens of it are under way.
         """
-        gone = set(rows)
-        num_left = len(self.running) - len(gone)
-        samples = tuple(self.running[row] for row in rows)
-        targets = tuple(row for row in range(num_left) if row in gone)
-        sources = tuple(row for row in range(num_left, len(self.running)) if row not in gone)
-        for source, target in zip(sources, targets, strict=True):
-            self.running[target] = self.running[source]
-        del self.running[num_left:]
-        return Release(samples, sources, targets)
+        decodes = self._decodes(may_preempt)
+        if decodes is None:
+            return None
+        budget = self._config.max_num_batched_tokens - len(decodes)
+        prefills: list[Prefill] = []
+        started: list[Sample] = []
+        copies: list[tuple[int, int]] = []
+        for sample in [s for s in self.running if not s.is_decoding and not _is_complete(s)]:
+            budget -= self._prefill(sample, budget, prefills, started, copies)
+        while budget > 0 and self._waiting and self._free_rows:
+            sample = self._waiting[0][2]
+            if not self._admit(sample):
+                break
+            started.append(sample)
+            budget -= self._prefill(sample, budget, prefills, started, copies)
+        for sample in decodes:
+            sample.num_computed += 1
+            sample.num_drawn += 1
+        return Plan(tuple(prefills), tuple(decodes), tuple(started), tuple(copies))
 
-    def _after(self, sample: SampleId) -> SampleId:
-        if sample.sample_id + 1 < self._requests[sample.request_id].params.n:
-            return SampleId(sample.request_id, sample.sample_id + 1)
-        return SampleId(sample.request_id + 1, 0)
+    def publish(self, sample: Sample) -> None:
+        """Offer to others the blocks that are full by now."""
+        size = self.pool.block_size
+        full = min(sample.num_computed, len(sample.token_ids)) // size
+        for i in range(sample.num_published, min(full, len(sample.blocks))):
+            tokens = sample.token_ids[i * size : (i + 1) * size]
+            sample.content = self.pool.publish(
+                sample.blocks[i], sample.content, tokens, sample.request.cache_salt
+            )
+            sample.num_published = i + 1
 
-    def _prefill_calls(self, request_ids: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-        """Cut requests into calls of at most max_prefill_tokens, padding counted."""
-        calls: list[list[int]] = []
-        longest = 0
-        for request_id in request_ids:
-            length = len(self._requests[request_id].prompt_ids)
-            longest = max(longest, length)
-            is_full = calls and longest * (len(calls[-1]) + 1) > self._config.max_prefill_tokens
-            if is_full or not calls:
-                calls.append([])
-                longest = length
-            calls[-1].append(request_id)
-        return tuple(tuple(call) for call in calls)
+    def finish(self, sample: Sample) -> None:
+        """Give back all it holds. Steps under way may still write to its blocks, but before any other does."""
+        sample.is_finished = True
+        sample.followers = []
+        if sample.row is not None:
+            self._leave(sample)
+        else:
+            self._waiting = [entry for entry in self._waiting if entry[2] is not sample]
+            heapq.heapify(self._waiting)
+
+    def preempt_all(self) -> None:
+        """Nobody keeps anything in the cache; all wait to be computed anew, from the tokens that are known."""
+        for sample in list(self.running):
+            self._preempt(sample)
+
+    def flush(self) -> None:
+        """Nothing in the cache can be found by later requests: the weights have changed."""
+        self.pool.flush()
+        for sample in self.running:
+            sample.content = UNKNOWN
+
+    def _decodes(self, may_preempt: bool) -> list[Sample] | None:
+        decodes: list[Sample] = []
+        for sample in list(self.running):
+            if sample.row is None or not sample.is_decoding or _is_complete(sample):
+                continue
+            if len(decodes) >= self._config.max_num_batched_tokens:
+                break
+            while not self._reserve(sample, sample.num_tokens):
+                if not may_preempt:
+                    return None
+                victim = max(self.running, key=lambda s: (s.request.priority, s.arrival))
+                self._preempt(victim)
+                if victim in decodes:
+                    decodes.remove(victim)
+                if victim is sample:
+                    break
+            else:
+                decodes.append(sample)
+        return decodes
+
+    def _prefill(
+        self,
+        sample: Sample,
+        budget: int,
+        prefills: list[Prefill],
+        started: list[Sample],
+        copies: list[tuple[int, int]],
+    ) -> int:
+        """Plan the next tokens of a prompt, with the followers that it can take along; how many tokens."""
+        start = sample.num_computed
+        end = min(sample.num_tokens, start + budget)
+        if end <= start:
+            return 0
+        sample.num_computed = end
+        draws = end == sample.num_tokens
+        followers = self._fork(sample, copies) if draws else []
+        sample.num_drawn += draws
+        started += followers
+        prefills.append(Prefill(sample, start, end, tuple(followers), draws))
+        return end - start
+
+    def _admit(self, sample: Sample) -> bool:
+        """Give a waiting sample a row and blocks for all it has, or leave it where it is."""
+        pool = self.pool
+        reads = self._config.enable_prefix_caching and sample.request.params.prompt_logprobs is None
+        # The last token is computed in any case: the next one is drawn from its state.
+        found = pool.find(sample.token_ids[:-1] if reads else (), sample.request.cache_salt)
+        num_needed = -(-sample.num_tokens // pool.block_size) - len(found.blocks)
+        pool.share(found.blocks)
+        # One block is left to each who runs, lest they push this one out again at once.
+        is_room = pool.num_free - num_needed >= len(self.running)
+        blocks = pool.allocate(num_needed) if is_room or not self.running else None
+        if blocks is None:
+            pool.release(found.blocks)
+            return False
+        heapq.heappop(self._waiting)
+        sample.blocks = [*found.blocks, *blocks]
+        sample.num_computed = len(found.blocks) * pool.block_size
+        sample.num_published, sample.content = len(found.blocks), found.content
+        if sample.num_cached is None:
+            sample.num_cached = min(sample.num_computed, sample.num_prompt)
+        self._enter(sample)
+        return True
+
+    def _fork(self, leader: Sample, copies: list[tuple[int, int]]) -> list[Sample]:
+        """Rows and blocks for the followers of a prompt that is about to be computed; the rest wait as a group."""
+        pool, waiting = self.pool, leader.followers
+        leader.followers = []
+        full, is_partial = divmod(leader.num_prompt, pool.block_size)
+        forked: list[Sample] = []
+        while waiting and self._free_rows:
+            own = pool.allocate(1) if is_partial else []
+            if own is None:
+                break
+            sample = waiting.pop(0)
+            pool.share(leader.blocks[:full])
+            sample.blocks = [*leader.blocks[:full], *own]
+            copies += [(leader.blocks[full], block) for block in own]
+            sample.num_computed, sample.num_drawn = leader.num_prompt, 1
+            sample.num_cached = leader.num_cached
+            sample.num_published, sample.content = full, UNKNOWN
+            self._enter(sample)
+            forked.append(sample)
+        if waiting:
+            waiting[0].followers = waiting[1:]
+            self.add(waiting[0])
+        return forked
+
+    def _reserve(self, sample: Sample, num_tokens: int) -> bool:
+        """Blocks for this many tokens in all."""
+        missing = -(-num_tokens // self.pool.block_size) - len(sample.blocks)
+        if missing <= 0:
+            return True
+        blocks = self.pool.allocate(missing)
+        if blocks is not None:
+            sample.blocks += blocks
+        return blocks is not None
+
+    def _enter(self, sample: Sample) -> None:
+        sample.row = heapq.heappop(self._free_rows)
+        self.running.append(sample)
+
+    def _leave(self, sample: Sample) -> None:
+        assert sample.row is not None
+        self.pool.release(sample.blocks)
+        heapq.heappush(self._free_rows, sample.row)
+        self.running.remove(sample)
+        sample.blocks, sample.row = [], None
+
+    def _preempt(self, sample: Sample) -> None:
+        """Back into the queue. Nothing is lost but time: its tokens are kept, and its random numbers go by position."""
+        self._leave(sample)
+        sample.num_computed = sample.num_published = sample.content = 0
+        sample.num_drawn = len(sample.token_ids) - sample.num_prompt
+        if not sample.num_drawn:
+            sample.prompt_logprobs = []
+        self.add(sample)
+
+
+def _is_complete(sample: Sample) -> bool:
+    """Whether no token is left to draw, though the host may not know the last ones yet."""
+    return sample.num_drawn >= sample.request.params.max_tokens

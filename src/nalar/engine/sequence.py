@@ -1,52 +1,122 @@
 """What goes into the engine and what comes out: token ids in, token ids and logprobs out. Imports no torch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
+
+from pydantic import Field
 
 from nalar.config import Config, ConfigError, UserError
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "abort"]
 
 BannedTokens = Callable[[Seq[int]], Seq[int]]
 """Given the ids generated so far, the ids that may not come next. The engine knows nothing of text."""
+
+StopMatcher = Callable[[Seq[int]], bool]
+"""Given the ids generated so far, whether to stop here."""
+
+
+class Grammar(Protocol):
+    """What may come next, as a state of its own: one for each sample."""
+
+    def allowed(self, past: Seq[int]) -> Seq[bool] | None:
+        """One for each id of the vocabulary, given the ids generated so far; None: anything."""
+        ...
+
+
+class ThinkingParams(Config):
+    """How long a sample may think."""
+
+    start_id: int = Field(ge=0)
+    end_id: int = Field(ge=0)
+    """Between these two stands the thought; a prompt may have opened it."""
+    budget_tokens: int | None = Field(default=None, ge=0)
+    """Tokens of thought after which the closing comes, whatever the model would say. None: never."""
+    closing_ids: tuple[int, ...] = ()
+    """What closes it, `end_id` last. Empty: `end_id` alone."""
+
+    def model_post_init(self, _context: object) -> None:
+        if self.closing_ids and self.closing_ids[-1] != self.end_id:
+            raise ConfigError(
+                at="thinking.closing_ids",
+                got=str(self.closing_ids),
+                want=f"ids of which end_id={self.end_id} is the last, or none",
+            )
+
+    @property
+    def closing(self) -> tuple[int, ...]:
+        return self.closing_ids or (self.end_id,)
 
 
 class SamplingParams(Config):
     """How to sample one request. Names and meanings as in vLLM."""
 
-    n: int = 1
+    n: int = Field(default=1, ge=1)
     """Samples per request; the prompt is prefilled once for all of them."""
-    max_tokens: int = 256
+    max_tokens: int = Field(default=256, ge=1)
     """Cap on generated tokens, the stop token included."""
+    min_tokens: int = Field(default=0, ge=0)
+    """No stop token before this many tokens."""
     temperature: float = 1.0
     """0: greedy."""
-    top_p: float = 1.0
-    top_k: int | None = None
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """1: off."""
+    top_k: int | None = Field(default=None, ge=1)
     """None: off."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Tokens less likely than this share of the likeliest are cut. 0: off."""
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    """Taken off the logits of ids generated before: once, and once for each time."""
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    """Divides positive logits of ids in prompt or output, multiplies negative ones. 1: off."""
+    logit_bias: Mapping[int, float] = {}
+    """Added to the logits of these ids."""
     stop_token_ids: tuple[int, ...] = ()
     """Sampling one of these ends the sequence; it stays in the output."""
     seed: int = 0
     """Sample i of a request draws from a stream of its own, set by (seed, i) and nothing else in the batch."""
+    logprobs: int | None = Field(default=None, ge=0)
+    """How many of the likeliest ids to report beside each drawn one, by the model's own distribution."""
+    prompt_logprobs: int | None = Field(default=None, ge=0)
+    """The same for the prompt, which then is computed in full, cached or not."""
+    thinking: ThinkingParams | None = None
+    """None: the engine does not know what a thought is. Where it does, a grammar holds behind the thought alone."""
 
     def model_post_init(self, _context: object) -> None:
         checks = (
-            ("n", self.n >= 1, "at least 1"),
-            ("max_tokens", self.max_tokens >= 1, "at least 1"),
             (
                 "temperature",
                 self.temperature >= 0 and math.isfinite(self.temperature),
                 "a finite number from 0 (greedy) up",
             ),
-            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1 (1: off)"),
-            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1, or None (off)"),
             ("stop_token_ids", all(t >= 0 for t in self.stop_token_ids), "token ids from 0 up"),
+            ("repetition_penalty", math.isfinite(self.repetition_penalty), "a finite number"),
+            (
+                "logit_bias",
+                all(t >= 0 and math.isfinite(b) for t, b in self.logit_bias.items()),
+                "token ids from 0 up with finite numbers (an id is banned by -100, as at OpenAI)",
+            ),
         )
         for name, is_good, want in checks:
             if not is_good:
                 raise ConfigError(at=f"sampling.{name}", got=str(getattr(self, name)), want=want)
+
+    @property
+    def has_penalties(self) -> bool:
+        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1)
+
+    @property
+    def cuts(self) -> bool:
+        return self.top_k is not None or self.top_p < 1 or self.min_p > 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether tokens are drawn from the model's own distribution, rules apart."""
+        return self.temperature == 1 and not self.cuts and not self.has_penalties
 
 
 @dataclass(frozen=True)
@@ -56,10 +126,38 @@ class Request:
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     banned_tokens: BannedTokens | None = None
+    stop_matcher: StopMatcher | None = None
+    make_grammar: Callable[[], Grammar] | None = None
+    """Called once for each sample."""
+    priority: int = 0
+    """Lower is sooner, as in vLLM; of equal ones the first come."""
+    cache_salt: str = ""
+    """Only requests of one salt share cached prompts."""
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether the host has a say in single tokens."""
+        p = self.params
+        rules = (self.banned_tokens, self.make_grammar, p.logit_bias, p.min_tokens, p.thinking)
+        return any(bool(rule) for rule in rules)
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise UserError(at="request.prompt_ids", got="no tokens", want="at least one token id")
+
+
+TopLogprobs = tuple[tuple[int, float], ...]
+"""Ids and their logprobs, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class PromptLogprob:
+    """One token of a prompt, by the model's own distribution; the first token has none."""
+
+    logprob: float
+    rank: int
+    """1: the likeliest."""
+    top: TopLogprobs
 
 
 @dataclass(frozen=True)
@@ -71,3 +169,11 @@ class Completion:
     """Log-probability of each token under the model's own distribution (temperature 1, nothing cut or banned)."""
     finish_reason: FinishReason
     policy_version: int
+    processed_logprobs: tuple[float, ...] = ()
+    """The same under the distribution it was drawn from; empty where that is the model's own. Greedy: 0."""
+    top_logprobs: tuple[TopLogprobs, ...] = ()
+    prompt_logprobs: tuple[PromptLogprob | None, ...] = ()
+    forced: tuple[int, ...] = ()
+    """Places in `token_ids` that were not drawn: the closing of a thought that was too long."""
+    num_cached_tokens: int = 0
+    """Tokens of the prompt whose entries were found in the cache."""

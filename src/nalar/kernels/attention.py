@@ -1,15 +1,20 @@
-"""Causal attention over whole documents (training, prefill), and of one query a row over a cache (decode)."""
+"""Causal attention over whole documents (training, prefill), and of a few queries a row over a cache (decode)."""
 
 # N tokens of a flat batch · B batch · T tokens · H heads · K query/key width · W value width
-# R latent · G heads of keys and values · Q query heads of each · C what a token has in the cache
+# R latent · G heads of keys and values · Q queries of a row · X queries of one head of keys
+# C what a token has in the cache
 
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 from nalar.kernels.documents import Documents
+
+KEY_TILE = 64
+"""Keys that deterministic attention takes at a time."""
 
 Observe = Literal["nothing", "bound", "exact"]
 """What to learn of the largest pre-softmax logits: a bound costs nothing where attention gives its log-sum-exp."""
@@ -86,36 +91,70 @@ def max_logit(q_BHTK: Tensor, k_BHTK: Tensor, *, scale: float, chunk: int = 512)
     return best
 
 
+def chunk_attention(q_QHK: Tensor, k_TGK: Tensor, v_TGW: Tensor, *, scale: float) -> Tensor:
+    """The last Q tokens of a sequence of T, causal: [Q, H, W]."""
+    q, k, v = (x.transpose(0, 1)[None] for x in (q_QHK, k_TGK, v_TGW))
+    k, v = _for_each_query_head(q.shape[1], k, v)
+    behind = causal_lower_right(q.shape[2], k.shape[2])
+    out_1HQW: Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=behind, scale=scale)
+    return out_1HQW[0].transpose(0, 1)
+
+
 def latent_attention(
-    q_BHC: Tensor, cache_BTC: Tensor, hidden_BT: Tensor, *, latent_dim: int, scale: float
+    q_BQHC: Tensor, cache_BTC: Tensor, hidden_BQT: Tensor, *, latent_dim: int, scale: float
 ) -> Tensor:
-    """One query per row against cached latents: [B, H, R], the attention-weighted latent.
+    """Q queries per row against cached latents: [B, Q, H, R], the attention-weighted latent.
 
     cache_BTC: per token the normed latent (first latent_dim columns), then the rotated key.
-    hidden_BT: -inf where a key is not visible, else 0 (additive).
+    hidden_BQT: -inf where a key is not visible, else 0 (additive).
     """
-    scores_BHT = torch.baddbmm(
-        hidden_BT[:, None], q_BHC, cache_BTC.transpose(1, 2), beta=1.0, alpha=scale
+    Q, H = q_BQHC.shape[1:3]
+    hidden = hidden_BQT if Q == 1 else hidden_BQT.repeat_interleave(H, dim=1)
+    scores = torch.baddbmm(
+        hidden, q_BQHC.flatten(1, 2), cache_BTC.transpose(1, 2), beta=1.0, alpha=scale
     )
-    return torch.bmm(scores_BHT.softmax(-1), cache_BTC[..., :latent_dim])
+    return torch.bmm(scores.softmax(-1), cache_BTC[..., :latent_dim]).unflatten(1, (Q, H))
 
 
 def grouped_attention(
-    q_BHK: Tensor, cache_BTC: Tensor, hidden_BT: Tensor, *, kv_heads: int, scale: float
+    q_BQHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, hidden_BQT: Tensor, *, scale: float
 ) -> Tensor:
-    """One query per row and head against cached keys and values: [B, H, K].
+    """Q queries per row and head against cached keys and values: [B, Q, H, K].
 
-    cache_BTC: per token the rotated keys of all G heads, then their values.
-    hidden_BT: -inf where a key is not visible, else 0 (additive).
+    hidden_BQT: -inf where a key is not visible, else 0 (additive).
     """
-    k_BTGK, v_BTGK = cache_BTC.unflatten(-1, (2, kv_heads, -1)).unbind(2)
+    (B, Q, H, K), G = q_BQHK.shape, k_BTGK.shape[2]
     # The query heads of a group stand where the tokens of a sequence would: no key is copied for them.
-    q_BGQK = q_BHK.unflatten(1, (kv_heads, -1))
-    out_BGQK = F.scaled_dot_product_attention(
-        q_BGQK,
+    q_BGXK = q_BQHK.view(B, Q, G, -1, K).transpose(1, 2).flatten(2, 3)
+    out_BGXK = F.scaled_dot_product_attention(
+        q_BGXK,
         k_BTGK.transpose(1, 2),
         v_BTGK.transpose(1, 2),
-        attn_mask=hidden_BT[:, None, None],
+        attn_mask=hidden_BQT.repeat_interleave(H // G, dim=1)[:, None],
         scale=scale,
     )
-    return out_BGQK.flatten(1, 2)
+    out_BQHK: Tensor = out_BGXK.unflatten(2, (Q, -1)).transpose(1, 2).flatten(2, 3)
+    return out_BQHK
+
+
+def tiled_attention(
+    q_BHK: Tensor, k_BTGK: Tensor, v_BTGW: Tensor, hidden_BT: Tensor, *, scale: float
+) -> Tensor:
+    """One query per row, [B, H, W], the same to the bit however many keys other rows have.
+
+    Keys are taken in tiles of fixed size, one after another (online softmax, arXiv:1805.02867). A tile
+    that a row does not see multiplies by 1 and adds 0.
+    """
+    (B, H, _), G = q_BHK.shape, k_BTGK.shape[2]
+    q_BGXK = q_BHK.unflatten(1, (G, -1)).float()
+    best = q_BGXK.new_full((B, G, H // G, 1), -torch.inf)
+    total, out = torch.zeros_like(best), q_BGXK.new_zeros(B, G, H // G, v_BTGW.shape[-1])
+    tiles = (x.split(KEY_TILE, dim=1) for x in (k_BTGK, v_BTGW, hidden_BT))
+    for k, v, hidden in zip(*tiles, strict=True):
+        scores = q_BGXK @ k.float().permute(0, 2, 3, 1) * scale + hidden[:, None, None].float()
+        higher = torch.maximum(best, scores.amax(-1, keepdim=True))
+        kept, weights = (best - higher).exp(), (scores - higher).exp()
+        total = total * kept + weights.sum(-1, keepdim=True)
+        out = out * kept + weights @ v.float().transpose(1, 2)
+        best = higher
+    return (out / total).flatten(1, 2).to(q_BHK.dtype)

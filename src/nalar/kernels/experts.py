@@ -37,6 +37,22 @@ def experts(
     return out_TD
 
 
+def every_expert(
+    x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
+) -> Tensor:
+    """`experts`, with every token through every expert and a weight of 0 where it was not sent.
+
+    E / K times the work, in products whose shape depends on T alone: no token's numbers depend on
+    where others were sent.
+    """
+    E = len(down_EDF)
+    gu_ET2F = torch.bmm(x_TD.expand(E, -1, -1), gate_up_E2FD.flatten(1, 2).transpose(1, 2))
+    gate, up = gu_ET2F.chunk(2, dim=-1)
+    y_ETD = torch.bmm(F.silu(gate) * up, down_EDF.transpose(1, 2))
+    weights_TE = x_TD.new_zeros(len(x_TD), E).scatter_(1, ids_TK, weights_TK)
+    return torch.bmm(weights_TE[:, None], y_ETD.transpose(0, 1)).squeeze(1)
+
+
 def _by_expert(rows: Tensor, sizes: list[int], weight_E: Tensor) -> Tensor:
     """rows[R, a] times each expert's weight[E, b, a], transposed: [R, b]."""
     out = rows.new_empty(len(rows), weight_E.shape[1])

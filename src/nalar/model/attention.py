@@ -1,24 +1,27 @@
 """Attention in the two kinds that models have, one interface: latent (arXiv:2405.04434) and grouped-query.
 
-`forward` takes a flat batch of documents, `decode` one new token a row over a cache. A token leaves one vector
-of `config.cache_dim` numbers in the cache of a layer: its latent and rotated key, or its keys and values.
+`forward` takes a flat batch of documents, `extend` the tokens of one step of the engine over a cache. A token leaves
+one vector of `config.cache_dim` numbers in the cache of a layer: its latent and rotated key, or its keys and values.
 """
 
-# N tokens of a flat batch (also: width without rotation) · B batch · T tokens · D hidden · H heads · P rope width
-# W value width · R latent · G heads of keys and values · K width of a grouped head
-# C what one token leaves in the cache
+# N tokens of a flat batch (also: width without rotation) · B rows · Q tokens of each · T positions of each
+# D hidden · H heads · P rope width (also: blocks of a cache, of S slots) · W value width · R latent
+# G heads of keys and values · K width of a head · C what one token leaves in the cache
 
 import torch
 from torch import Tensor, nn
 
 from nalar.kernels.attention import (
     Observe,
+    chunk_attention,
     document_attention,
     grouped_attention,
     latent_attention,
+    tiled_attention,
 )
 from nalar.kernels.documents import Documents
 from nalar.kernels.norm import rms_norm
+from nalar.kernels.paging import Paging, read, write
 from nalar.model.config import ModelConfig
 from nalar.model.rope import rotate, softmax_factor
 
@@ -82,44 +85,88 @@ class LatentAttention(nn.Module):
 
     def forward(
         self, x_ND: Tensor, turn_NP: Tensor, documents: Documents, *, observe: Observe = "nothing"
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Expanded form over a flat batch. Returns the output [N, D], cache entries [N, C], observed logits [H]."""
-        c = self.config
-        q_nope, q_rope = self.queries(x_ND, turn_NP)
-        latent_NR, key_NP = self.latent(x_ND, turn_NP)
-        kv = self.kv_b_proj(latent_NR).unflatten(-1, (c.num_attention_heads, -1))
-        k_nope, v_NHW = kv.split([self.nope_dim, self.value_dim], dim=-1)
-        q_NHK = torch.cat([q_nope, q_rope], -1)
-        shared = key_NP[:, None].expand(-1, c.num_attention_heads, -1)
-        k_NHK = torch.cat([k_nope, shared], -1)
+    ) -> tuple[Tensor, Tensor | None]:
+        """Expanded form over a flat batch. Returns the output [N, D] and observed logits [H]."""
+        q_NHK = torch.cat(self.queries(x_ND, turn_NP), -1)
+        k_NHK, v_NHW = self.expand(*self.latent(x_ND, turn_NP))
         out_NHW, observed_H = document_attention(
             q_NHK, k_NHK, v_NHW, documents, scale=self.scale, observe=observe
         )
-        entries_NC = torch.cat([latent_NR, key_NP], -1)
-        return self.o_proj(out_NHW.flatten(1)), entries_NC, observed_H
+        return self.o_proj(out_NHW.flatten(1)), observed_H
 
-    def decode(
-        self, x_BD: Tensor, turn_BP: Tensor, cache_BTC: Tensor, at_B: Tensor, hidden_BT: Tensor
+    def expand(self, latent_NR: Tensor, key_NP: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents and shared keys to the keys [N, H, K] and values [N, H, W] of all heads."""
+        H = self.config.num_attention_heads
+        kv = self.kv_b_proj(latent_NR).unflatten(-1, (H, -1))
+        k_nope, v_NHW = kv.split([self.nope_dim, self.value_dim], dim=-1)
+        return torch.cat([k_nope, key_NP[:, None].expand(-1, H, -1)], -1), v_NHW
+
+    def extend(
+        self,
+        x_ND: Tensor,
+        turn_NP: Tensor,
+        cache_PSC: Tensor,
+        paging: Paging,
+        hidden_BQT: Tensor | None,
     ) -> Tensor:
-        """Absorbed form for one new token per row; writes its cache entry at position at_B.
+        """Tokens behind what the cache holds of their sequences; their entries are written: [N, D]."""
+        q_nope, q_rope = self.queries(x_ND, turn_NP)
+        entries_NC = torch.cat(self.latent(x_ND, turn_NP), -1)
+        write(cache_PSC, paging.slots_N, entries_NC)
+        outs, done = [], paging.num_fresh
+        if paging.fresh is not None:
+            q = torch.cat([q_nope[:done], q_rope[:done]], -1)
+            k, v = self.expand(*self._parts(entries_NC[:done]))
+            outs.append(document_attention(q, k, v, paging.fresh, scale=self.scale)[0])
+        for chunk in paging.chunks:
+            own = slice(done, done + chunk.tokens)
+            k, v = self.expand(*self._parts(read(cache_PSC, chunk.blocks_M)[: chunk.end]))
+            q = torch.cat([q_nope[own], q_rope[own]], -1)
+            outs.append(chunk_attention(q, k, v, scale=self.scale))
+            done += chunk.tokens
+        if paging.tables_BM is not None and hidden_BQT is not None:
+            cache_BTC = read(cache_PSC, paging.tables_BM)
+            outs.append(self._absorbed(q_nope[done:], q_rope[done:], cache_BTC, hidden_BQT, paging))
+        out_ND: Tensor = self.o_proj(torch.cat(outs).flatten(1))
+        return out_ND
+
+    def _parts(self, entries: Tensor) -> tuple[Tensor, ...]:
+        return tuple(entries.split([self.latent_dim, self.rope_dim], dim=-1))
+
+    def _absorbed(
+        self,
+        q_nope: Tensor,
+        q_rope: Tensor,
+        cache_BTC: Tensor,
+        hidden_BQT: Tensor,
+        paging: Paging,
+    ) -> Tensor:
+        """A few tokens a row over a cache: [B*Q, H, W].
 
         The key half of kv_b moves to the query side and the value half to the output side, so
         that attention runs over latents and the keys are never formed.
         """
-        c = self.config
-        q_nope, q_rope = self.queries(x_BD, turn_BP)
-        rows = torch.arange(len(x_BD), device=x_BD.device)
-        cache_BTC[rows, at_B] = torch.cat(self.latent(x_BD, turn_BP), -1)
-        kv_b = self.kv_b_proj.weight.unflatten(0, (c.num_attention_heads, -1))
+        kv_b = self.kv_b_proj.weight.unflatten(0, (self.config.num_attention_heads, -1))
         k_HNR, v_HWR = kv_b.split([self.nope_dim, self.value_dim], dim=1)
-        q_latent_BHR = torch.bmm(q_nope.transpose(0, 1), k_HNR).transpose(0, 1)
-        q_BHC = torch.cat([q_latent_BHR, q_rope], -1)
-        mixed_BHR = latent_attention(
-            q_BHC, cache_BTC, hidden_BT, latent_dim=self.latent_dim, scale=self.scale
-        )
-        out_HBW = torch.bmm(mixed_BHR.transpose(0, 1), v_HWR.transpose(1, 2))
-        out_BD: Tensor = self.o_proj(out_HBW.transpose(0, 1).flatten(1))
-        return out_BD
+        q_latent = torch.bmm(q_nope.transpose(0, 1), k_HNR).transpose(0, 1)
+        q_NHC = torch.cat([q_latent, q_rope], -1)
+        if paging.tiled:
+            mixed_NHR = tiled_attention(
+                q_NHC,
+                cache_BTC[:, :, None],
+                cache_BTC[:, :, None, : self.latent_dim],
+                hidden_BQT[:, 0],
+                scale=self.scale,
+            )
+        else:
+            mixed_NHR = latent_attention(
+                q_NHC.unflatten(0, (len(cache_BTC), -1)),
+                cache_BTC,
+                hidden_BQT,
+                latent_dim=self.latent_dim,
+                scale=self.scale,
+            ).flatten(0, 1)
+        return torch.bmm(mixed_NHR.transpose(0, 1), v_HWR.transpose(1, 2)).transpose(0, 1)
 
     def qk_weights(self) -> list[Tensor]:
         """The two weights whose per-head rows set the logits: queries [H*(N+P), ...], keys and values [H*(N+W), R]."""
@@ -159,27 +206,47 @@ class GroupedAttention(nn.Module):
 
     def forward(
         self, x_ND: Tensor, turn_NP: Tensor, documents: Documents, *, observe: Observe = "nothing"
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """A flat batch. Returns the output [N, D], cache entries [N, C] and observed logits [H]."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """A flat batch. Returns the output [N, D] and observed logits [H]."""
         q_NHK, k_NGK, v_NGK = self.heads(x_ND, turn_NP)
         out_NHK, observed_H = document_attention(
             q_NHK, k_NGK, v_NGK, documents, scale=self.scale, observe=observe
         )
-        entries_NC = torch.cat([k_NGK.flatten(1), v_NGK.flatten(1)], -1)
-        return self.o_proj(out_NHK.flatten(1)), entries_NC, observed_H
+        return self.o_proj(out_NHK.flatten(1)), observed_H
 
-    def decode(
-        self, x_BD: Tensor, turn_BP: Tensor, cache_BTC: Tensor, at_B: Tensor, hidden_BT: Tensor
+    def extend(
+        self,
+        x_ND: Tensor,
+        turn_NP: Tensor,
+        cache_PSC: Tensor,
+        paging: Paging,
+        hidden_BQT: Tensor | None,
     ) -> Tensor:
-        """One new token per row; writes its cache entry at position at_B."""
-        q_BHK, k_BGK, v_BGK = self.heads(x_BD, turn_BP)
-        rows = torch.arange(len(x_BD), device=x_BD.device)
-        cache_BTC[rows, at_B] = torch.cat([k_BGK.flatten(1), v_BGK.flatten(1)], -1)
-        out_BHK = grouped_attention(
-            q_BHK, cache_BTC, hidden_BT, kv_heads=self.kv_heads, scale=self.scale
-        )
-        out_BD: Tensor = self.o_proj(out_BHK.flatten(1))
-        return out_BD
+        """Tokens behind what the cache holds of their sequences; their entries are written: [N, D]."""
+        q_NHK, k_NGK, v_NGK = self.heads(x_ND, turn_NP)
+        write(cache_PSC, paging.slots_N, torch.cat([k_NGK.flatten(1), v_NGK.flatten(1)], -1))
+        outs, done = [], paging.num_fresh
+        if paging.fresh is not None:
+            q, k, v = q_NHK[:done], k_NGK[:done], v_NGK[:done]
+            outs.append(document_attention(q, k, v, paging.fresh, scale=self.scale)[0])
+        for chunk in paging.chunks:
+            q = q_NHK[done : done + chunk.tokens]
+            k, v = self._parts(read(cache_PSC, chunk.blocks_M)[: chunk.end])
+            outs.append(chunk_attention(q, k, v, scale=self.scale))
+            done += chunk.tokens
+        if paging.tables_BM is not None and hidden_BQT is not None:
+            k, v = self._parts(read(cache_PSC, paging.tables_BM))
+            if paging.tiled:
+                outs.append(tiled_attention(q_NHK[done:], k, v, hidden_BQT[:, 0], scale=self.scale))
+            else:
+                q = q_NHK[done:].unflatten(0, (len(k), -1))
+                outs.append(grouped_attention(q, k, v, hidden_BQT, scale=self.scale).flatten(0, 1))
+        out_ND: Tensor = self.o_proj(torch.cat(outs).flatten(1))
+        return out_ND
+
+    def _parts(self, entries: Tensor) -> tuple[Tensor, ...]:
+        """Entries [..., C] to keys and values [..., G, K]."""
+        return tuple(entries.unflatten(-1, (2, self.kv_heads, -1)).unbind(-3))
 
     def qk_weights(self) -> list[Tensor]:
         """What sets the logits: weights of queries [H*K, D] and keys [G*K, D], then their biases, if any."""

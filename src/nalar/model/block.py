@@ -1,7 +1,7 @@
 """One block: attention, then feed-forward, each behind a norm and beside the stream that runs through all blocks."""
 
-# N tokens of a flat batch · B batch · T tokens · D hidden · H heads · E experts · P rope width
-# C what a token has in the cache
+# N tokens of a flat batch · D hidden · H heads · E experts · P rope width (also: blocks of a cache, of S slots)
+# B rows · Q tokens of each · T positions of each · C what a token has in the cache
 
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
+from nalar.kernels.paging import Paging
 from nalar.model.attention import RMSNorm, attention_of
 from nalar.model.config import ModelConfig
 from nalar.model.moe import FeedForward, MoE
@@ -18,8 +19,6 @@ class Passed(NamedTuple):
     """What a block gives for a flat batch."""
 
     x_ND: Tensor
-    entries_NC: Tensor
-    """For the cache."""
     load_E: Tensor | None
     observed_H: Tensor | None
     balance_loss: Tensor | None
@@ -50,20 +49,28 @@ class Block(nn.Module):
     ) -> Passed:
         """A flat batch of whole documents through both halves."""
         normed = self.input_layernorm(x_ND)
-        out, entries_NC, observed_H = self.self_attn(normed, turn_NP, documents, observe=observe)
+        out, observed_H = self.self_attn(normed, turn_NP, documents, observe=observe)
         x_ND, load_E, balance_loss = self.feed_forward(
             self.add(x_ND, out), documents if balance else None
         )
-        return Passed(x_ND, entries_NC, load_E, observed_H, balance_loss)
+        return Passed(x_ND, load_E, observed_H, balance_loss)
 
-    def decode(
-        self, x_BD: Tensor, turn_BP: Tensor, cache_BTC: Tensor, at_B: Tensor, hidden_BT: Tensor
+    def extend(
+        self,
+        x_ND: Tensor,
+        turn_NP: Tensor,
+        cache_PSC: Tensor,
+        paging: Paging,
+        hidden_BQT: Tensor | None,
     ) -> Tensor:
-        """One new token per row, over a cache; writes its entry at position at_B."""
-        normed = self.input_layernorm(x_BD)
-        out = self.self_attn.decode(normed, turn_BP, cache_BTC, at_B, hidden_BT)
-        x_BD, _, _ = self.feed_forward(self.add(x_BD, out))
-        return x_BD
+        """The tokens of one step of the engine, over a cache in which their entries are written."""
+        normed = self.input_layernorm(x_ND)
+        out = self.self_attn.extend(normed, turn_NP, cache_PSC, paging, hidden_BQT)
+        x_ND = self.add(x_ND, out)
+        normed = self.post_attention_layernorm(x_ND)
+        if isinstance(self.mlp, MoE):
+            return self.add(x_ND, self.mlp.infer(normed, tiled=paging.tiled))
+        return self.add(x_ND, self.mlp(normed))
 
     def feed_forward(
         self, x: Tensor, balanced: Documents | None = None

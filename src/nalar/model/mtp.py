@@ -78,7 +78,6 @@ class PredictionBlock(Block):
         is_moe = isinstance(self.mlp, MoE)
         return Passed(
             states_0D,
-            states_0D.new_zeros(0, c.cache_dim),
             load_E if is_moe else None,
             None if observe == "nothing" else lowest_H,
             torch.zeros((), device=device) if balance and is_moe else None,

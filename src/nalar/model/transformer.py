@@ -1,4 +1,4 @@
-"""The one model definition: it trains, prefills and decodes with the same parameters."""
+"""The one model definition: it trains and samples with the same parameters."""
 
 # N tokens of a flat batch · B batch · T tokens · D hidden · V vocabulary · L layers · H heads · E experts
 # P rope width · C what a token has in the cache · M tokens that a depth of multi-token prediction has a target for
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from nalar.config import ConfigError
 from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
+from nalar.kernels.paging import Paging
 from nalar.model.attention import RMSNorm
 from nalar.model.block import Block, Passed
 from nalar.model.buffers import Float32Buffers
@@ -181,64 +182,38 @@ class Transformer(Float32Buffers):
         """States [..., D] after the final norm to fp32 logits [..., V]."""
         return F.linear(states.float() / self.config.logits_scaling, self.head_weight.float())
 
-    def prefill(self, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """States [B, T, D] and cache entries [L, B, T, C]. Right padding is harmless: attention is causal."""
-        B, T = ids_BT.shape
-        documents = Documents.rows(B, T, device=ids_BT.device)
-        x_ND = self._embed(ids_BT.flatten())
-        turn_NP = self._turn(documents.positions_N)
-        entries = []
-        for block in self.model.blocks():
-            passed = block(x_ND, turn_NP, documents)
-            entries.append(passed.entries_NC.view(B, T, -1))
-            x_ND = passed.x_ND
-        return self.model.norm(x_ND).view(B, T, -1), torch.stack(entries)
+    def extend(self, ids_N: Tensor, cache_LPSC: Tensor, paging: Paging) -> Tensor:
+        """The tokens of one step of the engine: states [N, D], after the final norm.
 
-    def decode(self, ids_B: Tensor, positions_B: Tensor, cache_LBTC: Tensor) -> Tensor:
-        """One token per row at its own position: states [B, D]. Writes its entries into the cache."""
-        x_BD = self._embed(ids_B)
-        turn_BP = self._turn(positions_B)
-        hidden_BT = _hidden(positions_B, cache_LBTC.shape[2], x_BD.dtype)
-        for block, cache_BTC in zip(self.model.blocks(), cache_LBTC, strict=True):
-            x_BD = block.decode(x_BD, turn_BP, cache_BTC, positions_B, hidden_BT)
-        states_BD: Tensor = self.model.norm(x_BD)
-        return states_BD
-
-    def draft_prefill(
-        self, states_BTD: Tensor, ids_BT: Tensor, *, depth: int = 1
-    ) -> tuple[Tensor, Tensor]:
-        """`draft` for many tokens at once: states [B, T, D] and entries [B, T, C] for the cache of this depth.
-
-        states_BTD: of `prefill`, or of the depth before; ids_BT: the token that follows each (depth 1), or
-        follows depth - 1 tokens later. Right padding is harmless.
+        Each attends to what the cache holds of its sequence up to itself; its entries are written.
         """
-        B, T = ids_BT.shape
-        documents = Documents.rows(B, T, device=ids_BT.device)
-        turn_NP = self._turn(documents.positions_N)
-        block = self._prediction_block(depth)
-        embedded_ND = self._embed(ids_BT.flatten())
-        passed = block.predict(embedded_ND, states_BTD.flatten(0, 1), turn_NP, documents)
-        return passed.x_ND.view(B, T, -1), passed.entries_NC.view(B, T, -1)
+        x_ND = self._embed(ids_N)
+        turn_NP = self._turn(paging.positions_N)
+        hidden_BQT = paging.hidden(cache_LPSC.shape[2], x_ND.dtype)
+        for block, cache_PSC in zip(self.model.blocks(), cache_LPSC, strict=True):
+            x_ND = block.extend(x_ND, turn_NP, cache_PSC, paging, hidden_BQT)
+        states_ND: Tensor = self.model.norm(x_ND)
+        return states_ND
 
     def draft(
         self,
-        states_BD: Tensor,
-        ids_B: Tensor,
-        positions_B: Tensor,
-        cache_BTC: Tensor,
+        states_ND: Tensor,
+        ids_N: Tensor,
+        cache_PSC: Tensor,
+        paging: Paging,
         *,
         depth: int = 1,
     ) -> Tensor:
-        """A guess at the token after `ids_B`, before the model has passed it: states [B, D] for `logits`.
+        """Guesses at the token after each of `ids_N`, before the model has passed them: states for `logits`.
 
-        states_BD: the model's at `positions_B`, from which `ids_B` was drawn; or a draft's own, to
-        guess further. cache_BTC: of this depth; its entry is written at `positions_B`.
+        states_ND: the model's (or the depth's before) at `paging.positions_N`, each before its id.
+        cache_PSC: of this depth; entries are written at the same positions.
         """
         block = self._prediction_block(depth)
-        x_BD = block.join(self._embed(ids_B), states_BD)
-        hidden_BT = _hidden(positions_B, cache_BTC.shape[1], x_BD.dtype)
-        turn_BP = self._turn(positions_B)
-        return block.head_norm(block.decode(x_BD, turn_BP, cache_BTC, positions_B, hidden_BT))
+        x_ND = block.join(self._embed(ids_N), states_ND)
+        hidden_BQT = paging.hidden(cache_PSC.shape[1], x_ND.dtype)
+        turn_NP = self._turn(paging.positions_N)
+        return block.head_norm(block.extend(x_ND, turn_NP, cache_PSC, paging, hidden_BQT))
 
     def routers(self, *, ahead: bool = False) -> Iterator[Router]:
         """The routers of the mixture layers, in the order of `Hidden.loads`."""
@@ -265,10 +240,3 @@ class Transformer(Float32Buffers):
     def _turn(self, positions: Tensor) -> Tensor:
         """complex64 [..., P/2] for int64 positions [...]."""
         return torch.view_as_complex(self.turn_table[positions])
-
-
-def _hidden(positions_B: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-    """[B, T], additive: -inf behind each row's position, 0 up to it."""
-    keys_T = torch.arange(length, device=positions_B.device)
-    hidden_BT = torch.zeros(len(positions_B), length, dtype=dtype, device=positions_B.device)
-    return hidden_BT.masked_fill_(keys_T > positions_B[:, None], -torch.inf)

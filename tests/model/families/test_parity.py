@@ -91,24 +91,24 @@ def test_their_weights_in_our_model_give_their_logits(family_config, random_mode
 
 
 @torch.no_grad()
-def test_cached_decoding_of_rows_of_unlike_length_gives_their_logits(pair):
-    """Prompts padded on the right, then six tokens a row, each at its own position, over both caches."""
+def test_cached_decoding_of_rows_of_unlike_length_gives_their_logits(pair, make_pages):
+    """Prompts, one of them in chunks, then six tokens a row, each at its own position, over both caches."""
     ours, theirs = pair
     ids, lengths = tokens(3, 60), [29, 7, 50]
-    states, entries = ours.prefill(ids[:, :50])
-    cache = torch.full(
-        (*entries.shape[:2], 64, ours.config.cache_dim), 7.0
-    )  # junk behind the prompts
+    pages = make_pages(ours.config, 3, 60)
+    flat = torch.cat([ids[row, :length] for row, length in enumerate([29, 7, 31])])
+    states = list(ours.extend(flat, pages.cache, pages.prompts([29, 7, 31])).split([29, 7, 31]))
+    rest = ours.extend(ids[2, 31:50], pages.cache, pages.chunk(2, 31, 50))
+    states[2] = torch.cat([states[2], rest])
     pasts = []
     for row, length in enumerate(lengths):
-        cache[:, row, :length] = entries[:, row, :length]
         out = theirs(ids[row : row + 1, :length], use_cache=True)
-        assert difference(ours.logits(states[row, :length]), out.logits[0]) < CLOSE
+        assert difference(ours.logits(states[row]), out.logits[0]) < CLOSE
         pasts.append(out.past_key_values)
     for step in range(6):
         at = torch.tensor(lengths) + step
         next_ids = ids[torch.arange(3), at]
-        logits = ours.logits(ours.decode(next_ids, at, cache))
+        logits = ours.logits(ours.extend(next_ids, pages.cache, pages.rows(at.tolist())))
         for row, past in enumerate(pasts):
             out = theirs(next_ids[row].view(1, 1), past_key_values=past, use_cache=True)
             assert difference(logits[row], out.logits[0, 0]) < CLOSE
@@ -120,7 +120,7 @@ def test_a_padded_batch_gives_their_logits(pair):
     ids = tokens(3, 60)
     mask = torch.arange(60) < torch.tensor([60, 41, 9])[:, None]
     expected = theirs(ids, attention_mask=mask.long()).logits
-    got = ours.logits(ours.prefill(ids)[0])
+    got = ours.logits(ours(ids).states)
     assert difference(got[mask], expected[mask]) < CLOSE
 
 

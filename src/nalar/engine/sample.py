@@ -1,0 +1,101 @@
+"""One of the n samples of a request while it is in the engine. Imports no torch."""
+
+from dataclasses import dataclass, field
+
+from nalar.engine.sequence import (
+    Completion,
+    FinishReason,
+    Grammar,
+    PromptLogprob,
+    Request,
+    TopLogprobs,
+)
+
+
+@dataclass(slots=True)
+class Thought:
+    """How far a sample has thought."""
+
+    is_open: bool = False
+    tokens: int = 0
+    """Of the open thought."""
+    closing_left: tuple[int, ...] = ()
+    """What must come next to close it."""
+
+
+@dataclass(eq=False, slots=True)
+class Sample:
+    """Counts run ahead of what the host knows: steps under way are included in those of the cache."""
+
+    request_id: int
+    sample_id: int
+    request: Request
+    arrival: int
+    token_ids: list[int]
+    """Prompt and output, as far as the host knows."""
+    blocks: list[int] = field(default_factory=list)
+    num_computed: int = 0
+    """Tokens whose entries are in the cache, or will be when the steps under way are done."""
+    num_drawn: int = 0
+    """Tokens drawn, those of steps under way included."""
+    num_published: int = 0
+    """Blocks that were offered to others."""
+    content: int = 0
+    """Of the last published block."""
+    row: int | None = None
+    """In the batch. None: it waits."""
+    followers: list["Sample"] = field(default_factory=list)
+    """Samples of the same request that wait for this one to compute the prompt."""
+    num_cached: int | None = None
+    """Tokens of the prompt found in the cache when it was first admitted."""
+    is_finished: bool = False
+    thought: Thought = field(default_factory=Thought)
+    grammar: Grammar | None = None
+    logprobs: list[float] = field(default_factory=list)
+    processed_logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[PromptLogprob | None] = field(default_factory=list)
+    forced: list[int] = field(default_factory=list)
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def output_ids(self) -> list[int]:
+        return self.token_ids[self.num_prompt :]
+
+    @property
+    def num_tokens(self) -> int:
+        """Of prompt and output, those that are under way included."""
+        return self.num_prompt + self.num_drawn
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the newest token alone is not computed."""
+        return self.num_drawn > 0 and self.num_computed == self.num_tokens - 1
+
+    @property
+    def needs_host(self) -> bool:
+        """Whether the host must know all tokens before the next can be drawn."""
+        if self.grammar is not None or self.request.banned_tokens is not None:
+            return True
+        thinking = self.request.params.thinking
+        if thinking is None or thinking.budget_tokens is None:
+            return False
+        ahead = self.num_tokens - len(self.token_ids)
+        return self.thought.is_open and self.thought.tokens + ahead >= thinking.budget_tokens
+
+    def completion(self, finish_reason: FinishReason, policy_version: int) -> Completion:
+        is_own = self.request.params.is_plain and not self.request.has_rules
+        return Completion(
+            tuple(self.output_ids),
+            tuple(self.logprobs),
+            finish_reason,
+            policy_version,
+            () if is_own else tuple(self.processed_logprobs),
+            tuple(self.top_logprobs),
+            tuple(self.prompt_logprobs),
+            tuple(self.forced),
+            self.num_cached or 0,
+        )

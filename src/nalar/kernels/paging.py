@@ -1,0 +1,68 @@
+"""Where the tokens of one step of the engine lie in a cache of blocks, and how they are written and read.
+
+A cache is [P, S, C]: P blocks of S slots, one slot a token. Block 0 is nobody's: padding is written there.
+"""
+
+# N tokens of the step · P blocks · S slots of each · C what a token leaves in the cache
+# B rows · Q tokens of each · M blocks of a row · T = M*S positions
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nalar.kernels.documents import Documents
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some tokens of one sequence, behind others that are in the cache."""
+
+    tokens: int
+    end: int
+    """Position after the last of them."""
+    blocks_M: Tensor
+    """int64: the blocks that hold positions 0 to end."""
+
+
+@dataclass(frozen=True)
+class Paging:
+    """The tokens of a step, in this order: whole prompts, chunks, then rows of equally many tokens."""
+
+    positions_N: Tensor
+    """int64: the place of each token in its sequence."""
+    slots_N: Tensor
+    """int64: where its entry goes, block * S + offset. No two alike but for padding."""
+    fresh: Documents | None = None
+    """The first tokens: whole prompts, with nothing before them."""
+    chunks: tuple[Chunk, ...] = ()
+    tables_BM: Tensor | None = None
+    """int64: the blocks of each row, as many as the longest has."""
+    row_tokens: int = 1
+    """Q."""
+    tiled: bool = False
+    """Deterministic: a row's numbers depend on nothing else in the batch. There are rows alone, always as many."""
+
+    @property
+    def num_fresh(self) -> int:
+        return 0 if self.fresh is None else len(self.fresh.positions_N)
+
+    def hidden(self, block_size: int, dtype: torch.dtype) -> Tensor | None:
+        """[B, Q, T], additive: -inf behind each row's position, 0 up to it."""
+        if self.tables_BM is None:
+            return None
+        B, M = self.tables_BM.shape
+        positions_BQ = self.positions_N[len(self.positions_N) - B * self.row_tokens :].view(B, -1)
+        keys_T = torch.arange(M * block_size, device=positions_BQ.device)
+        hidden_BQT = torch.zeros(B, self.row_tokens, len(keys_T), dtype=dtype, device=keys_T.device)
+        return hidden_BQT.masked_fill_(keys_T > positions_BQ[..., None], -torch.inf)
+
+
+def write(cache_PSC: Tensor, slots_N: Tensor, entries_NC: Tensor) -> None:
+    cache_PSC.view(-1, cache_PSC.shape[-1]).index_copy_(0, slots_N, entries_NC)
+
+
+def read(cache_PSC: Tensor, blocks_XM: Tensor) -> Tensor:
+    """The entries of whole blocks in a row: blocks [..., M] to [..., M*S, C]."""
+    flat = cache_PSC.flatten(1).index_select(0, blocks_XM.flatten())
+    return flat.view(*blocks_XM.shape[:-1], -1, cache_PSC.shape[-1])
