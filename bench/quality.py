@@ -1,4 +1,4 @@
-"""Quality at equal tokens and at equal time: MuonClip, Muon and AdamW; experts and dense; multi-token prediction or not.
+"""Quality at equal tokens and at equal time: MuonClip and AdamW; experts and dense; multi-token prediction or not.
 
 From the root of the repository, one thread, an hour and a half of one core in all, and resumable at any run:
 

@@ -45,6 +45,42 @@ def test_a_gradient_can_be_a_spike_as_well_and_a_missing_loss_is_none():
     assert it.judge(None, torch.tensor(2.0))
 
 
+def skewed_norms(n, seed=0):
+    """As measured in pretraining with batches of 1,536 tokens: logarithms with a deviation of 0.4."""
+    return (0.4 * torch.randn(n, generator=torch.Generator().manual_seed(seed))).exp().tolist()
+
+
+def test_the_long_tail_of_gradient_norms_is_no_spike_but_a_hundredfold_norm_is():
+    norms, loss = skewed_norms(4000), torch.tensor(1.0)
+    it, by_value = guard(window=128), guard(window=128)
+    assert all(it.judge(loss, torch.tensor(x)) for x in norms)
+    assert not all(feed(by_value, norms))  # as a loss, without the logarithm, some would be dropped
+    assert not it.judge(loss, torch.tensor(100.0))
+
+
+def test_norms_that_hardly_vary_are_judged_as_by_their_values():
+    norms = [1.98, 2.02] * 8  # mean 2, deviation 0.02, of logarithms 0.01
+    for norm, counts in (
+        (2.11, True),
+        (2.14, False),
+    ):  # six deviations: 2.12 by value, 2.124 by logarithm
+        it = guard(window=24)  # not yet full
+        assert all(it.judge(None, torch.tensor(x)) for x in norms)
+        assert bool(it.judge(None, torch.tensor(norm))) == counts
+
+
+def test_a_gradient_of_zero_does_not_blunt_the_guard():
+    it = guard(window=128)
+    for x in [*skewed_norms(100), 0.0, 0.0]:
+        assert it.judge(None, torch.tensor(x))
+    assert not it.judge(None, torch.tensor(100.0))
+
+
+def test_gradients_that_are_always_zero_are_no_spikes():
+    it = guard()
+    assert all(it.judge(None, torch.tensor(0.0)) for _ in range(40))
+
+
 def test_a_low_value_is_no_spike():
     assert feed(guard(), [*noise(20), -1000.0])[-1]
 

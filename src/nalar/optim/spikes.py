@@ -1,6 +1,7 @@
 """Which steps count: not those with numbers that are not finite, nor sudden spikes. Decided on the device.
 
 After OLMo-core's skip-step: a step is dropped by multiplying its update with 0, so nobody has to wait for the verdict.
+Unlike there, a norm is judged by its logarithm, and what was dropped does not enter the window.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from torch import Tensor
 
 LEAST_SPREAD_FRAC = 1e-3
 """Of the mean: a window of nearly equal values is no reason to call the next one a spike."""
+LEAST_NORM_FRAC = 0.1
+"""Of the mean: smaller norms count as this, or one gradient of zero would make any norm look usual."""
 
 
 class SpikeGuard:
@@ -33,9 +36,7 @@ class SpikeGuard:
         """Whether a step counts, a bool [] on the device. loss: None where it says nothing of progress."""
         loss = torch.zeros_like(norm) if loss is None else loss.detach().float()
         is_finite = torch.isfinite(loss) & torch.isfinite(norm)
-        is_spike = is_finite & (
-            self._sticks_out(loss, self.losses_W) | self._sticks_out(norm, self.norms_W)
-        )
+        is_spike = is_finite & (self._sticks_out(loss, self.losses_W) | self._norm_sticks_out(norm))
         counts = is_finite & ~is_spike if self.skip else is_finite
         for values_W, value in ((self.losses_W, loss), (self.norms_W, norm)):
             self._put(values_W, self.counted, value, counts)
@@ -56,14 +57,25 @@ class SpikeGuard:
         for name in ("losses_W", "norms_W", "spikes_W", "counted", "seen", "dropped_in_a_row"):
             yield name, getattr(self, name)
 
-    def _sticks_out(self, value: Tensor, values_W: Tensor) -> Tensor:
-        """Against at least half a window."""
+    def _norm_sticks_out(self, norm: Tensor) -> Tensor:
+        """By logarithms: norms of small batches lean far to the right, and a few of them lie six of their own
+        standard deviations out without anything being wrong. Where they hardly vary both rules are the same.
+        """
+        mean = self.norms_W.sum() / self.counted.clamp(1, self.window)
+        least = LEAST_NORM_FRAC * mean
+        return self._sticks_out(
+            norm.clamp(min=least).log(), self.norms_W.clamp(min=least).log(), are_logs=True
+        )
+
+    def _sticks_out(self, value: Tensor, values_W: Tensor, *, are_logs: bool = False) -> Tensor:
+        """Against at least half a window. are_logs: a difference is a fraction of the mean already."""
         n = self.counted.clamp(max=self.window)
         is_filled_W = torch.arange(self.window, device=values_W.device) < n
-        mean = values_W.sum() / n.clamp(min=1)
-        deviation_W = (values_W - mean) * is_filled_W
+        mean = torch.where(is_filled_W, values_W, 0.0).sum() / n.clamp(min=1)
+        deviation_W = torch.where(is_filled_W, values_W - mean, 0.0)
         spread = (deviation_W.square().sum() / n.clamp(min=1)).sqrt()
-        spread = torch.maximum(spread, LEAST_SPREAD_FRAC * mean.abs())
+        least = LEAST_SPREAD_FRAC * (torch.ones_like(mean) if are_logs else mean.abs())
+        spread = torch.maximum(spread, least)
         return (n >= self.window // 2) & (value - mean > self.sigma * spread)
 
     def _put(self, values_W: Tensor, count: Tensor, value: Tensor, where: Tensor) -> None:
