@@ -2,8 +2,8 @@
 
 From the root of the repository, one thread, an hour and a half of one core in all, and resumable at any run:
 
-    PYTHONPATH=src python bench/quality.py all --runs build/quality    # every sweep and every run that is missing
-    PYTHONPATH=src python bench/quality.py join --runs build/quality   # results, plots, and the tables of docs/
+    PYTHONPATH=src python bench/quality.py all --runs build/quality       # every sweep and every run that is missing
+    PYTHONPATH=src python bench/quality_report.py --runs build/quality    # results, plots, and the tables of docs/
 
 or one run alone, which is all that `all` does many times:
 
@@ -14,8 +14,8 @@ of its own (seed 0, half the budget), widened until the best rate has a worse on
 that rate to half the budget and to all of it; arms of one seed take each step in turn in one process, so that what
 slows a core for a while slows all of them. Time is that of the process on a CPU, in steps alone.
 
-Losses within a run are at a rate that has not fallen yet; only ends of runs are compared. What an arm reaches in the
-time that a quicker one needs for the whole budget therefore lies between its own two ends.
+Losses within a run are at a rate that has not fallen yet, so only ends of runs are compared. For equal time the slower
+of two arms is trained again, to as many tokens as it has time for until the quicker one is through with the budget.
 """
 
 import argparse
@@ -70,7 +70,7 @@ class Arm:
 
     optimizer: Literal["muonclip", "muon", "adamw"]
     rates: tuple[float, ...]
-    model: dict[str, int] = field(default_factory=dict)
+    model: dict[str, float] = field(default_factory=dict)
     mtp_loss_weight: float = 0.0
 
     def model_config(self) -> ModelConfig:
@@ -86,9 +86,11 @@ class Arm:
 
 
 MUON_RATES = (0.0035, 0.007, 0.014)
+ADAMW_RATES = (0.002, 0.004, 0.008)
 ARMS = {
     "muonclip": Arm("muonclip", MUON_RATES),
-    "adamw": Arm("adamw", (0.002, 0.004, 0.008)),
+    "adamw": Arm("adamw", ADAMW_RATES),
+    "adamw_init": Arm("adamw", ADAMW_RATES, {"initializer_range": 0.02}),
     "dense": Arm(
         "muonclip",
         MUON_RATES,
@@ -97,6 +99,9 @@ ARMS = {
     "mtp": Arm("muonclip", MUON_RATES, {"num_nextn_predict_layers": 1}, mtp_loss_weight=0.3),
     "muon": Arm("muon", MUON_RATES),
 }
+
+
+BASELINE = "muonclip"
 
 
 class Data:
@@ -254,13 +259,30 @@ def wider(losses: dict[float, float]) -> list[float]:
     return []
 
 
+def tokens_at_equal_time(runs: Path, rates: dict[str, float], name: str) -> dict[str, int]:
+    """What `name` and the baseline train on in the time that the quicker needs for all tokens."""
+    cost = dict[str, float]()
+    for arm in (BASELINE, name):
+        paths = [path_of(runs, arm, rates[arm], seed, TOKENS) for seed in SEEDS]
+        cost[arm] = fmean(json.loads(path.read_bytes())["cpu_s"] for path in paths)
+    quicker_s = min(cost.values())
+    return {
+        arm: round(TOKENS / STEP_TOKENS * quicker_s / cpu_s) * STEP_TOKENS
+        for arm, cpu_s in cost.items()
+    }
+
+
 def train_all(runs: Path, arms: Sequence[str]) -> None:
     data = Data()
-    rates = {name: sweep(runs, data, name) for name in arms}
+    rates = {name: sweep(runs, data, name) for name in dict.fromkeys((BASELINE, *arms))}
     print(f"rates: {rates}", file=sys.stderr, flush=True)
     for seed in SEEDS:
         for tokens in (HALF_TOKENS, TOKENS):
             train(runs, data, rates, seed, tokens)
+    for name in rates:
+        for arm, tokens in tokens_at_equal_time(runs, rates, name).items():
+            for seed in SEEDS:
+                train(runs, data, {arm: rates[arm]}, seed, tokens)
 
 
 def main() -> None:
@@ -272,7 +294,9 @@ def main() -> None:
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--tokens", type=int, default=TOKENS)
     everything = verbs.add_parser("all", help="every sweep and every run that is missing")
-    everything.add_argument("--arms", choices=list(ARMS), nargs="+", default=list(ARMS))
+    everything.add_argument(
+        "--arms", choices=list(ARMS), nargs="+", default=[name for name in ARMS if name != "muon"]
+    )
     for verb in (one, everything):
         verb.add_argument("--runs", type=Path, default=Path("build/quality"))
     args = parser.parse_args()

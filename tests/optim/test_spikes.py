@@ -97,6 +97,29 @@ def test_a_spike_that_was_dropped_does_not_blunt_the_guard():
     assert feed(it, [50.0, 50.0, *noise(3), 50.0]) == [False, False, True, True, True, False]
 
 
+def test_values_that_have_risen_to_stay_are_soon_accepted():
+    it = guard(window=128)
+    assert all(feed(it, noise(128)))
+    counts = feed(it, [3.2] * 10)  # twelve deviations above
+    assert not counts[0] and counts[-1]
+
+
+def test_a_gradient_norm_that_has_risen_to_stay_is_soon_accepted():
+    it = guard(window=128)
+    for x in skewed_norms(128):
+        it.judge(None, torch.tensor(x))
+    counts = [bool(it.judge(None, torch.tensor(40.0))) for _ in range(10)]
+    assert not counts[0] and counts[-1]
+
+
+def test_the_window_takes_a_spike_as_its_limit_and_what_is_not_finite_not_at_all():
+    values = [1.0, 3.0] * 8  # mean 2, deviation 1
+    it = guard(sigma=3.0, window=20)
+    feed(it, [*values, 1000.0, math.nan])
+    assert it.losses_W.tolist() == [*values, 5.0, 0.0, 0.0, 0.0]
+    assert (int(it.entered), int(it.counted), int(it.seen)) == (17, 16, 18)
+
+
 def test_equal_values_are_no_reason_to_drop_the_next():
     assert feed(guard(), [*[2.0] * 20, 2.001])[-1]
 
