@@ -14,8 +14,7 @@ of its own (seed 0, half the budget), widened until the best rate has a worse on
 that rate to half the budget and to all of it; arms of one seed take each step in turn in one process, so that what
 slows a core for a while slows all of them. Time is that of the process on a CPU, in steps alone.
 
-Losses within a run are at a rate that has not fallen yet, so only ends of runs are compared. For equal time the slower
-of two arms is trained again, to as many tokens as it has time for until the quicker one is through with the budget.
+Losses within a run are at a rate that has not fallen yet, so only ends of runs are compared.
 """
 
 import argparse
@@ -259,30 +258,13 @@ def wider(losses: dict[float, float]) -> list[float]:
     return []
 
 
-def tokens_at_equal_time(runs: Path, rates: dict[str, float], name: str) -> dict[str, int]:
-    """What `name` and the baseline train on in the time that the quicker needs for all tokens."""
-    cost = dict[str, float]()
-    for arm in (BASELINE, name):
-        paths = [path_of(runs, arm, rates[arm], seed, TOKENS) for seed in SEEDS]
-        cost[arm] = fmean(json.loads(path.read_bytes())["cpu_s"] for path in paths)
-    quicker_s = min(cost.values())
-    return {
-        arm: round(TOKENS / STEP_TOKENS * quicker_s / cpu_s) * STEP_TOKENS
-        for arm, cpu_s in cost.items()
-    }
-
-
 def train_all(runs: Path, arms: Sequence[str]) -> None:
     data = Data()
     rates = {name: sweep(runs, data, name) for name in dict.fromkeys((BASELINE, *arms))}
     print(f"rates: {rates}", file=sys.stderr, flush=True)
-    for seed in SEEDS:
-        for tokens in (HALF_TOKENS, TOKENS):
+    for tokens in (TOKENS, HALF_TOKENS):
+        for seed in SEEDS:
             train(runs, data, rates, seed, tokens)
-    for name in rates:
-        for arm, tokens in tokens_at_equal_time(runs, rates, name).items():
-            for seed in SEEDS:
-                train(runs, data, {arm: rates[arm]}, seed, tokens)
 
 
 def main() -> None:

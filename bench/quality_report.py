@@ -5,6 +5,7 @@ PYTHONPATH=src python bench/quality_report.py --runs build/quality
 
 import argparse
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ from quality import (
     SEEDS,
     TOKENS,
     best_rate,
-    tokens_at_equal_time,
 )
 from record import Row, record
 
@@ -80,14 +80,18 @@ class Runs:
     def losses(self, name: str, tokens: int) -> Spread:
         return Spread(tuple(run["loss"] for run in self.at_best(name, tokens)))
 
-    def finished(self) -> list[str]:
-        return [name for name in self.rates if self.at_best(name, TOKENS)]
+    def loss_after(self, name: str, tokens: float) -> Spread:
+        """Of runs that end there, between half the budget and all of it; ValueError outside."""
+        if not HALF_TOKENS <= tokens <= TOKENS:
+            raise ValueError(f"{name}: {tokens:.0f} tokens do not lie between the ends of its runs")
+        share = math.log(tokens / HALF_TOKENS) / math.log(TOKENS / HALF_TOKENS)
+        half, whole = self.losses(name, HALF_TOKENS).values, self.losses(name, TOKENS).values
+        return Spread(tuple(a + share * (b - a) for a, b in zip(half, whole, strict=True)))
 
-    def budgets(self) -> list[int]:
-        """Tokens to which every seed of the baseline has run beside some other arm."""
-        tokens = sorted({run["tokens"] for run in self.all})
-        arms = self.finished()
-        return [t for t in tokens if sum(bool(self.at_best(name, t)) for name in arms) > 1]
+    def finished(self) -> list[str]:
+        """Arms of which every seed has run to half the budget and to all of it."""
+        both = (HALF_TOKENS, TOKENS)
+        return [name for name in self.rates if all(self.at_best(name, t) for t in both)]
 
 
 @dataclass(frozen=True)
@@ -98,20 +102,21 @@ class Comparison:
     at_equal_time: Spread
     time_ratio: float
     """Seconds of a step, of the baseline's."""
-    tokens: dict[str, int]
-    """Of each of the two at equal time."""
+    tokens: float
+    """Of the arm, at equal time."""
+    base_tokens: float
 
 
 def compare(runs: Runs, name: str) -> Comparison:
-    tokens = tokens_at_equal_time(runs.folder, runs.rates, name)
-    own, base = runs.losses(name, TOKENS), runs.losses(BASELINE, TOKENS)
-    at_equal_time = runs.losses(name, tokens[name]) - runs.losses(BASELINE, tokens[BASELINE])
+    ratio = cpu_s(runs, name) / cpu_s(runs, BASELINE)
+    tokens, base_tokens = TOKENS / max(ratio, 1.0), TOKENS * min(ratio, 1.0)
     return Comparison(
         name,
-        own - base,
-        at_equal_time,
-        cpu_s(runs, name) / cpu_s(runs, BASELINE),
+        runs.losses(name, TOKENS) - runs.losses(BASELINE, TOKENS),
+        runs.loss_after(name, tokens) - runs.loss_after(BASELINE, base_tokens),
+        ratio,
         tokens,
+        base_tokens,
     )
 
 
@@ -127,7 +132,7 @@ def rows_of(runs: Runs, comparisons: Iterable[Comparison]) -> list[Row]:
             rows.append(Row(f"sweep_{name}_lr{lr:g}", loss, "nat/token"))
     for name in runs.finished():
         rows.append(Row(f"{name}_step_cpu", cpu_s(runs, name) / TOKENS * 1e6, "us/token"))
-        for tokens in sorted({run["tokens"] for run in runs.all}):
+        for tokens in (HALF_TOKENS, TOKENS):
             for run in runs.at_best(name, tokens):
                 label = f"{name}_{tokens}_tokens_seed{run['seed']}"
                 rows.append(Row(f"{label}_loss", run["loss"], "nat/token"))
@@ -144,13 +149,13 @@ def tables(runs: Runs, comparisons: Iterable[Comparison]) -> str:
     for name in runs.rates:
         by_rate = ", ".join(f"{lr:g}: {loss:.4f}" for lr, loss in runs.sweep(name).items())
         lines.append(f"| {NAMES[name]} | {by_rate} |")
-    budgets = runs.budgets()
+    budgets = (HALF_TOKENS, TOKENS)
     heads = " | ".join(f"{tokens / 1e6:.2f}M" for tokens in budgets)
     lines += ["", f"| arm | rate | parameters | active | ms a step | {heads} | skipped |"]
     lines += ["|---" * (6 + len(budgets)) + "|"]
     for name in runs.finished():
         own = runs.at_best(name, TOKENS)
-        cells = [str(runs.losses(name, t)) if runs.at_best(name, t) else "–" for t in budgets]
+        cells = [str(runs.losses(name, tokens)) for tokens in budgets]
         mean_ms = fmean(run["step_cpu_s"] for run in own) * 1e3
         steps = sum(len(run["train_losses"]) for run in runs.all if run["arm"] == name)
         skipped = sum(len(run["skipped"]) for run in runs.all if run["arm"] == name)
@@ -164,8 +169,8 @@ def tables(runs: Runs, comparisons: Iterable[Comparison]) -> str:
     for one in comparisons:
         lines.append(
             f"| {NAMES[one.name]} | {one.at_equal_tokens} | {one.time_ratio:.2f} "
-            f"| {one.at_equal_time} ({one.tokens[one.name] / 1e6:.2f}M tokens "
-            f"beside {one.tokens[BASELINE] / 1e6:.2f}M) |"
+            f"| {one.at_equal_time} ({one.tokens / 1e6:.2f}M tokens "
+            f"beside {one.base_tokens / 1e6:.2f}M) |"
         )
     return "\n".join(lines)
 
@@ -186,7 +191,7 @@ def plot(runs: Runs, names: Sequence[str], path: Path, *, by_time: bool) -> None
         axes.plot(xs, means, color=f"C{at}", label=NAMES[name], linewidth=1.0)
         low, high = [min(each) for each in losses], [max(each) for each in losses]
         axes.fill_between(xs, low, high, color=f"C{at}", alpha=0.15, linewidth=0)
-        ends = [t for t in sorted({run["tokens"] for run in runs.all}) if runs.at_best(name, t)]
+        ends = (HALF_TOKENS, TOKENS)
         dots = [runs.losses(name, t).mean for t in ends]
         axes.plot([t * per_token for t in ends], dots, "o", color=f"C{at}", markersize=4)
     lows = [runs.losses(name, TOKENS).mean for name in names]
