@@ -6,12 +6,12 @@ from nalar.plan.model import count_parameters
 from quality import (
     ARMS,
     BASELINE,
+    HALF_TOKENS,
     STEP_TOKENS,
     TOKENS,
     Data,
     best_rate,
     path_of,
-    tokens_at_equal_time,
     train,
     wider,
 )
@@ -50,36 +50,43 @@ def test_dense_and_experts_have_equal_active_parameters():
     assert dense.active_params == pytest.approx(experts.active_params, rel=1e-3)
 
 
-def test_the_slower_arm_gets_as_many_tokens_as_the_quicker_ones_time_allows(tmp_path):
-    for seed in range(3):
-        write(tmp_path, BASELINE, seed, TOKENS, 1.0, cpu_s=10.0)
-        write(tmp_path, "mtp", seed, TOKENS, 1.0, cpu_s=16.0)
-    rates = {BASELINE: 0.007, "mtp": 0.007}
-    tokens = tokens_at_equal_time(tmp_path, rates, "mtp")
-    assert tokens[BASELINE] == TOKENS
-    assert tokens["mtp"] % STEP_TOKENS == 0
-    assert tokens["mtp"] == pytest.approx(TOKENS / 1.6, abs=STEP_TOKENS / 2)
+def two_arms(runs, name, losses, *, half, cpu_s):
+    """Three seeds of the baseline and of another arm; the baseline takes 10 s and halves of it reach 2.0."""
+    for seed, loss in enumerate(losses):
+        write(runs, BASELINE, seed, HALF_TOKENS, 2.0)
+        write(runs, BASELINE, seed, TOKENS, 1.0 + 0.2 * seed, cpu_s=10.0)
+        write(runs, name, seed, HALF_TOKENS, half)
+        write(runs, name, seed, TOKENS, loss, cpu_s=cpu_s)
+    return Runs(runs)
 
 
-def test_arms_are_compared_seed_by_seed(tmp_path):
-    for name, losses, cpu_s in ((BASELINE, (1.0, 1.2, 1.4), 10.0), ("adamw", (1.5, 1.5, 1.5), 8.0)):
-        write(tmp_path, name, 0, TOKENS // 2, 2.0)
-        for seed, loss in enumerate(losses):
-            write(tmp_path, name, seed, TOKENS, loss, cpu_s=cpu_s)
-    sooner = round(0.8 * TOKENS / STEP_TOKENS) * STEP_TOKENS
-    for seed in range(3):
-        write(tmp_path, BASELINE, seed, sooner, 1.4)
-    one = compare(Runs(tmp_path), "adamw")
+def test_a_quicker_arm_meets_the_baseline_on_fewer_tokens(tmp_path):
+    runs = two_arms(tmp_path, "adamw", (1.5, 1.5, 1.5), half=3.0, cpu_s=10.0 * 0.5**0.5)
+    one = compare(runs, "adamw")
     assert one.at_equal_tokens.values == pytest.approx((0.5, 0.3, 0.1))
-    assert one.at_equal_time.values == pytest.approx((0.1, 0.1, 0.1))
-    assert one.time_ratio == pytest.approx(0.8)
-    assert "| 0.3000 (0.1000 to 0.5000) | 0.80 | 0.1000" in tables(Runs(tmp_path), [one])
+    # The root of a half is midway in the logarithm: 1.5, 1.6 and 1.7 of the baseline.
+    assert one.at_equal_time.values == pytest.approx((0.0, -0.1, -0.2))
+    assert (one.tokens, one.base_tokens) == (TOKENS, pytest.approx(TOKENS * 0.5**0.5))
+    assert f"| {one.at_equal_tokens} | 0.71 | {one.at_equal_time}" in tables(runs, [one])
+
+
+def test_a_slower_arm_gets_fewer_tokens_itself(tmp_path):
+    one = compare(two_arms(tmp_path, "mtp", (1.0, 1.2, 1.4), half=2.0, cpu_s=20.0), "mtp")
+    assert one.at_equal_tokens.values == pytest.approx((0.0, 0.0, 0.0))
+    assert one.at_equal_time.values == pytest.approx((1.0, 0.8, 0.6))
+    assert (one.tokens, one.base_tokens) == (TOKENS / 2, TOKENS)
+
+
+def test_nothing_is_said_beyond_the_ends_of_runs(tmp_path):
+    runs = two_arms(tmp_path, "mtp", (1.0, 1.2, 1.4), half=2.0, cpu_s=21.0)
+    with pytest.raises(ValueError, match="do not lie between"):
+        compare(runs, "mtp")
 
 
 def test_a_mean_needs_every_seed(tmp_path):
     for seed in (0, 2):
         write(tmp_path, BASELINE, seed, TOKENS, 1.0)
-    write(tmp_path, BASELINE, 0, TOKENS // 2, 1.0)
+    write(tmp_path, BASELINE, 0, HALF_TOKENS, 1.0)
     assert Runs(tmp_path).finished() == []
     assert str(Spread((1.0, 3.0))) == "2.0000 (1.0000 to 3.0000)"
 
