@@ -113,7 +113,8 @@ def latent_attention(
     scores = torch.baddbmm(
         hidden, q_BQHC.flatten(1, 2), cache_BTC.transpose(1, 2), beta=1.0, alpha=scale
     )
-    return torch.bmm(scores.softmax(-1), cache_BTC[..., :latent_dim]).unflatten(1, (Q, H))
+    mixed = torch.bmm(scores.softmax(-1), cache_BTC[..., :latent_dim])
+    return mixed.view(-1, Q, H, latent_dim)
 
 
 def grouped_attention(
@@ -157,4 +158,5 @@ def tiled_attention(
         total = total * kept + weights.sum(-1, keepdim=True)
         out = out * kept + weights @ v.float().transpose(1, 2)
         best = higher
-    return (out / total).flatten(1, 2).to(q_BHK.dtype)
+    out_BHW: Tensor = (out / total).flatten(1, 2).to(q_BHK.dtype)
+    return out_BHW
