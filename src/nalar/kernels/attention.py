@@ -3,13 +3,14 @@
 # N tokens of a flat batch · B batch · T tokens · H heads · K query/key width · W value width
 # R latent · G heads of keys and values · Q query heads of each · C what a token has in the cache
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nalar.kernels.documents import Documents
+from nalar.kernels.opaque import opaque
 
 Observe = Literal["nothing", "bound", "exact"]
 """What to learn of the largest pre-softmax logits: a bound costs nothing where attention gives its log-sum-exp."""
@@ -28,6 +29,8 @@ def document_attention(
 
     H is a multiple of G: neighbouring heads of queries share one of keys and values.
     """
+    if q_NHK.device.type == "cpu" and q_NHK.shape[-1] == v_NGW.shape[-1] and observe != "exact":
+        return _attend_on_cpu(q_NHK, k_NGK, v_NGW, documents, scale, observe)
     outs, seen = [], []
     spread = [documents.spread(x) for x in (q_NHK, k_NGK, v_NGW)]
     for q_BTHK, k_BTGK, v_BTGW in zip(*spread, strict=True):
@@ -44,6 +47,111 @@ def document_attention(
     return documents.join(outs), torch.stack(seen).amax(0) if seen else None
 
 
+def _attend_on_cpu(
+    q_NHK: Tensor,
+    k_NGK: Tensor,
+    v_NGK: Tensor,
+    documents: Documents,
+    scale: float,
+    observe: Observe,
+) -> tuple[Tensor, Tensor | None]:
+    """All sides as one operation: few nodes for autograd, and one that torch.compile need not look into."""
+    k_NHK, v_NHK = _for_each_query_head(q_NHK.shape[1], 1, k_NGK, v_NGK)
+    slots = [documents.into_slots(x) for x in (q_NHK, k_NHK, v_NHK)]
+    out_SHK, bound_H = _Attend.apply(*slots, documents.sides_J2, scale)  # type: ignore[no-untyped-call]
+    return documents.out_of_slots(out_SHK), bound_H.float() if observe == "bound" else None
+
+
+def _attend_shapes(
+    q_SHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, sides_J2: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    lse_X = q_SHK.new_empty(q_SHK.shape[0] * q_SHK.shape[1], dtype=torch.promote_types(q_SHK.dtype, torch.float32))
+    return torch.empty_like(q_SHK), lse_X, lse_X.new_empty(q_SHK.shape[1])
+
+
+@opaque(_attend_shapes)
+def _attend(
+    q_SHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, sides_J2: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention within each row of each side: [S, H, K], log-sum-exps, their largest of each head."""
+    outs, lses, bounds, start = [], [], [], 0
+    for B, T in _sides(sides_J2):
+        q, k, v = (_heads(x, start, B, T) for x in (q_SHK, k_SHK, v_SHK))
+        # what scaled_dot_product_attention calls on a CPU, by name for its second output
+        out, lse_BHT = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, True, scale=scale
+        )
+        outs.append(out.transpose(1, 2).flatten(0, 1))
+        lses.append(lse_BHT.transpose(1, 2).reshape(-1))  # as stored: heads behind tokens
+        bounds.append(lse_BHT.amax((0, 2)))
+        start += B * T
+    return torch.cat(outs), torch.cat(lses), torch.stack(bounds).amax(0)
+
+
+def _attend_backward_shapes(
+    grad_SHK: Tensor,
+    q_SHK: Tensor,
+    k_SHK: Tensor,
+    v_SHK: Tensor,
+    out_SHK: Tensor,
+    lse_X: Tensor,
+    sides_J2: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q_SHK), torch.empty_like(q_SHK), torch.empty_like(q_SHK)
+
+
+@opaque(_attend_backward_shapes)
+def _attend_backward(
+    grad_SHK: Tensor,
+    q_SHK: Tensor,
+    k_SHK: Tensor,
+    v_SHK: Tensor,
+    out_SHK: Tensor,
+    lse_X: Tensor,
+    sides_J2: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grads: list[tuple[Tensor, ...]] = []
+    start, H = 0, q_SHK.shape[1]
+    for B, T in _sides(sides_J2):
+        each = (_heads(x, start, B, T) for x in (grad_SHK, q_SHK, k_SHK, v_SHK, out_SHK))
+        lse_BHT = lse_X[start * H : (start + B * T) * H].view(B, T, H).transpose(1, 2)
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            *each, lse_BHT, 0.0, True, scale=scale
+        )
+        grads.append(tuple(x.transpose(1, 2).flatten(0, 1) for x in found))
+        start += B * T
+    q, k, v = (torch.cat(parts) for parts in zip(*grads, strict=True))
+    return q, k, v
+
+
+def _sides(sides_J2: Tensor) -> list[list[int]]:
+    return [side for side in sides_J2.tolist() if side[0]]
+
+
+def _heads(x_SHK: Tensor, start: int, B: int, T: int) -> Tensor:
+    """One side of the slots: [B, H, T, K]."""
+    return x_SHK[start : start + B * T].unflatten(0, (B, T)).transpose(1, 2)
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q_SHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, sides_J2: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        out_SHK, lse_X, bound_H = _attend(q_SHK, k_SHK, v_SHK, sides_J2, scale)
+        ctx.save_for_backward(q_SHK, k_SHK, v_SHK, out_SHK, lse_X, sides_J2)
+        ctx.scale = scale
+        ctx.mark_non_differentiable(bound_H)
+        return out_SHK, bound_H
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        grads_SHK = _attend_backward(grads[0].contiguous(), *ctx.saved_tensors, ctx.scale)
+        return *grads_SHK, None, None
+
+
 def causal_attention(
     q_BHTK: Tensor, k_BGTK: Tensor, v_BGTW: Tensor, *, scale: float, observe: Observe = "nothing"
 ) -> tuple[Tensor, Tensor | None]:
@@ -52,7 +160,7 @@ def causal_attention(
     The bound is the largest log-sum-exp of a row per head, over batch and rows: never below the
     largest pre-softmax logit and at most log(T) above it.
     """
-    k_BHTK, v_BHTW = _for_each_query_head(q_BHTK.shape[1], k_BGTK, v_BGTW)
+    k_BHTK, v_BHTW = _for_each_query_head(q_BHTK.shape[1], 1, k_BGTK, v_BGTW)
     exact_H = max_logit(q_BHTK, k_BHTK, scale=scale) if observe == "exact" else None
     if q_BHTK.device.type == "cpu" and q_BHTK.shape[-1] == v_BHTW.shape[-1]:
         # what scaled_dot_product_attention calls on a CPU, by name for its second output
@@ -64,11 +172,11 @@ def causal_attention(
     return out, max_logit(q_BHTK, k_BHTK, scale=scale) if observe == "bound" else exact_H
 
 
-def _for_each_query_head(num_heads: int, *kv_BGTK: Tensor) -> list[Tensor]:
+def _for_each_query_head(num_heads: int, dim: int, *kv: Tensor) -> list[Tensor]:
     """Heads of keys and values, each repeated for the query heads that share it."""
     return [
-        x if x.shape[1] == num_heads else x.repeat_interleave(num_heads // x.shape[1], 1)
-        for x in kv_BGTK
+        x if x.shape[dim] == num_heads else x.repeat_interleave(num_heads // x.shape[dim], dim)
+        for x in kv
     ]
 
 

@@ -66,6 +66,8 @@ class Transformer(Float32Buffers):
     """A decoder-only transformer of any family; parameters are named as in the published deepseek_v3 checkpoints."""
 
     turn_table: Tensor
+    compiled: bool = False
+    """Run each block in training as torch.compile has made it."""
     recompute: bool = False
     """Keep only the input of each block for the backward pass and run the block again there."""
 
@@ -167,6 +169,13 @@ class Transformer(Float32Buffers):
             yield Ahead(states_MD, at_M), passed
 
     def _pass(self, block: Callable[..., Passed], *args: Any) -> Passed:
+        if self.compiled and torch.is_grad_enabled():
+            turn = args[-4]
+            args = (*args[:-4], torch.cat([turn.real, turn.imag], -1), *args[-3:])
+            documents = args[-3]
+            if documents.slots_S is not None:
+                torch._dynamo.maybe_mark_dynamic(documents.slots_S, 0)
+            block = _compiled(block)
         if self.recompute and torch.is_grad_enabled():
             return Passed(*checkpoint(block, *args, use_reentrant=False))
         return Passed(*block(*args))
@@ -265,6 +274,17 @@ class Transformer(Float32Buffers):
     def _turn(self, positions: Tensor) -> Tensor:
         """complex64 [..., P/2] for int64 positions [...]."""
         return torch.view_as_complex(self.turn_table[positions])
+
+
+COMP = {}
+
+
+def _compiled(block):
+    call = block if not isinstance(block, nn.Module) else block.forward
+    key = (id(call.__self__), call.__name__)
+    if key not in COMP:
+        COMP[key] = torch.compile(call)
+    return COMP[key]
 
 
 def _hidden(positions_B: Tensor, length: int, dtype: torch.dtype) -> Tensor:
