@@ -16,7 +16,6 @@ LEAST_ROWS = 256
 """oneDNN makes code for each number of rows it meets, which takes longer than ten products of this size, so it gets
 multiples of this and no less."""
 
-
 def _is_mkl_held_back() -> bool:
     """Whether MKL leaves half the vector width unused: on a CPU with AVX-512 that Intel did not make."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
@@ -42,6 +41,10 @@ def may_use_onednn(x: Tensor) -> bool:
     return MKL_IS_HELD_BACK and x.device.type == "cpu" and x.dtype == torch.float32
 
 
+def _use_onednn(x: Tensor) -> bool:
+    return may_use_onednn(x) and torch._C._get_mkldnn_enabled()
+
+
 def _product_shape(x_RA: Tensor, weight_BA: Tensor) -> Tensor:
     return x_RA.new_empty(x_RA.shape[0], weight_BA.shape[0])
 
@@ -50,7 +53,7 @@ def _product_shape(x_RA: Tensor, weight_BA: Tensor) -> Tensor:
 def product(x_RA: Tensor, weight_BA: Tensor) -> Tensor:
     """Rows times the transposed weight, without gradient: [R, B]."""
     whole = len(x_RA) - len(x_RA) % LEAST_ROWS
-    if not may_use_onednn(x_RA) or whole == 0 or not torch._C._get_mkldnn_enabled():
+    if not _use_onednn(x_RA) or whole == 0:
         return x_RA @ weight_BA.T
     out: Tensor = torch.ops.mkldnn._linear_pointwise(
         x_RA[:whole], weight_BA, None, "none", [], ""
