@@ -1,6 +1,7 @@
 """Causal attention over whole documents (training, prefill), and of one query a row over a cache (decode)."""
 
 # N tokens of a flat batch · B batch · T tokens · H heads · K query/key width · W value width
+# S slots of all sides · J2 sides, padded · X = S*H
 # R latent · G heads of keys and values · Q query heads of each · C what a token has in the cache
 
 from typing import Any, Literal
@@ -65,7 +66,9 @@ def _attend_on_cpu(
 def _attend_shapes(
     q_SHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, sides_J2: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    lse_X = q_SHK.new_empty(q_SHK.shape[0] * q_SHK.shape[1], dtype=torch.promote_types(q_SHK.dtype, torch.float32))
+    lse_X = q_SHK.new_empty(
+        q_SHK.shape[0] * q_SHK.shape[1], dtype=torch.promote_types(q_SHK.dtype, torch.float32)
+    )
     return torch.empty_like(q_SHK), lse_X, lse_X.new_empty(q_SHK.shape[1])
 
 
@@ -132,7 +135,8 @@ def _sides(sides_J2: Tensor) -> list[list[int]]:
 
 def _heads(x_SHK: Tensor, start: int, B: int, T: int) -> Tensor:
     """One side of the slots: [B, H, T, K]."""
-    return x_SHK[start : start + B * T].unflatten(0, (B, T)).transpose(1, 2)
+    H, K = x_SHK.shape[1:]
+    return x_SHK[start : start + B * T].view(B, T, H, K).transpose(1, 2)
 
 
 class _Attend(torch.autograd.Function):
@@ -148,8 +152,10 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        grads_SHK = _attend_backward(grads[0].contiguous(), *ctx.saved_tensors, ctx.scale)
-        return *grads_SHK, None, None
+        q_SHK, k_SHK, v_SHK, out_SHK, lse_X, sides_J2 = ctx.saved_tensors
+        grad_SHK = grads[0].contiguous()
+        found = _attend_backward(grad_SHK, q_SHK, k_SHK, v_SHK, out_SHK, lse_X, sides_J2, ctx.scale)
+        return *found, None, None
 
 
 def causal_attention(

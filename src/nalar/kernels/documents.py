@@ -76,7 +76,9 @@ class Documents:
     def rows(cls, rows: int, tokens: int, *, device: torch.device | str = "cpu") -> "Documents":
         """A rectangle: every row is a document."""
         positions = torch.arange(tokens, device=device).repeat(rows)
-        return cls(positions, ((rows, tokens),), None, None, (tokens,) * rows, _padded([(rows, tokens)]))
+        return cls(
+            positions, ((rows, tokens),), None, None, (tokens,) * rows, _padded([(rows, tokens)])
+        )
 
     def tails(self) -> tuple["Documents", Tensor]:
         """Each document without its first token, those that have more; and int64 [M]: the tokens that are left.

@@ -35,7 +35,7 @@ def experts(
     """
     # Uncompiled, one function of many operations is the cheapest; a compiler wants to see them.
     compute = _experts_in_parts if torch.compiler.is_compiling() else _Experts.apply
-    out_TD: Tensor = compute(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)  # type: ignore[no-untyped-call]
+    out_TD: Tensor = compute(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)
     return out_TD
 
 
@@ -145,7 +145,16 @@ class _Experts(torch.autograd.Function):
         y_TKD = y_RD.index_select(0, place_R).view(T, K, -1)
         out_TD = torch.bmm(weights_TK[:, None], y_TKD).squeeze(1)
         ctx.save_for_backward(
-            rows_RD, gu_R2F, act_RF, y_TKD, weights_TK, gate_up, down, token_R, order_R, place_R,
+            rows_RD,
+            gu_R2F,
+            act_RF,
+            y_TKD,
+            weights_TK,
+            gate_up,
+            down,
+            token_R,
+            order_R,
+            place_R,
             sizes,
         )
         return out_TD

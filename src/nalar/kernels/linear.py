@@ -16,9 +16,13 @@ LEAST_ROWS = 256
 """oneDNN makes code for each number of rows it meets, which takes longer than ten products of this size, so it gets
 multiples of this and no less."""
 
+
 def _is_mkl_held_back() -> bool:
     """Whether MKL leaves half the vector width unused: on a CPU with AVX-512 that Intel did not make."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+    if (
+        torch.backends.cpu.get_cpu_capability() != "AVX512"
+        or not torch.backends.mkldnn.is_available()
+    ):
         return False
     path = Path("/proc/cpuinfo")
     seen = path.read_text() if path.is_file() else platform.processor()
@@ -55,9 +59,7 @@ def product(x_RA: Tensor, weight_BA: Tensor) -> Tensor:
     whole = len(x_RA) - len(x_RA) % LEAST_ROWS
     if not _use_onednn(x_RA) or whole == 0:
         return x_RA @ weight_BA.T
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(
-        x_RA[:whole], weight_BA, None, "none", [], ""
-    )
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x_RA[:whole], weight_BA, None, "none", [], "")
     return out if whole == len(x_RA) else torch.cat([out, x_RA[whole:] @ weight_BA.T])
 
 

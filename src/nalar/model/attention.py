@@ -18,20 +18,13 @@ from nalar.kernels.attention import (
     latent_attention,
 )
 from nalar.kernels.documents import Documents
-from nalar.kernels.linear import linear
 from nalar.kernels.norm import rms_norm
 from nalar.model.config import ModelConfig
+from nalar.model.linear import Linear
 from nalar.model.rope import rotate, softmax_factor
 
 # The published code builds the inner norms with this, whatever rms_norm_eps says.
 LATENT_NORM_EPS = 1e-6
-
-
-class Linear(nn.Linear):
-    """torch's, by the faster library where that is known."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):

@@ -10,9 +10,9 @@ from nalar.config import ConfigError
 from nalar.kernels.documents import Documents
 from nalar.kernels.experts import count, experts
 from nalar.kernels.linear import linear
-from nalar.model.attention import Linear
 from nalar.model.buffers import Float32Buffers
 from nalar.model.config import ModelConfig
+from nalar.model.linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -126,7 +126,7 @@ class MoE(nn.Module):
         if self.gate.config.n_shared_experts:
             out_TD = out_TD + self.shared_experts(x_TD)
         load_E = count(ids_TK, scores_TE.shape[-1])
-        balance = None if balanced is None else sequence_balance(scores_TE, ids_TK, balanced)
+        balance = None if balanced is None else _balance(scores_TE, ids_TK, balanced)
         return out_TD, load_E, balance
 
 
@@ -145,3 +145,7 @@ def sequence_balance(scores_TE: Tensor, ids_TK: Tensor, documents: Documents) ->
     chosen_BE = chosen_TE.new_zeros(count, E).index_add(0, document_T, chosen_TE)
     length_B = torch.bincount(document_T, minlength=count)
     return (E * chosen_BE * share_BE / length_B[:, None]).sum() / T
+
+
+_balance = torch.compiler.disable(sequence_balance)
+"""One row a document is a shape of its own in every batch."""

@@ -18,6 +18,7 @@ from nalar.kernels.documents import Documents
 from nalar.model.attention import RMSNorm
 from nalar.model.block import Block, Passed
 from nalar.model.buffers import Float32Buffers
+from nalar.model.compiled import CompiledBlocks
 from nalar.model.config import ModelConfig
 from nalar.model.moe import MoE, Router
 from nalar.model.mtp import Ahead, PredictionBlock
@@ -66,8 +67,8 @@ class Transformer(Float32Buffers):
     """A decoder-only transformer of any family; parameters are named as in the published deepseek_v3 checkpoints."""
 
     turn_table: Tensor
-    compiled: bool = False
-    """Run each block in training as torch.compile has made it."""
+    compiled: CompiledBlocks | None = None
+    """What runs the blocks in training; None: they run as they are written."""
     recompute: bool = False
     """Keep only the input of each block for the backward pass and run the block again there."""
 
@@ -127,7 +128,7 @@ class Transformer(Float32Buffers):
         turn_NP = self._turn(documents.positions_N)
         each: list[Passed] = []
         for block in self.model.blocks():
-            each.append(self._pass(block, x_ND, turn_NP, documents, observe, balance))
+            each.append(self._pass(block.forward, x_ND, turn_NP, documents, observe, balance))
             x_ND = each[-1].x_ND
         states_ND = self.model.norm(x_ND)
         depths: list[Ahead] = []
@@ -169,16 +170,15 @@ class Transformer(Float32Buffers):
             yield Ahead(states_MD, at_M), passed
 
     def _pass(self, block: Callable[..., Passed], *args: Any) -> Passed:
-        if self.compiled and torch.is_grad_enabled():
-            turn = args[-4]
-            args = (*args[:-4], torch.cat([turn.real, turn.imag], -1), *args[-3:])
-            documents = args[-3]
-            if documents.slots_S is not None:
-                torch._dynamo.maybe_mark_dynamic(documents.slots_S, 0)
-            block = _compiled(block)
-        if self.recompute and torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            return block(*args)
+        if self.compiled is not None:
+            *states, turn_NP, documents, observe, balance = args
+            args = (block, tuple(states), turn_NP, documents, observe, balance)
+            block = self.compiled
+        if self.recompute:
             return Passed(*checkpoint(block, *args, use_reentrant=False))
-        return Passed(*block(*args))
+        return block(*args)
 
     @property
     def head_weight(self) -> Tensor:
@@ -274,17 +274,6 @@ class Transformer(Float32Buffers):
     def _turn(self, positions: Tensor) -> Tensor:
         """complex64 [..., P/2] for int64 positions [...]."""
         return torch.view_as_complex(self.turn_table[positions])
-
-
-COMP = {}
-
-
-def _compiled(block):
-    call = block if not isinstance(block, nn.Module) else block.forward
-    key = (id(call.__self__), call.__name__)
-    if key not in COMP:
-        COMP[key] = torch.compile(call)
-    return COMP[key]
 
 
 def _hidden(positions_B: Tensor, length: int, dtype: torch.dtype) -> Tensor:
