@@ -1,6 +1,7 @@
 """Blocks as torch.compile makes them: the same training, to rounding, and to the bit where it stops and goes on."""
 
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_a_block_becomes_one_program_for_all_batches(
     make_model, make_optimizer, batches, programs, recompute
 ):
     found = []
-    for compiled in (CompiledBlocks("aot_eager"), None):
+    for compiled in (CompiledBlocks("aot_eager" if recompute else "eager"), None):
         model = make_model()
         model.compiled, model.recompute = compiled, recompute
         optimizer = make_optimizer(model, qk_clip_tau=2.0)
@@ -105,7 +106,13 @@ GROUPED = {
 }
 
 
-@pytest.mark.parametrize("changes", [pytest.param({}, marks=pytest.mark.slow), GROUPED])
+NARROW = {
+    "v_head_dim": 8,
+    "num_nextn_predict_layers": 0,
+}  # no kernel of a CPU attends to such values
+
+
+@pytest.mark.parametrize("changes", [pytest.param({}, marks=pytest.mark.slow), GROUPED, NARROW])
 def test_every_extra_of_a_block_is_compiled_too(deep_config, make_optimizer, batches, changes):
     torch._dynamo.reset()
     config = ModelConfig(**(deep_config.model_dump() | changes))
@@ -171,24 +178,28 @@ def test_compiled_blocks_train_as_written_ones_and_stop_and_go_on_to_the_bit(
 
 def test_without_a_compiler_training_goes_on_and_says_so_once(make_model, make_optimizer, batches):
     config = PretrainConfig(slice_tokens=96, max_slices=2, compile=True)
+    model, seen = make_model(), []
+    optimizer = make_optimizer(model)
+
+    def slice_from(step):
+        pretrain_slice(
+            model,
+            optimizer,
+            batches,
+            config,
+            first_step=step,
+            on_step=seen.append,
+            should_stop=lambda: False,
+        )
+
     torch._dynamo.reset()
     why_no_compiler.cache_clear()
-    seen = []
-    with (
-        torch._inductor.config.patch({"cpp.cxx": ("no-such",), "force_disable_caches": True}),
-        pytest.warns(UserWarning, match=r"cannot compile .*goes on without") as caught,
-    ):
-        model = make_model()
-        for step in (0, 1):
-            pretrain_slice(
-                model,
-                make_optimizer(model),
-                batches,
-                config,
-                first_step=step,
-                on_step=seen.append,
-                should_stop=lambda: False,
-            )
+    broken = {"cpp.cxx": ("no-such",), "force_disable_caches": True}
+    with torch._inductor.config.patch(broken):
+        with pytest.warns(UserWarning, match=r"cannot compile .*goes on without"):
+            slice_from(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            slice_from(1)
     why_no_compiler.cache_clear()
     assert len(seen) == 2
-    assert len([one for one in caught if "pretrain.compile" in str(one.message)]) == 1

@@ -4,6 +4,7 @@
 # S slots of all sides · J2 sides, padded · X = S*H
 # R latent · G heads of keys and values · Q query heads of each · C what a token has in the cache
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from nalar.kernels.documents import Documents
 from nalar.kernels.opaque import opaque
 
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 Observe = Literal["nothing", "bound", "exact"]
 """What to learn of the largest pre-softmax logits: a bound costs nothing where attention gives its log-sum-exp."""
 
@@ -32,6 +35,22 @@ def document_attention(
     """
     if q_NHK.device.type == "cpu" and q_NHK.shape[-1] == v_NGW.shape[-1] and observe != "exact":
         return _attend_on_cpu(q_NHK, k_NGK, v_NGW, documents, scale, observe)
+    found: tuple[Tensor, Tensor | None] = _attend_by_side(
+        q_NHK, k_NGK, v_NGW, documents, scale, observe
+    )
+    return found
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _attend_by_side(
+    q_NHK: Tensor,
+    k_NGK: Tensor,
+    v_NGW: Tensor,
+    documents: Documents,
+    scale: float,
+    observe: Observe,
+) -> tuple[Tensor, Tensor | None]:
+    """One call a side. Compiled code steps out for it: sides are others in every batch, and so would programs be."""
     outs, seen = [], []
     spread = [documents.spread(x) for x in (q_NHK, k_NGK, v_NGW)]
     for q_BTHK, k_BTGK, v_BTGW in zip(*spread, strict=True):
@@ -77,17 +96,13 @@ def _attend(
     q_SHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, sides_J2: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Causal attention within each row of each side: [S, H, K], log-sum-exps, their largest of each head."""
-    outs, lses, bounds, start = [], [], [], 0
-    for B, T in _sides(sides_J2):
-        q, k, v = (_heads(x, start, B, T) for x in (q_SHK, k_SHK, v_SHK))
+    outs, lses, bounds = [], [], []
+    for q, k, v in _by_side(sides_J2, q_SHK, k_SHK, v_SHK):
         # what scaled_dot_product_attention calls on a CPU, by name for its second output
-        out, lse_BHT = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, True, scale=scale
-        )
+        out, lse_BHT = FLASH.default(q, k, v, 0.0, True, scale=scale)
         outs.append(out.transpose(1, 2).flatten(0, 1))
         lses.append(lse_BHT.transpose(1, 2).reshape(-1))  # as stored: heads behind tokens
         bounds.append(lse_BHT.amax((0, 2)))
-        start += B * T
     return torch.cat(outs), torch.cat(lses), torch.stack(bounds).amax(0)
 
 
@@ -116,27 +131,20 @@ def _attend_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grads: list[tuple[Tensor, ...]] = []
-    start, H = 0, q_SHK.shape[1]
-    for B, T in _sides(sides_J2):
-        each = (_heads(x, start, B, T) for x in (grad_SHK, q_SHK, k_SHK, v_SHK, out_SHK))
-        lse_BHT = lse_X[start * H : (start + B * T) * H].view(B, T, H).transpose(1, 2)
-        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            *each, lse_BHT, 0.0, True, scale=scale
-        )
+    lse_SH = lse_X.view(q_SHK.shape[:2])
+    for *each, lse_BHT in _by_side(sides_J2, grad_SHK, q_SHK, k_SHK, v_SHK, out_SHK, lse_SH):
+        found = FLASH_BACKWARD.default(*each, lse_BHT, 0.0, True, scale=scale)
         grads.append(tuple(x.transpose(1, 2).flatten(0, 1) for x in found))
-        start += B * T
     q, k, v = (torch.cat(parts) for parts in zip(*grads, strict=True))
     return q, k, v
 
 
-def _sides(sides_J2: Tensor) -> list[list[int]]:
-    return [side for side in sides_J2.tolist() if side[0]]
-
-
-def _heads(x_SHK: Tensor, start: int, B: int, T: int) -> Tensor:
-    """One side of the slots: [B, H, T, K]."""
-    H, K = x_SHK.shape[1:]
-    return x_SHK[start : start + B * T].view(B, T, H, K).transpose(1, 2)
+def _by_side(sides_J2: Tensor, *tensors_SH: Tensor) -> Iterator[list[Tensor]]:
+    """Each tensor [S, H, ...] as one [B, H, T, ...] a side."""
+    sides = [(B, T) for B, T in sides_J2.tolist() if B]
+    sizes = [B * T for B, T in sides]
+    for (B, T), *parts in zip(sides, *(x.split(sizes) for x in tensors_SH), strict=True):
+        yield [part.view(B, T, *part.shape[1:]).transpose(1, 2) for part in parts]
 
 
 class _Attend(torch.autograd.Function):
@@ -170,9 +178,7 @@ def causal_attention(
     exact_H = max_logit(q_BHTK, k_BHTK, scale=scale) if observe == "exact" else None
     if q_BHTK.device.type == "cpu" and q_BHTK.shape[-1] == v_BHTW.shape[-1]:
         # what scaled_dot_product_attention calls on a CPU, by name for its second output
-        out, lse_BHT = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q_BHTK, k_BHTK, v_BHTW, 0.0, True, scale=scale
-        )
+        out, lse_BHT = FLASH.default(q_BHTK, k_BHTK, v_BHTW, 0.0, True, scale=scale)
         return out, lse_BHT.detach().amax((0, 2)).float() if observe == "bound" else exact_H
     out = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTW, is_causal=True, scale=scale)
     return out, max_logit(q_BHTK, k_BHTK, scale=scale) if observe == "bound" else exact_H

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -47,27 +49,27 @@ class Documents:
         starts = [0, *accumulate(lengths)]
         by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
         sides: list[tuple[int, int]] = []
-        slots: list[Tensor] = []
-        back = torch.empty(starts[-1], dtype=torch.int64)
+        slots: list[npt.NDArray[np.int64]] = []
+        back = np.empty(starts[-1], dtype=np.int64)
+        offsets = np.arange(max(lengths, default=0))
         at = first = 0
         while first < len(by_length):
             longest = lengths[by_length[first]]
             end = first
             while end < len(by_length) and lengths[by_length[end]] >= LEAST_FILLED * longest:
                 i = by_length[end]
-                offsets = torch.arange(longest)
-                slots.append(starts[i] + offsets.clamp(max=lengths[i] - 1))
+                slots.append(starts[i] + np.minimum(offsets[:longest], lengths[i] - 1))
                 back[starts[i] : starts[i + 1]] = at + offsets[: lengths[i]]
                 at += longest
                 end += 1
             sides.append((end - first, longest))
             first = end
-        positions = torch.cat([torch.arange(n) for n in lengths])
+        positions = np.concatenate([offsets[:n] for n in lengths])
         return cls(
-            positions.to(device),
+            torch.from_numpy(positions).to(device),
             tuple(sides),
-            torch.cat(slots).to(device),
-            back.to(device),
+            torch.from_numpy(np.concatenate(slots)).to(device),
+            torch.from_numpy(back).to(device),
             tuple(lengths),
             _padded(sides),
         )

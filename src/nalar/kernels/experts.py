@@ -76,10 +76,10 @@ def _by_expert_shape(rows_RA: Tensor, sizes_E: Tensor, weight_EBA: Tensor) -> Te
 def _by_expert(rows_RA: Tensor, sizes_E: Tensor, weight_EBA: Tensor) -> Tensor:
     """Rows times each expert's weight, transposed: [R, B]."""
     out = rows_RA.new_empty(len(rows_RA), weight_EBA.shape[1])
-    start = 0
-    for e, size in enumerate(sizes_E.tolist()):
-        torch.mm(rows_RA[start : start + size], weight_EBA[e].T, out=out[start : start + size])
-        start += size
+    sizes = sizes_E.tolist()
+    parts = (rows_RA.split(sizes), weight_EBA.transpose(1, 2).unbind(), out.split(sizes))
+    for rows, weight_AB, result in zip(*parts, strict=True):
+        torch.mm(rows, weight_AB, out=result)
     return out
 
 
@@ -91,10 +91,10 @@ def _weight_grad_shape(grad_RB: Tensor, rows_RA: Tensor, sizes_E: Tensor) -> Ten
 def _weight_grad(grad_RB: Tensor, rows_RA: Tensor, sizes_E: Tensor) -> Tensor:
     """For each expert grad^T @ rows over its own rows: [E, B, A]."""
     out = rows_RA.new_empty(len(sizes_E), grad_RB.shape[1], rows_RA.shape[1])
-    start = 0
-    for e, size in enumerate(sizes_E.tolist()):
-        torch.mm(grad_RB[start : start + size].T, rows_RA[start : start + size], out=out[e])
-        start += size
+    sizes = sizes_E.tolist()
+    parts = (grad_RB.T.split(sizes, 1), rows_RA.split(sizes), out.unbind())
+    for grad_BR, rows, result in zip(*parts, strict=True):
+        torch.mm(grad_BR, rows, out=result)
     return out
 
 

@@ -29,6 +29,7 @@ def _is_mkl_held_back() -> bool:
     return "AuthenticAMD" in seen
 
 
+_ONEDNN = torch.ops.mkldnn._linear_pointwise.default
 MKL_IS_HELD_BACK = _is_mkl_held_back()
 
 
@@ -59,8 +60,9 @@ def product(x_RA: Tensor, weight_BA: Tensor) -> Tensor:
     whole = len(x_RA) - len(x_RA) % LEAST_ROWS
     if not _use_onednn(x_RA) or whole == 0:
         return x_RA @ weight_BA.T
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x_RA[:whole], weight_BA, None, "none", [], "")
-    return out if whole == len(x_RA) else torch.cat([out, x_RA[whole:] @ weight_BA.T])
+    most_RA = x_RA if whole == len(x_RA) else x_RA[:whole]
+    out: Tensor = _ONEDNN(most_RA, weight_BA, None, "none", [], "")
+    return out if most_RA is x_RA else torch.cat([out, x_RA[whole:] @ weight_BA.T])
 
 
 class _Linear(torch.autograd.Function):

@@ -54,7 +54,8 @@ class Block(nn.Module):
         x_ND, load_E, balance_loss = self.feed_forward(
             self.add(x_ND, out), documents if balance else None
         )
-        return Passed(x_ND, entries_NC, load_E, observed_H, balance_loss)
+        # Detached: a compiler would carry a gradient of zeros through what nobody differentiates.
+        return Passed(x_ND, entries_NC.detach(), load_E, observed_H, balance_loss)
 
     def decode(
         self, x_BD: Tensor, turn_BP: Tensor, cache_BTC: Tensor, at_B: Tensor, hidden_BT: Tensor
