@@ -134,6 +134,12 @@ def test_every_extra_of_a_block_is_compiled_too(deep_config, make_optimizer, bat
 def test_compiled_blocks_train_as_written_ones_and_stop_and_go_on_to_the_bit(
     make_model, make_optimizer, batches, tmp_path
 ):
+    found = []
+    for compiled in (CompiledBlocks(), None):
+        model = make_model()
+        model.compiled = compiled
+        found.append(train(model, make_optimizer(model), batches, 1))
+    assert_same_training(*found)
     config = PretrainConfig(
         slice_tokens=6 * 96, max_slices=1, compile=True, optim=OptimConfig(lr=0.01, adamw_lr=5e-3)
     )
