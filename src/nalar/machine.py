@@ -1,6 +1,7 @@
 """What this machine is and what it draws: environment, memory, energy counters."""
 
 import contextlib
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Names of settings in glibc's malloc.h."""
 POWERCAP = Path("/sys/class/powercap")
 GPUS = Path("/proc/driver/nvidia/gpus")
 
@@ -98,6 +101,18 @@ def free_memory_bytes() -> int:
         limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
         available = min(available, int(limit) - int(used))
     return available
+
+
+def keep_freed_memory() -> None:
+    """Blocks of up to 32 MiB that are freed stay with this process, up to 1 GiB, for the next that are asked for.
+
+    glibc gives them back to the system and has every page of the next ones mapped anew, which took a tenth of a
+    training step. Other C libraries are left as they are.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, 2**30)
+        mallopt(M_MMAP_THRESHOLD, 2**25)
 
 
 def _git(*words: str) -> str | None:

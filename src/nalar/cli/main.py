@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nalar.config import UserError, nearest
+from nalar.machine import keep_freed_memory
 
 VERBS = {
     "demo": "train the small model from random weights and show what it learned",
@@ -51,6 +52,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # Read when torch loads. By default an idle OpenMP thread spins for so long that on two cores shared
     # with anything else a step takes 5 to 20 times as long (LOG.md); with a short spin it costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    keep_freed_memory()
     try:
         code = _dispatch(args)
         sys.stdout.flush()
