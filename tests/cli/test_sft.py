@@ -72,7 +72,7 @@ def test_sft_from_start_to_a_model_that_can_be_asked(here, nalar_):
     assert said.document["tokens"] <= 4
     assert "went from" in nalar_("report", "a").out
     assert nalar_("runs", "show", "a", "--json").document["report"]["held_out"] == held_out
-    assert nalar_("runs", "plot", "a", "--stage", "sft", "--out", "p.svg").code == 0
+    assert nalar_("runs", "plot", "a", "--out", "p.svg").code == 0
     more = nalar_("sft", "--model", "a", "--data", "d.jsonl", "--dry-run", "--json", *FLAGS)
     assert more.document["config"]["model"].startswith(str(here / "runs" / "a" / "checkpoints"))
     for verb in (("rl", "a"), ("demo", "--run", "a", "--resume")):

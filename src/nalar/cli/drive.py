@@ -3,7 +3,7 @@
 import dataclasses
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,6 +21,7 @@ from nalar.evals.text import printable
 from nalar.machine import environment
 from nalar.pipeline.config import RunConfig, SftConfig, ZeroConfig
 from nalar.pipeline.forecast import Forecast, forecast
+from nalar.pipeline.observer import Observer
 from nalar.pipeline.preflight import (
     refuse_if_no_data,
     refuse_if_not_installed,
@@ -141,19 +142,12 @@ def drive(job: Job, out: Output) -> int:
     if not job.is_new and (moved := _moved(run)):
         out.text(f"this run began with {moved}: it goes on, but not to the bit")
     try:
-        from nalar.pipeline import sft, zero  # import torch
-
         with (
             only_writer(run.path),
             watch(out.console, spent) as display,
             StopSignal(display.stopping) as should_stop,
         ):
-            if isinstance(job.config, SftConfig):
-                outcome = sft.run_sft(job.config, run, display, should_stop)
-            else:
-                outcome = zero.run_zero(
-                    job.config, run, display, should_stop, force=job.force, until=job.until
-                )
+            outcome = _train(job, run, display, should_stop)
     except KeyboardInterrupt:
         return _stopped(job, out, "stopped at once; the last checkpoint is kept")
     except UserError:
@@ -164,6 +158,17 @@ def drive(job: Job, out: Output) -> int:
     if outcome == Outcome.PROBE_FAILED:
         return _probe_failed(job, run, out)
     return _finished(job, run, out)
+
+
+def _train(job: Job, run: Run, observer: Observer, should_stop: Callable[[], bool]) -> Outcome:
+    """Imports torch."""
+    if isinstance(job.config, SftConfig):
+        from nalar.pipeline.sft import run_sft
+
+        return run_sft(job.config, run, observer, should_stop)
+    from nalar.pipeline import zero
+
+    return zero.run_zero(job.config, run, observer, should_stop, force=job.force, until=job.until)
 
 
 def _settled(config: AnyConfig) -> AnyConfig:

@@ -16,7 +16,6 @@ from nalar.data.config import (
     Source,
     TokenizerConfig,
 )
-from nalar.data.source_words import word_of
 from nalar.evals.config import EvalConfig, ProbeConfig
 from nalar.model.config import ModelConfig
 from nalar.model.families.registry import FAMILIES
@@ -174,7 +173,7 @@ class SftConfig(RunConfig):
         if isinstance(self.data, ProceduralSource) or self.data.weight != 1:
             raise ConfigError(
                 at="data",
-                got=word_of(self.data),
+                got=f"{self.data.where} with weight={self.data.weight}",
                 want="one source of dialogues, without a weight",
             )
         if self.packing.step_tokens < self.packing.document_tokens:

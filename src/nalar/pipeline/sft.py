@@ -1,6 +1,8 @@
 """Fine-tuning on dialogues: the loss on held-out ones, training, the loss again. Resumes where it stopped."""
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from nalar.config import UserError
@@ -38,7 +40,9 @@ def run_sft(
     config: SftConfig, run: Run, observer: Observer, should_stop: Callable[[], bool]
 ) -> Outcome:
     """Do every stage that the run has not done."""
-    return run_stages(config, run, observer, should_stop, _STAGES)
+    read = _Reading()
+    stages = {name: functools.partial(stage, read=read) for name, stage in _STAGES.items()}
+    return run_stages(config, run, observer, should_stop, stages)
 
 
 def read_base(config: SftConfig) -> tuple[ModelConfig, Tokenizer]:
@@ -89,10 +93,21 @@ def plan_sft(config: SftConfig) -> Forecast:
     return forecast_sft(config, model, round(tokens * (1 - config.held_out_frac)))
 
 
-def _read(session: Session[SftConfig], tokenizer: Tokenizer) -> Dialogues | None:
-    config = session.config
+@dataclass
+class _Reading:
+    """Opens the dialogues for whichever stage is first in this session, and tells once what is in them."""
 
-    def read() -> Dialogues | None:
+    found: Dialogues | None = None
+
+    def __call__(self, session: Session[SftConfig], tokenizer: Tokenizer) -> Dialogues | None:
+        """None: told to stop."""
+        if self.found is None:
+            self.found = metered(session, lambda: self._read(session, tokenizer))
+        return self.found
+
+    @staticmethod
+    def _read(session: Session[SftConfig], tokenizer: Tokenizer) -> Dialogues | None:
+        config = session.config
         found = load_dialogues(
             config.dialogues,
             config.reading,
@@ -107,15 +122,12 @@ def _read(session: Session[SftConfig], tokenizer: Tokenizer) -> Dialogues | None
             keep(session, [found.record])
         return found
 
-    return metered(session, read)
-
 
 def _measure(
-    session: Session[SftConfig], when: str, model: Transformer, tokenizer: Tokenizer
+    session: Session[SftConfig], when: str, model: Transformer, dialogues: Dialogues | None
 ) -> Outcome:
     """The loss on held-out dialogues, on record. when: before or after training."""
     stage = f"held_out_{when}"
-    dialogues = _read(session, tokenizer)
     if dialogues is None:
         return Outcome.STOPPED
     count = dialogues.held_out.documents
@@ -137,9 +149,9 @@ def _measure(
     return Outcome.FINISHED
 
 
-def _measure_base(session: Session[SftConfig]) -> Outcome:
+def _measure_base(session: Session[SftConfig], read: _Reading) -> Outcome:
     _, tokenizer = read_base(session.config)
-    return _measure(session, "before", _base(session), tokenizer)
+    return _measure(session, "before", _base(session), read(session, tokenizer))
 
 
 def _base(session: Session[SftConfig]) -> Transformer:
@@ -147,10 +159,10 @@ def _base(session: Session[SftConfig]) -> Transformer:
     return load_model(session.config.model, device=place.device, dtype=place.dtype)
 
 
-def _sft(session: Session[SftConfig]) -> Outcome:
+def _sft(session: Session[SftConfig], read: _Reading) -> Outcome:
     config, resumed = session.config, session.resume("sft")
     tokenizer = Tokenizer.load(resumed.folder) if resumed else read_base(config)[1]
-    dialogues = _read(session, tokenizer)
+    dialogues = read(session, tokenizer)
     if dialogues is None:
         return Outcome.STOPPED
     settings = config.training(dialogues.epoch_tokens)
@@ -167,12 +179,13 @@ def _sft(session: Session[SftConfig]) -> Outcome:
     return Outcome.STOPPED if trained is Trained.STOPPED else Outcome.FINISHED
 
 
-def _measure_tuned(session: Session[SftConfig]) -> Outcome:
+def _measure_tuned(session: Session[SftConfig], read: _Reading) -> Outcome:
     ended = session.load("sft")
-    return _measure(session, "after", ended.model, Tokenizer.load(ended.folder))
+    dialogues = read(session, Tokenizer.load(ended.folder))
+    return _measure(session, "after", ended.model, dialogues)
 
 
-_STAGES: dict[str, Callable[[Session[SftConfig]], Outcome]] = {
+_STAGES: dict[str, Callable[..., Outcome]] = {
     "held_out_before": _measure_base,
     "sft": _sft,
     "held_out_after": _measure_tuned,
