@@ -12,6 +12,7 @@ from nalar.engine.engine import Engine
 from nalar.evals.config import EvalConfig
 from nalar.evals.protocol import evaluate
 from nalar.evals.results import TaskResult
+from nalar.model.config import ModelConfig
 from nalar.model.weights import load_model
 from nalar.pipeline.config import RunConfig, ZeroConfig
 from nalar.pipeline.place import Place, place_of
@@ -41,14 +42,19 @@ def load_sampler(folder: Path, config: RunConfig | None = None) -> Sampler:
     model = load_model(folder, device=place.device, dtype=place.dtype, with_mtp=False)
     model.eval().requires_grad_(False)
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise UserError(
-            at=str(folder),
-            got=f"a tokenizer of {tokenizer.vocab_size} ids and a model of {model.config.vocab_size}",
-            want="a model that knows every id of its tokenizer",
-        )
+    refuse_foreign_ids(folder, tokenizer, model.config)
     limits = EngineConfig(max_model_len=model.config.max_position_embeddings)
     return Sampler(Engine(model, limits), tokenizer)
+
+
+def refuse_foreign_ids(folder: Path, tokenizer: Tokenizer, model: ModelConfig) -> None:
+    """UserError where a folder's tokenizer has ids that its model lacks."""
+    if tokenizer.vocab_size > model.vocab_size:
+        raise UserError(
+            at=str(folder),
+            got=f"a tokenizer of {tokenizer.vocab_size} ids and a model of {model.vocab_size}",
+            want="a model that knows every id of its tokenizer",
+        )
 
 
 def tasks_for(config: ZeroConfig | None) -> dict[str, Task]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Generic, Protocol, Self, TypeVar
 
 from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
@@ -14,7 +14,7 @@ from nalar.kernels.ceiling import Ceiling, measure_ceiling
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
-from nalar.pipeline.config import ZeroConfig
+from nalar.pipeline.config import RunConfig
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.place import place_of
 from nalar.pipeline.state import State, lost_work
@@ -71,11 +71,14 @@ class Work:
     flops: float = 0.0
 
 
+C = TypeVar("C", bound=RunConfig)
+
+
 @dataclass
-class Session:
+class Session(Generic[C]):
     """One process working on one run. What writes does so within a `with` block, which ends when all is written."""
 
-    config: ZeroConfig
+    config: C
     run: Run
     observer: Observer
     should_stop: Callable[[], bool]
