@@ -93,6 +93,10 @@ class BlockPool:
         """
         if not self.caching or before == UNKNOWN:
             return UNKNOWN
+        if (
+            block in self._content_of
+        ):  # another owner has published it, perhaps behind a twin now gone
+            return self._content_of[block]
         key = (before, tuple(token_ids), salt)
         twin = self._block_of.get(key)
         if twin is not None:

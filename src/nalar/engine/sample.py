@@ -47,7 +47,7 @@ class Sample:
     followers: list["Sample"] = field(default_factory=list)
     """Samples of the same request that wait for this one to compute the prompt."""
     num_cached: int | None = None
-    """Tokens of the prompt found in the cache when it was first admitted."""
+    """Tokens of the prompt found in the cache when the request was first admitted."""
     is_finished: bool = False
     thought: Thought = field(default_factory=Thought)
     grammar: Grammar | None = None
@@ -56,6 +56,11 @@ class Sample:
     top_logprobs: list[TopLogprobs] = field(default_factory=list)
     prompt_logprobs: list[PromptLogprob | None] = field(default_factory=list)
     forced: list[int] = field(default_factory=list)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Lower goes first."""
+        return self.request.priority, self.arrival
 
     @property
     def num_prompt(self) -> int:
@@ -76,6 +81,11 @@ class Sample:
         return self.num_drawn > 0 and self.num_computed == self.num_tokens - 1
 
     @property
+    def is_complete(self) -> bool:
+        """Whether no token is left to draw, though the host may not know the last ones yet."""
+        return self.num_drawn >= self.request.params.max_tokens
+
+    @property
     def needs_host(self) -> bool:
         """Whether the host must know all tokens before the next can be drawn."""
         if self.grammar is not None or self.request.banned_tokens is not None:
@@ -84,7 +94,9 @@ class Sample:
         if thinking is None or thinking.budget_tokens is None:
             return False
         ahead = self.num_tokens - len(self.token_ids)
-        return self.thought.is_open and self.thought.tokens + ahead >= thinking.budget_tokens
+        # Where no thought is open, the first token under way may open one.
+        most = self.thought.tokens + ahead if self.thought.is_open else ahead - 1
+        return most >= thinking.budget_tokens
 
     def completion(self, finish_reason: FinishReason, policy_version: int) -> Completion:
         is_own = self.request.params.is_plain and not self.request.has_rules
