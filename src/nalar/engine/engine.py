@@ -115,7 +115,11 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would do something."""
+        """Whether a step would do or say something."""
+        return bool(self._events) or self._is_busy
+
+    @property
+    def _is_busy(self) -> bool:
         return self._pending is not None or self._scheduler.has_work
 
     def step(self) -> list[Event]:
@@ -190,7 +194,7 @@ class Engine:
         self._runner.drop_cache()
 
     def _advance(self) -> None:
-        """One step. What an exception interrupts is lost and done again: the same, since random numbers go by position."""
+        """One step. What an exception interrupts is done again: the same, since random numbers go by position."""
         try:
             self._step()
         except BaseException as error:
@@ -322,7 +326,7 @@ class Engine:
     def _next_events(self, inbox: list[Event]) -> list[Event]:
         """Of a call, after as many steps as that takes; raises what one of its requests failed by."""
         while not inbox:
-            assert self.has_work, "a request was lost"
+            assert self._is_busy, "a request was lost"
             self._advance()
         events = list(inbox)
         inbox.clear()
