@@ -47,7 +47,7 @@ class Sample:
     followers: list["Sample"] = field(default_factory=list)
     """Samples of the same request that wait for this one to compute the prompt."""
     num_cached: int | None = None
-    """Tokens of the prompt found in the cache when it was first admitted."""
+    """Tokens of the prompt found in the cache when the request was first admitted."""
     is_finished: bool = False
     thought: Thought = field(default_factory=Thought)
     grammar: Grammar | None = None
@@ -67,6 +67,11 @@ class Sample:
         self.has_rules = self.request.has_rules
 
     @property
+    def rank(self) -> tuple[int, int]:
+        """Lower goes first."""
+        return self.request.priority, self.arrival
+
+    @property
     def output_ids(self) -> list[int]:
         return self.token_ids[self.num_prompt :]
 
@@ -81,6 +86,11 @@ class Sample:
         return self.num_drawn > 0 and self.num_computed == self.num_tokens - 1
 
     @property
+    def is_complete(self) -> bool:
+        """Whether no token is left to draw, though the host may not know the last ones yet."""
+        return self.num_drawn >= self.request.params.max_tokens
+
+    @property
     def needs_host(self) -> bool:
         """Whether the host must know all tokens before the next can be drawn."""
         if not self.has_rules:
@@ -91,7 +101,9 @@ class Sample:
         if thinking is None or thinking.budget_tokens is None:
             return False
         ahead = self.num_tokens - len(self.token_ids)
-        return self.thought.is_open and self.thought.tokens + ahead >= thinking.budget_tokens
+        # Where no thought is open, the first token under way may open one.
+        most = self.thought.tokens + ahead if self.thought.is_open else ahead - 1
+        return most >= thinking.budget_tokens
 
     def completion(self, finish_reason: FinishReason, policy_version: int) -> Completion:
         is_own = self.request.params.is_plain and not self.has_rules
