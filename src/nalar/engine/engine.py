@@ -14,7 +14,7 @@ from torch import Tensor
 from nalar.config import ConfigError, UserError
 from nalar.engine.blocks import BlockPool
 from nalar.engine.config import EngineConfig
-from nalar.engine.rules import Ruling, begin_thought, go_on_thinking, ruling
+from nalar.engine.rules import Ruling, begin, follow, ruling
 from nalar.engine.runner import Model, Pending, Runner, Token, cache_dtype
 from nalar.engine.sample import Sample
 from nalar.engine.scheduler import Plan, Scheduler
@@ -71,6 +71,8 @@ class Engine:
         self.policy_version = 0
         self._model = model
         self._device = _device(model)
+        self._runs_ahead = self._device.type == "cuda"
+        """Whether a step is planned before the tokens of the last are known."""
         self._pool = BlockPool(
             _num_blocks(model, config, self._device),
             config.block_size,
@@ -96,7 +98,7 @@ class Engine:
             for i in range(request.params.n)
         ]
         for sample in samples:
-            begin_thought(sample)
+            begin(sample)
             if request.make_grammar is not None:
                 sample.grammar = request.make_grammar()
         samples[0].followers = samples[1:]
@@ -202,7 +204,7 @@ class Engine:
 
     def _step(self) -> list[Event]:
         before = self._pending
-        runs_ahead = self._device.type == "cuda" and not self._scheduler.needs_host
+        runs_ahead = self._runs_ahead and not self._scheduler.needs_host
         events: list[Event] = []
         if before is not None and not runs_ahead:
             self._pending = None
@@ -260,7 +262,7 @@ class Engine:
         sample.processed_logprobs.append(token.processed_logprob)
         if token.top is not None:
             sample.top_logprobs.append(token.top)
-        go_on_thinking(sample, token.id)
+        follow(sample, token.id)
         self._scheduler.publish(sample)
         reason = _finish_reason(sample)
         completion = None
@@ -342,10 +344,13 @@ class Engine:
                 want=f"at most {capacity}, what the cache holds",
                 hint="a larger engine.num_blocks or engine.memory_frac, or a smaller max_tokens",
             )
-        ids = (*request.prompt_ids, *request.params.stop_token_ids, *request.params.logit_bias)
+        params, thinking = request.params, request.params.thinking
+        ids = (*request.prompt_ids, *params.stop_token_ids, *params.logit_bias)
+        if thinking is not None:
+            ids += (thinking.start_id, *thinking.closing)
         if min(ids) < 0 or max(ids) >= vocab_size:
             raise UserError(
-                at=f"{at}.prompt_ids, stop_token_ids or logit_bias",
+                at=f"{at}.prompt_ids, stop_token_ids, logit_bias or thinking",
                 got=f"ids from {min(ids)} to {max(ids)}",
                 want=f"ids from 0 to {vocab_size - 1}, the model's vocabulary",
             )
@@ -358,7 +363,7 @@ def _finish_reason(sample: Sample) -> FinishReason | None:
     if sample.token_ids[-1] in params.stop_token_ids:
         return "stop"
     matcher = request.stop_matcher
-    if matcher is not None and num_output >= params.min_tokens and matcher(sample.output_ids):
+    if matcher is not None and num_output > params.min_tokens and matcher(sample.output):
         return "stop"
     return "length" if num_output >= params.max_tokens else None
 
