@@ -37,6 +37,8 @@ class Plan:
     decodes: tuple[Sample, ...]
     started: tuple[Sample, ...]
     """Samples that have got a row."""
+    grown: tuple[Sample, ...]
+    """Samples that have got blocks, those with a new row included."""
     copies: tuple[tuple[int, int], ...]
     """Blocks to copy onto others behind the step: the last, unfilled one of a prompt, for each follower."""
 
@@ -83,15 +85,26 @@ class Scheduler:
 
         None: a sample must give way and may not, since tokens of it are under way.
         """
-        decodes = self._decodes(may_preempt)
-        if decodes is None:
-            return None
+        decodes: list[Sample] = []
+        prompts: list[Sample] = []
+        grown: list[Sample] = []
+        for sample in list(self.running):
+            if sample.row is None or _is_complete(sample):
+                continue
+            if not sample.is_decoding:
+                prompts.append(sample)
+            elif len(decodes) < self._config.max_num_batched_tokens:
+                if not self._make_room(sample, grown, may_preempt):
+                    return None
+                decodes.append(sample)
+        decodes = [sample for sample in decodes if sample.row is not None]
         budget = self._config.max_num_batched_tokens - len(decodes)
         prefills: list[Prefill] = []
         started: list[Sample] = []
         copies: list[tuple[int, int]] = []
-        for sample in [s for s in self.running if not s.is_decoding and not _is_complete(s)]:
-            budget -= self._prefill(sample, budget, prefills, started, copies)
+        for sample in prompts:
+            if sample.row is not None:
+                budget -= self._prefill(sample, budget, prefills, started, copies)
         while budget > 0 and self._waiting and self._free_rows:
             sample = self._waiting[0][2]
             if not self._admit(sample):
@@ -101,11 +114,14 @@ class Scheduler:
         for sample in decodes:
             sample.num_computed += 1
             sample.num_drawn += 1
-        return Plan(tuple(prefills), tuple(decodes), tuple(started), tuple(copies))
+        grown = [*started, *(sample for sample in grown if sample.row is not None)]
+        return Plan(tuple(prefills), tuple(decodes), tuple(started), tuple(grown), tuple(copies))
 
     def publish(self, sample: Sample) -> None:
         """Offer to others the blocks that are full by now."""
         size = self.pool.block_size
+        if sample.num_computed < (sample.num_published + 1) * size:
+            return
         full = min(sample.num_computed, len(sample.token_ids)) // size
         for i in range(sample.num_published, min(full, len(sample.blocks))):
             tokens = sample.token_ids[i * size : (i + 1) * size]
@@ -135,25 +151,23 @@ class Scheduler:
         for sample in self.running:
             sample.content = UNKNOWN
 
-    def _decodes(self, may_preempt: bool) -> list[Sample] | None:
-        decodes: list[Sample] = []
-        for sample in list(self.running):
-            if sample.row is None or not sample.is_decoding or _is_complete(sample):
-                continue
-            if len(decodes) >= self._config.max_num_batched_tokens:
-                break
-            while not self._reserve(sample, sample.num_tokens):
-                if not may_preempt:
-                    return None
-                victim = max(self.running, key=lambda s: (s.request.priority, s.arrival))
-                self._preempt(victim)
-                if victim in decodes:
-                    decodes.remove(victim)
-                if victim is sample:
-                    break
-            else:
-                decodes.append(sample)
-        return decodes
+    def _make_room(self, sample: Sample, grown: list[Sample], may_preempt: bool) -> bool:
+        """A block for the next token where one is needed. Others give way, or in the end this sample itself.
+
+        False: somebody must give way and may not.
+        """
+        if sample.num_tokens <= len(sample.blocks) * self.pool.block_size:
+            return True
+        while (blocks := self.pool.allocate(1)) is None:
+            if not may_preempt:
+                return False
+            victim = max(self.running, key=lambda s: (s.request.priority, s.arrival))
+            self._preempt(victim)
+            if victim is sample:
+                return True
+        sample.blocks += blocks
+        grown.append(sample)
+        return True
 
     def _prefill(
         self,
@@ -222,16 +236,6 @@ class Scheduler:
             waiting[0].followers = waiting[1:]
             self.add(waiting[0])
         return forked
-
-    def _reserve(self, sample: Sample, num_tokens: int) -> bool:
-        """Blocks for this many tokens in all."""
-        missing = -(-num_tokens // self.pool.block_size) - len(sample.blocks)
-        if missing <= 0:
-            return True
-        blocks = self.pool.allocate(missing)
-        if blocks is not None:
-            sample.blocks += blocks
-        return blocks is not None
 
     def _enter(self, sample: Sample) -> None:
         sample.row = heapq.heappop(self._free_rows)
