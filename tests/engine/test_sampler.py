@@ -74,50 +74,6 @@ def frequencies(shaping=None, changes=None, num_rows=20_000, logits_V=LOGITS_V):
     return torch.bincount(drawn.ids_B, minlength=len(logits_V)) / num_rows
 
 
-def reference(
-    logits,
-    *,
-    bias=None,
-    banned=(),
-    allowed=None,
-    said=(),
-    prompt=(),
-    repetition=1.0,
-    presence=0.0,
-    frequency=0.0,
-    temperature=1.0,
-    min_p=0.0,
-    top_k=None,
-    top_p=1.0,
-):
-    """Probabilities by plain Python, step by step in vLLM's order."""
-    logits = [x + (bias or {}).get(i, 0.0) for i, x in enumerate(logits)]
-    for i in range(len(logits)):
-        if i in banned or (allowed is not None and i not in allowed):
-            logits[i] = -math.inf
-    for i in {*said, *prompt}:
-        logits[i] = logits[i] / repetition if logits[i] > 0 else logits[i] * repetition
-    for i in set(said):
-        logits[i] -= frequency * list(said).count(i)
-        logits[i] -= presence
-    order = sorted(range(len(logits)), key=lambda i: -logits[i])  # stable: lower ids first
-    if temperature == 0:
-        return [float(i == order[0]) for i in range(len(logits))]
-    logits = [x / temperature for x in logits]
-    weights = [math.exp(x - max(logits)) for x in logits]
-    kept = [i for i in order if weights[i] >= min_p * weights[order[0]]]
-    kept = kept[:top_k]
-    if top_p < 1:
-        total, before, nucleus = sum(weights[i] for i in kept), 0.0, []
-        for i in kept:
-            if before < top_p * total:
-                nucleus.append(i)
-            before += weights[i]
-        kept = nucleus
-    total = sum(weights[i] for i in kept)
-    return [weights[i] / total if i in kept else 0.0 for i in range(len(logits))]
-
-
 def assert_is(found, probs):
     torch.testing.assert_close(found, torch.tensor(probs), rtol=0, atol=1e-3)
     assert not found[torch.tensor(probs) == 0].any()
@@ -177,12 +133,12 @@ def test_random_numbers_are_splitmix64():
         ("a bias does not lift a ban", {"bias": {4: 50.0}, "banned": (4,)}),
     ],
 )
-def test_the_order_of_operations_is_vllms(name, params):
+def test_the_order_of_operations_is_vllms(reference, name, params):
     found = frequencies(*setting(20_000, params))
     assert_is(found, reference(LOGITS_V.tolist(), **params))
 
 
-def test_any_mixture_follows_the_reference():
+def test_any_mixture_follows_the_reference(reference):
     rng = random.Random(0)
     for _ in range(40):
         logits = [rng.gauss(0, 2) for _ in range(V)]
@@ -224,7 +180,7 @@ def test_min_p_on_paper():
         assert found.nonzero()[:, 0].tolist() == list(range(kept))
 
 
-def test_raw_logprobs_are_the_models_and_processed_ones_those_of_the_draw():
+def test_raw_logprobs_are_the_models_and_processed_ones_those_of_the_draw(reference):
     num_rows = 500
     params = {"temperature": 0.5, "top_k": 3, "top_p": 0.97}
     shaping = shaping_of(num_rows, **params)

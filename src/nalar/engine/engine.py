@@ -71,8 +71,8 @@ class Engine:
         self.policy_version = 0
         self._model = model
         self._device = _device(model)
-        self._runs_ahead = self._device.type == "cuda"
-        """Whether a step is planned before the tokens of the last are known."""
+        self._overlaps = self._device.type == "cuda"
+        """Whether a step is launched before the tokens of the one before are known."""
         self._pool = BlockPool(
             _num_blocks(model, config, self._device),
             config.block_size,
@@ -202,7 +202,7 @@ class Engine:
 
     def _step(self) -> list[Event]:
         before = self._pending
-        runs_ahead = self._runs_ahead and not self._scheduler.needs_host
+        runs_ahead = self._overlaps and not self._scheduler.needs_host
         events: list[Event] = []
         if before is not None and not runs_ahead:
             self._pending = None
@@ -344,10 +344,10 @@ class Engine:
                 want=f"at most {capacity}, what the cache holds",
                 hint="a larger engine.num_blocks or engine.memory_frac, or a smaller max_tokens",
             )
-        params, thinking = request.params, request.params.thinking
-        ids = (*request.prompt_ids, *params.stop_token_ids, *params.logit_bias)
-        if thinking is not None:
-            ids += (thinking.start_id, *thinking.closing)
+        params = request.params
+        ids = [*request.prompt_ids, *params.stop_token_ids, *params.logit_bias]
+        if params.thinking is not None:
+            ids += (params.thinking.start_id, *params.thinking.closing)
         if min(ids) < 0 or max(ids) >= vocab_size:
             raise UserError(
                 at=f"{at}.prompt_ids, stop_token_ids, logit_bias or thinking",
