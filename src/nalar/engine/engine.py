@@ -245,8 +245,7 @@ class Engine:
         for sample, entries in pending.prompts:
             known = sample.prompt_logprobs or [None]
             # Else it was preempted, and its prompt computed anew.
-            if len(known) < sample.num_prompt:
-                sample.prompt_logprobs = [*known, *entries]
+            sample.prompt_logprobs = [*known, *entries] if len(known) < sample.num_prompt else known
         return [self._accept(token) for token in pending.tokens() if not token.sample.is_finished]
 
     def _accept(self, token: Token) -> Event:

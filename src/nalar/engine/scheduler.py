@@ -61,6 +61,8 @@ class Scheduler:
         self._waiting: list[tuple[int, int, Sample]] = []
         self.running: list[Sample] = []
         self._free_rows = list(range(config.max_num_seqs))
+        self._grown: list[Sample] = []
+        """Got blocks since the last plan, in an attempt at one that found no room for somebody else too."""
 
     @property
     def num_waiting(self) -> int:
@@ -87,14 +89,13 @@ class Scheduler:
         """
         decodes: list[Sample] = []
         prompts: list[Sample] = []
-        grown: list[Sample] = []
         for sample in list(self.running):
             if sample.row is None or _is_complete(sample):
                 continue
             if not sample.is_decoding:
                 prompts.append(sample)
             elif len(decodes) < self._config.max_num_batched_tokens:
-                if not self._make_room(sample, grown, may_preempt):
+                if not self._make_room(sample, may_preempt):
                     return None
                 decodes.append(sample)
         decodes = [sample for sample in decodes if sample.row is not None]
@@ -114,7 +115,8 @@ class Scheduler:
         for sample in decodes:
             sample.num_computed += 1
             sample.num_drawn += 1
-        grown = [*started, *(sample for sample in grown if sample.row is not None)]
+        grown = [*started, *(sample for sample in self._grown if sample.row is not None)]
+        self._grown = []
         return Plan(tuple(prefills), tuple(decodes), tuple(started), tuple(grown), tuple(copies))
 
     def publish(self, sample: Sample) -> None:
@@ -151,7 +153,7 @@ class Scheduler:
         for sample in self.running:
             sample.content = UNKNOWN
 
-    def _make_room(self, sample: Sample, grown: list[Sample], may_preempt: bool) -> bool:
+    def _make_room(self, sample: Sample, may_preempt: bool) -> bool:
         """A block for the next token where one is needed. Others give way, or in the end this sample itself.
 
         False: somebody must give way and may not.
@@ -166,7 +168,7 @@ class Scheduler:
             if victim is sample:
                 return True
         sample.blocks += blocks
-        grown.append(sample)
+        self._grown.append(sample)
         return True
 
     def _prefill(
