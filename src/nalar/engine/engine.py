@@ -14,7 +14,7 @@ from torch import Tensor
 from nalar.config import ConfigError, UserError
 from nalar.engine.blocks import BlockPool
 from nalar.engine.config import EngineConfig
-from nalar.engine.rules import Ruling, begin_thought, go_on_thinking, ruling
+from nalar.engine.rules import Ruling, begin, follow, ruling
 from nalar.engine.runner import Model, Pending, Runner, Token, cache_dtype
 from nalar.engine.sample import Sample
 from nalar.engine.scheduler import Plan, Scheduler
@@ -97,7 +97,7 @@ class Engine:
             for i in range(request.params.n)
         ]
         for sample in samples:
-            begin_thought(sample)
+            begin(sample)
             if request.make_grammar is not None:
                 sample.grammar = request.make_grammar()
         samples[0].followers = samples[1:]
@@ -233,8 +233,8 @@ class Engine:
                     failed[sample.request_id] = error
         # Those that fail are computed with the others once more: nobody reads what they draw.
         launched = self._runner.launch(plan, rulings)
-        for request_id, error in failed.items():
-            self._fail(request_id, error)
+        for request_id, reason in failed.items():
+            self._fail(request_id, reason)
         return launched
 
     def _settle(self) -> None:
@@ -265,7 +265,7 @@ class Engine:
         if token.top is not None:
             sample.top_logprobs.append(token.top)
         if sample.has_rules:
-            go_on_thinking(sample, token.id)
+            follow(sample, token.id)
         self._scheduler.publish(sample)
         try:
             reason = _finish_reason(sample)
@@ -380,12 +380,11 @@ class Engine:
 
 def _finish_reason(sample: Sample) -> FinishReason | None:
     """Whether the newest token of a sample is its last."""
-    request, params = sample.request, sample.request.params
-    num_output = len(sample.token_ids) - sample.num_prompt
+    params, matcher = sample.request.params, sample.request.stop_matcher
     if sample.token_ids[-1] in params.stop_token_ids:
         return "stop"
-    matcher = request.stop_matcher
-    if matcher is not None and num_output >= params.min_tokens and matcher(sample.output_ids):
+    num_output = len(sample.token_ids) - sample.num_prompt
+    if matcher is not None and num_output > params.min_tokens and matcher(sample.output):
         return "stop"
     return "length" if num_output >= params.max_tokens else None
 

@@ -66,8 +66,13 @@ class _Draft:
     copies: list[tuple[int, int]] = field(default_factory=list)
 
     def plan(self, grown: list[Sample]) -> Plan:
-        each = (self.prefills, self.decodes, self.started, [*self.started, *grown], self.copies)
-        return Plan(*map(tuple, each))
+        return Plan(
+            tuple(self.prefills),
+            tuple(self.decodes),
+            tuple(self.started),
+            (*self.started, *grown),
+            tuple(self.copies),
+        )
 
 
 class Scheduler:
