@@ -623,7 +623,10 @@ def test_a_request_that_the_cache_cannot_hold_is_refused_and_the_engine_goes_on(
     assert [e.request_id for e in events if e.completion] == [queued]
     with pytest.raises(UserError, match="thinking"):
         engine.add(
-            Request((1,), SamplingParams(thinking=ThinkingParams(start_id=3, end_id=END + 1)))
+            Request(
+                (1,),
+                SamplingParams(max_tokens=1, thinking=ThinkingParams(start_id=3, end_id=END + 1)),
+            )
         )
 
 
@@ -635,7 +638,7 @@ def test_too_few_and_too_many_samples_are_refused(n):
 
 def test_a_cache_that_memory_cannot_hold_is_a_config_error(make_engine, monkeypatch):
     monkeypatch.setattr(engine_module, "free_memory_bytes", lambda: 5_000)
-    with pytest.raises(ConfigError, match=r"engine\.num_blocks.*at most 4"):
+    with pytest.raises(ConfigError, match=r"(?s)engine\.num_blocks.*at most 4"):
         make_engine(num_blocks=5)
     assert make_engine(num_blocks=4)._num_blocks == 4
     monkeypatch.setattr(engine_module, "free_memory_bytes", lambda: 1_500)

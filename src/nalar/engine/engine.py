@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,8 +34,7 @@ class Progress:
     """Tokens drawn so far."""
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """What a step brought for one sample of a request."""
 
     request_id: int
@@ -85,7 +85,7 @@ class Engine:
         self._events: list[Event] = []
         """For the next who calls `step`."""
         self._inboxes: dict[int, list[Event]] = {}
-        """Where events go instead, for requests of a `generate` or `stream`: one list a call."""
+        """By request, that of the `generate` or `stream` it belongs to: these bring events for each other."""
         self._ids, self._arrivals = count(), count()
 
     def add(self, request: Request) -> int:
@@ -226,15 +226,15 @@ class Engine:
         rulings: dict[int, Ruling] = {}
         failed: dict[int, Exception] = {}
         for i, sample in enumerate(plan.drawing):
-            if sample.request.has_rules:
+            if sample.has_rules:
                 try:
                     rulings[i] = ruling(sample, self._model.config.vocab_size)
                 except Exception as error:  # a callback's own, of any kind
                     failed[sample.request_id] = error
         # Those that fail are computed with the others once more: nobody reads what they draw.
         launched = self._runner.launch(plan, rulings)
-        for request_id, error in failed.items():
-            self._fail(request_id, error)
+        for request_id, why in failed.items():
+            self._fail(request_id, why)
         return launched
 
     def _settle(self) -> None:
@@ -258,25 +258,24 @@ class Engine:
     def _accept(self, token: Token) -> None:
         sample = token.sample
         if token.is_forced:
-            sample.forced.append(len(sample.logprobs))
+            sample.forced.append(len(sample.token_ids) - sample.num_prompt)
         sample.token_ids.append(token.id)
         sample.logprobs.append(token.logprob)
         sample.processed_logprobs.append(token.processed_logprob)
         if token.top is not None:
             sample.top_logprobs.append(token.top)
-        go_on_thinking(sample, token.id)
+        if sample.has_rules:
+            go_on_thinking(sample, token.id)
         self._scheduler.publish(sample)
         try:
             reason = _finish_reason(sample)
         except Exception as error:  # the stop matcher's own, of any kind
             self._fail(sample.request_id, error)
             return
-        completion = None
-        if reason is not None:
-            completion = self._finish(sample, reason)
+        completion = None if reason is None else self._completed(sample, reason)
         self._deliver(sample, (token.id,), (token.logprob,), completion)
 
-    def _finish(self, sample: Sample, reason: FinishReason) -> Completion:
+    def _completed(self, sample: Sample, reason: FinishReason) -> Completion:
         samples = self._requests[sample.request_id]
         # Samples that did not compute the prompt themselves have it from the first.
         sample.prompt_logprobs = sample.prompt_logprobs or samples[0].prompt_logprobs
@@ -379,11 +378,10 @@ class Engine:
 
 def _finish_reason(sample: Sample) -> FinishReason | None:
     """Whether the newest token of a sample is its last."""
-    request, params = sample.request, sample.request.params
-    num_output = len(sample.token_ids) - sample.num_prompt
+    params, matcher = sample.request.params, sample.request.stop_matcher
     if sample.token_ids[-1] in params.stop_token_ids:
         return "stop"
-    matcher = request.stop_matcher
+    num_output = len(sample.token_ids) - sample.num_prompt
     if matcher is not None and num_output >= params.min_tokens and matcher(sample.output_ids):
         return "stop"
     return "length" if num_output >= params.max_tokens else None

@@ -6,7 +6,7 @@ N tokens of a step · B rows · D draws of a step · V vocabulary · L layers ·
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -50,8 +50,7 @@ class Model(Protocol):
     def state_dict(self) -> Mapping[str, Any]: ...
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """What a sample drew."""
 
     sample: Sample
@@ -125,8 +124,7 @@ class Runner:
         samples = tuple(plan.drawing)
         if plan.started:
             self._rows.start(plan.started)
-        self._rows.send_tables([p.sample for p in plan.prefills])
-        self._rows.send_tables(samples)
+        self._rows.send_tables(plan.grown)
         run = self._tiled if self._config.deterministic else self._flat
         states_DD, prompts = run(plan)
         for source, target in plan.copies:

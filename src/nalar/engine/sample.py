@@ -57,14 +57,19 @@ class Sample:
     prompt_logprobs: list[PromptLogprob | None] = field(default_factory=list)
     forced: list[int] = field(default_factory=list)
 
+    num_prompt: int = field(init=False)
+    has_rules: bool = field(init=False)
+    """Whether the host has a say in single tokens."""
+
+    def __post_init__(self) -> None:
+        # Asked for at every step of every sample: no properties.
+        self.num_prompt = len(self.request.prompt_ids)
+        self.has_rules = self.request.has_rules
+
     @property
     def rank(self) -> tuple[int, int]:
         """Lower goes first."""
         return self.request.priority, self.arrival
-
-    @property
-    def num_prompt(self) -> int:
-        return len(self.request.prompt_ids)
 
     @property
     def output_ids(self) -> list[int]:
@@ -88,6 +93,8 @@ class Sample:
     @property
     def needs_host(self) -> bool:
         """Whether the host must know all tokens before the next can be drawn."""
+        if not self.has_rules:
+            return False
         if self.grammar is not None or self.request.banned_tokens is not None:
             return True
         thinking = self.request.params.thinking
@@ -99,7 +106,7 @@ class Sample:
         return most >= thinking.budget_tokens
 
     def completion(self, finish_reason: FinishReason, policy_version: int) -> Completion:
-        is_own = self.request.params.is_plain and not self.request.has_rules
+        is_own = self.request.params.is_plain and not self.has_rules
         return Completion(
             tuple(self.output_ids),
             tuple(self.logprobs),

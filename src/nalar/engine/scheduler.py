@@ -37,6 +37,8 @@ class Plan:
     decodes: tuple[Sample, ...]
     started: tuple[Sample, ...]
     """Samples that have got a row."""
+    grown: tuple[Sample, ...]
+    """Samples that have got blocks, those with a new row included."""
     copies: tuple[tuple[int, int], ...]
     """Blocks to copy onto others behind the step: the last, unfilled one of a prompt, for each follower."""
 
@@ -61,11 +63,6 @@ class _Draft:
     started: list[Sample] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
 
-    def plan(self) -> Plan:
-        return Plan(
-            tuple(self.prefills), tuple(self.decodes), tuple(self.started), tuple(self.copies)
-        )
-
 
 class Scheduler:
     """Blocks and rows of all samples, from their arrival to their end."""
@@ -76,6 +73,8 @@ class Scheduler:
         self._waiting: list[tuple[tuple[int, int], Sample]] = []
         self.running: list[Sample] = []
         self._free_rows = list(range(config.max_num_seqs))
+        self._grown: list[Sample] = []
+        """Samples that have got blocks since the last plan."""
 
     @property
     def num_waiting(self) -> int:
@@ -100,17 +99,37 @@ class Scheduler:
         None: a sample must give way and may not, since tokens of it are under way.
         """
         draft = _Draft(self._config.max_num_batched_tokens)
-        if not self._plan_decodes(draft, may_preempt):
-            return None
-        begun = [s for s in self.running if not s.is_decoding and not s.is_complete]
-        begun.sort(key=lambda sample: sample.rank, reverse=True)
-        while draft.budget > 0 and (sample := self._next_prompt(begun, draft)) is not None:
-            self._plan_prefill(sample, draft)
-        return draft.plan()
+        begun: list[Sample] = []
+        for sample in list(self.running):
+            if sample.row is None or sample.is_complete:
+                continue
+            if not sample.is_decoding:
+                begun.append(sample)
+            elif len(draft.decodes) < draft.budget:
+                if not self._make_room(sample, draft, may_preempt):
+                    return None
+                if sample.row is not None:
+                    draft.decodes.append(sample)
+        draft.budget -= len(draft.decodes)
+        for sample in draft.decodes:
+            sample.num_computed += 1
+            sample.num_drawn += 1
+        self._plan_prompts([sample for sample in begun if sample.row is not None], draft)
+        grown = [*draft.started, *(sample for sample in self._grown if sample.row is not None)]
+        self._grown = []
+        return Plan(
+            tuple(draft.prefills),
+            tuple(draft.decodes),
+            tuple(draft.started),
+            tuple(grown),
+            tuple(draft.copies),
+        )
 
     def publish(self, sample: Sample) -> None:
         """Offer to others the blocks that are full by now."""
         size = self.pool.block_size
+        if sample.num_computed < (sample.num_published + 1) * size:
+            return
         full = min(sample.num_computed, len(sample.token_ids)) // size
         for i in range(sample.num_published, full):
             tokens = sample.token_ids[i * size : (i + 1) * size]
@@ -140,30 +159,31 @@ class Scheduler:
         for sample in self.running:
             sample.content = UNKNOWN
 
-    def _plan_decodes(self, draft: _Draft, may_preempt: bool) -> bool:
-        """Whether all who decode got what they need; the last in line give way for it."""
-        decodes = draft.decodes
-        for sample in list(self.running):
-            if sample.row is None or not sample.is_decoding or sample.is_complete:
-                continue
-            if len(decodes) >= draft.budget:
-                break
-            while not self._reserve(sample):
-                if not may_preempt:
-                    return False
-                victim = max(self.running, key=lambda s: s.rank)
-                self._preempt(victim)
-                if victim in decodes:
-                    decodes.remove(victim)
-                if victim is sample:
-                    break
-            else:
-                decodes.append(sample)
-        for sample in decodes:
-            sample.num_computed += 1
-            sample.num_drawn += 1
-        draft.budget -= len(decodes)
+    def _make_room(self, sample: Sample, draft: _Draft, may_preempt: bool) -> bool:
+        """A block for the next token where one is needed. Others give way, or in the end this sample itself.
+
+        False: somebody must give way and may not.
+        """
+        if sample.num_tokens <= len(sample.blocks) * self.pool.block_size:
+            return True
+        while (blocks := self.pool.allocate(1)) is None:
+            if not may_preempt:
+                return False
+            victim = max(self.running, key=lambda s: s.rank)
+            self._preempt(victim)
+            if victim is sample:
+                return True
+            if victim in draft.decodes:
+                draft.decodes.remove(victim)
+        sample.blocks += blocks
+        self._grown.append(sample)
         return True
+
+    def _plan_prompts(self, begun: list[Sample], draft: _Draft) -> None:
+        """What is left of the step, to prompts in order of rank."""
+        begun.sort(key=lambda sample: sample.rank, reverse=True)
+        while draft.budget > 0 and (sample := self._next_prompt(begun, draft)) is not None:
+            self._plan_prefill(sample, draft)
 
     def _next_prompt(self, begun: list[Sample], draft: _Draft) -> Sample | None:
         """The first in line, of those that are begun (the last of the list first) and those that wait."""
@@ -236,14 +256,6 @@ class Scheduler:
     def _has_room(self, num_blocks: int) -> bool:
         """Whether these can be taken with one left for each who runs, lest they push the new one out at once."""
         return self.pool.num_free - num_blocks >= len(self.running)
-
-    def _reserve(self, sample: Sample) -> bool:
-        """Blocks for all its tokens."""
-        missing = -(-sample.num_tokens // self.pool.block_size) - len(sample.blocks)
-        blocks = self.pool.allocate(max(missing, 0))
-        if blocks is not None:
-            sample.blocks += blocks
-        return blocks is not None
 
     def _enter(self, sample: Sample) -> None:
         sample.row = heapq.heappop(self._free_rows)
