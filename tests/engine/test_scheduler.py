@@ -26,6 +26,8 @@ class Desk:
     config: EngineConfig
     memory: dict[int, Entry] = field(default_factory=dict)
     """By slot."""
+    tables: dict[int, list[int]] = field(default_factory=dict)
+    """Blocks by row, as far as a plan told the device."""
     truth: dict[Sample, list[int]] = field(default_factory=dict)
     """Tokens as the device knows them, those that the host has not seen yet included."""
     requests: dict[int, list[Sample]] = field(default_factory=dict)
@@ -116,13 +118,18 @@ class Desk:
 
     def slot(self, sample: Sample, position: int) -> int:
         size = self.config.block_size
-        return sample.blocks[position // size] * size + position % size
+        assert sample.row is not None
+        return self.tables[sample.row][position // size] * size + position % size
 
     def entry(self, sample: Sample, position: int) -> Entry:
         tokens = tuple(self.truth[sample][: position + 1])
         return self.version, sample.request.cache_salt, tokens
 
     def compute(self, plan: Plan) -> None:
+        assert set(plan.started) <= set(plan.grown)
+        for sample in plan.grown:
+            assert sample.row is not None
+            self.tables[sample.row] = list(sample.blocks)
         work = [(p.sample, range(p.start, p.end)) for p in plan.prefills]
         for prefill in plan.prefills:
             sample = prefill.sample

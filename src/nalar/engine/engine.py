@@ -85,7 +85,7 @@ class Engine:
         self._events: list[Event] = []
         """For the next who calls `step`."""
         self._inboxes: dict[int, list[Event]] = {}
-        """Where events go instead, for requests of a `generate` or `stream`: one list a call."""
+        """By request, that of the `generate` or `stream` it belongs to: these bring events for each other."""
         self._ids, self._arrivals = count(), count()
 
     def add(self, request: Request) -> int:
@@ -233,8 +233,8 @@ class Engine:
                     failed[sample.request_id] = error
         # Those that fail are computed with the others once more: nobody reads what they draw.
         launched = self._runner.launch(plan, rulings)
-        for request_id, reason in failed.items():
-            self._fail(request_id, reason)
+        for request_id, why in failed.items():
+            self._fail(request_id, why)
         return launched
 
     def _settle(self) -> None:
@@ -249,8 +249,7 @@ class Engine:
         for sample, entries in pending.prompts:
             known = sample.prompt_logprobs or [None]
             # A prompt that was preempted is computed anew: what is known of it stays.
-            if len(known) < sample.num_prompt:
-                sample.prompt_logprobs = [*known, *entries]
+            sample.prompt_logprobs = [*known, *entries] if len(known) < sample.num_prompt else known
         for token in tokens:
             if not token.sample.is_finished:
                 self._accept(token)
@@ -258,7 +257,7 @@ class Engine:
     def _accept(self, token: Token) -> None:
         sample = token.sample
         if token.is_forced:
-            sample.forced.append(len(sample.logprobs))
+            sample.forced.append(len(sample.token_ids) - sample.num_prompt)
         sample.token_ids.append(token.id)
         sample.logprobs.append(token.logprob)
         sample.processed_logprobs.append(token.processed_logprob)
@@ -272,12 +271,10 @@ class Engine:
         except Exception as error:  # the stop matcher's own, of any kind
             self._fail(sample.request_id, error)
             return
-        completion = None
-        if reason is not None:
-            completion = self._finish(sample, reason)
+        completion = None if reason is None else self._completed(sample, reason)
         self._deliver(sample, (token.id,), (token.logprob,), completion)
 
-    def _finish(self, sample: Sample, reason: FinishReason) -> Completion:
+    def _completed(self, sample: Sample, reason: FinishReason) -> Completion:
         samples = self._requests[sample.request_id]
         # Samples that did not compute the prompt themselves have it from the first.
         sample.prompt_logprobs = sample.prompt_logprobs or samples[0].prompt_logprobs

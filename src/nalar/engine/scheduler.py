@@ -61,18 +61,7 @@ class _Draft:
     prefills: list[Prefill] = field(default_factory=list)
     decodes: list[Sample] = field(default_factory=list)
     started: list[Sample] = field(default_factory=list)
-    begun: list[Sample] = field(default_factory=list)
-    """Who runs and has tokens of its prompt left, the first in line last."""
     copies: list[tuple[int, int]] = field(default_factory=list)
-
-    def plan(self, grown: list[Sample]) -> Plan:
-        return Plan(
-            tuple(self.prefills),
-            tuple(self.decodes),
-            tuple(self.started),
-            (*self.started, *grown),
-            tuple(self.copies),
-        )
 
 
 class Scheduler:
@@ -85,7 +74,7 @@ class Scheduler:
         self.running: list[Sample] = []
         self._free_rows = list(range(config.max_num_seqs))
         self._grown: list[Sample] = []
-        """Who got a block that no plan has told of yet."""
+        """Samples that have got blocks since the last plan."""
 
     @property
     def num_waiting(self) -> int:
@@ -110,12 +99,31 @@ class Scheduler:
         None: a sample must give way and may not, since tokens of it are under way.
         """
         draft = _Draft(self._config.max_num_batched_tokens)
-        if not self._plan_decodes(draft, may_preempt):
-            return None
-        while draft.budget > 0 and (sample := self._next_prompt(draft)) is not None:
-            self._plan_prefill(sample, draft)
-        grown, self._grown = [s for s in self._grown if s.row is not None], []
-        return draft.plan(grown)
+        begun: list[Sample] = []
+        for sample in list(self.running):
+            if sample.row is None or sample.is_complete:
+                continue
+            if not sample.is_decoding:
+                begun.append(sample)
+            elif len(draft.decodes) < draft.budget:
+                if not self._make_room(sample, draft, may_preempt):
+                    return None
+                if sample.row is not None:
+                    draft.decodes.append(sample)
+        draft.budget -= len(draft.decodes)
+        for sample in draft.decodes:
+            sample.num_computed += 1
+            sample.num_drawn += 1
+        self._plan_prompts([sample for sample in begun if sample.row is not None], draft)
+        grown = [*draft.started, *(sample for sample in self._grown if sample.row is not None)]
+        self._grown = []
+        return Plan(
+            tuple(draft.prefills),
+            tuple(draft.decodes),
+            tuple(draft.started),
+            tuple(grown),
+            tuple(draft.copies),
+        )
 
     def publish(self, sample: Sample) -> None:
         """Offer to others the blocks that are full by now."""
@@ -151,35 +159,13 @@ class Scheduler:
         for sample in self.running:
             sample.content = UNKNOWN
 
-    def _plan_decodes(self, draft: _Draft, may_preempt: bool) -> bool:
-        """Whether all who decode got what they need; the last in line give way for it."""
-        size, most = self.pool.block_size, draft.budget
-        for sample in list(self.running):
-            if sample.row is None or sample.is_complete:
-                continue
-            if not sample.is_decoding:
-                draft.begun.append(sample)
-            elif len(draft.decodes) < most:
-                if sample.num_tokens > len(sample.blocks) * size:
-                    if not self._make_room(sample, may_preempt):
-                        return False
-                    self._grown.append(sample)
-                draft.decodes.append(sample)
-        # Some may have been pushed out by one behind them in the list.
-        draft.decodes = [s for s in draft.decodes if s.row is not None]
-        draft.begun = [s for s in draft.begun if s.row is not None]
-        draft.begun.sort(key=lambda sample: sample.rank, reverse=True)
-        for sample in draft.decodes:
-            sample.num_computed += 1
-            sample.num_drawn += 1
-        draft.budget -= len(draft.decodes)
-        return True
-
-    def _make_room(self, sample: Sample, may_preempt: bool) -> bool:
-        """A block for one more token; the last in line gives way for it, at worst this sample itself.
+    def _make_room(self, sample: Sample, draft: _Draft, may_preempt: bool) -> bool:
+        """A block for the next token where one is needed. Others give way, or in the end this sample itself.
 
         False: somebody must give way and may not.
         """
+        if sample.num_tokens <= len(sample.blocks) * self.pool.block_size:
+            return True
         while (blocks := self.pool.allocate(1)) is None:
             if not may_preempt:
                 return False
@@ -187,12 +173,20 @@ class Scheduler:
             self._preempt(victim)
             if victim is sample:
                 return True
+            if victim in draft.decodes:
+                draft.decodes.remove(victim)
         sample.blocks += blocks
+        self._grown.append(sample)
         return True
 
-    def _next_prompt(self, draft: _Draft) -> Sample | None:
-        """The first in line, of those that are begun and those that wait."""
-        begun = draft.begun
+    def _plan_prompts(self, begun: list[Sample], draft: _Draft) -> None:
+        """What is left of the step, to prompts in order of rank."""
+        begun.sort(key=lambda sample: sample.rank, reverse=True)
+        while draft.budget > 0 and (sample := self._next_prompt(begun, draft)) is not None:
+            self._plan_prefill(sample, draft)
+
+    def _next_prompt(self, begun: list[Sample], draft: _Draft) -> Sample | None:
+        """The first in line, of those that are begun (the last of the list first) and those that wait."""
         if self._waiting and self._free_rows:
             rank, sample = self._waiting[0]
             if (not begun or rank < begun[-1].rank) and self._admit(sample):
