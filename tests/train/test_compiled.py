@@ -112,20 +112,30 @@ NARROW = {
 }  # no kernel of a CPU attends to such values
 
 
-@pytest.mark.parametrize("changes", [pytest.param({}, marks=pytest.mark.slow), GROUPED, NARROW])
-def test_every_extra_of_a_block_is_compiled_too(deep_config, make_optimizer, batches, changes):
-    torch._dynamo.reset()
+SLOW = [pytest.param(changes, marks=pytest.mark.slow) for changes in ({}, GROUPED)]
+
+
+@pytest.mark.parametrize("changes", [*SLOW, NARROW])
+def test_every_extra_of_a_block_is_compiled_once(
+    deep_config, make_optimizer, batches, programs, changes
+):
     config = ModelConfig(**(deep_config.model_dump() | changes))
+    extras = {
+        "max_tokens": 45,
+        "balance_loss_weight": 0.1,
+        "mtp_loss_weight": 0.3 * config.num_nextn_predict_layers,
+    }
     found = []
     for compiled in (CompiledBlocks("eager"), None):
         model = Transformer(config)
         model.initialize(0)
         model.compiled = compiled
-        extras = {
-            "balance_loss_weight": 0.1,
-            "mtp_loss_weight": 0.3 * config.num_nextn_predict_layers,
-        }
-        found.append(train(model, make_optimizer(model), batches, 2, **extras))
+        optimizer = make_optimizer(model)
+        found.append(train(model, optimizer, batches, 2, **extras))
+        if compiled:
+            made = programs["unique_graphs"]
+            train(model, optimizer, batches, 4, **extras)
+            assert programs["unique_graphs"] == made > 0
     assert_same_training(*found)
 
 

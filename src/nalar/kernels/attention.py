@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
 from nalar.kernels.documents import Documents
-from nalar.kernels.opaque import opaque
+from nalar.kernels.opaque import apart, opaque
 
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -39,13 +39,10 @@ def document_attention(
     """
     if q_NHK.device.type == "cpu" and q_NHK.shape[-1] == v_NGW.shape[-1] and observe != "exact":
         return _attend_on_cpu(q_NHK, k_NGK, v_NGW, documents, scale, observe)
-    found: tuple[Tensor, Tensor | None] = _attend_by_side(
-        q_NHK, k_NGK, v_NGW, documents, scale, observe
-    )
-    return found
+    return _attend_by_side(q_NHK, k_NGK, v_NGW, documents, scale, observe)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@apart
 def _attend_by_side(
     q_NHK: Tensor,
     k_NGK: Tensor,
@@ -54,7 +51,7 @@ def _attend_by_side(
     scale: float,
     observe: Observe,
 ) -> tuple[Tensor, Tensor | None]:
-    """One call a side. Compiled code steps out for it: sides are others in every batch, and so would programs be."""
+    """One call a side. Sides are others in every batch, and so would programs be."""
     outs, seen = [], []
     spread = [documents.spread(x) for x in (q_NHK, k_NGK, v_NGW)]
     for q_BTHK, k_BTGK, v_BTGW in zip(*spread, strict=True):

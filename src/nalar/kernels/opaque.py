@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch._compile import _disable_dynamo
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,3 +38,19 @@ def opaque(shapes: Callable[..., R]) -> Callable[[Callable[P, R]], Callable[P, R
         return call
 
     return register
+
+
+def apart(compute: Callable[P, R]) -> Callable[P, R]:
+    """Decorates what compiled code steps out for, autograd and all: two programs where there was one.
+
+    torch.compiler.disable would do, but loads the compilers, which takes a second, when a file is imported.
+    """
+    stepped_out = _disable_dynamo(compute)
+
+    @functools.wraps(compute)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return stepped_out(*args, **kwargs)
+        return compute(*args, **kwargs)
+
+    return call

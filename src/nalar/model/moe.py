@@ -10,6 +10,7 @@ from nalar.config import ConfigError
 from nalar.kernels.documents import Documents
 from nalar.kernels.experts import count, every_expert, experts, infer_experts
 from nalar.kernels.linear import linear
+from nalar.kernels.opaque import apart
 from nalar.model.buffers import Float32Buffers
 from nalar.model.config import ModelConfig
 from nalar.model.linear import Linear
@@ -126,7 +127,7 @@ class MoE(nn.Module):
         if self.gate.config.n_shared_experts:
             out_TD = out_TD + self.shared_experts(x_TD)
         load_E = count(ids_TK, scores_TE.shape[-1])
-        balance = None if balanced is None else _balance(scores_TE, ids_TK, balanced)
+        balance = None if balanced is None else sequence_balance(scores_TE, ids_TK, balanced)
         return out_TD, load_E, balance
 
     def infer(self, x_TD: Tensor, *, tiled: bool = False) -> Tensor:
@@ -138,6 +139,7 @@ class MoE(nn.Module):
         return out_TD + self.shared_experts(x_TD) if self.gate.config.n_shared_experts else out_TD
 
 
+@apart  # one row a document is a shape of its own in every batch
 def sequence_balance(scores_TE: Tensor, ids_TK: Tensor, documents: Documents) -> Tensor:
     """How unevenly documents use the experts, fp32 []: 1 where evenly, E / K at worst (arXiv:2412.19437, 17 to 20).
 
@@ -153,7 +155,3 @@ def sequence_balance(scores_TE: Tensor, ids_TK: Tensor, documents: Documents) ->
     chosen_BE = chosen_TE.new_zeros(count, E).index_add(0, document_T, chosen_TE)
     length_B = torch.bincount(document_T, minlength=count)
     return (E * chosen_BE * share_BE / length_B[:, None]).sum() / T
-
-
-_balance = torch.compiler.disable(sequence_balance)
-"""One row a document is a shape of its own in every batch."""
