@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 SWITCHES = ("--json", "--dry-run", "--resume", "--force")
 """Flags without a value, which may stand before the word that a verb takes off itself."""
-_BOX = re.compile(r"[─-╿]")
+_BOX = re.compile(r"[─-╿]|-{4,}")
 _UNKNOWN = re.compile(r"Unrecognized options: (?P<flag>[^\s,]+)")
 _MEANT = re.compile(r"(?:Perhaps you meant|similar).*?(?P<flag>--[\w.-]+)", re.DOTALL)
 _CONFIG_ERROR = re.compile(
