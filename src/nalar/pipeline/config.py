@@ -164,6 +164,8 @@ class SftConfig(RunConfig):
     """Of multi-token prediction. 0: its blocks, if there are any, are not trained."""
     recompute: bool = False
     """Run each block again in the backward pass instead of keeping what it computed."""
+    compile: bool = False
+    """Run blocks as torch.compile makes them, as in pretraining."""
     log_every_steps: int = Field(default=10, ge=1)
     save_every_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps from one checkpoint to the next, beside the end of each epoch. None: only there."""
@@ -212,6 +214,7 @@ class SftConfig(RunConfig):
             balance_speed=0.0,
             mtp_loss_weight=self.mtp_loss_weight,
             recompute=self.recompute,
+            compile=self.compile,
             log_every_steps=self.log_every_steps,
             save_every_steps=self.save_every_steps,
         )
