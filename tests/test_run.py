@@ -46,7 +46,7 @@ def test_a_run_opens_as_it_was_made(run):
 
 def test_keys_that_a_later_version_adds_are_ignored(run):
     document = run.read_json("run.json")
-    document["environment"]["gpu"] = "one"
+    document["environment"]["motherboard"] = "one"
     run.write_json("run.json", document | {"lineage": []})
     assert Run.open(run.path).info == run.info
     run.write_json("run.json", document | {"schema_version": 99})
