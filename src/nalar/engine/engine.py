@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from nalar.config import ConfigError, UserError
 from nalar.engine.blocks import BlockPool
 from nalar.engine.config import EngineConfig
-from nalar.engine.rules import Ruling, begin_thought, go_on_thinking, ruling
+from nalar.engine.rules import Ruling, begin, follow, ruling
 from nalar.engine.runner import Model, Pending, Runner, Token, cache_dtype
 from nalar.engine.sample import Sample
 from nalar.engine.scheduler import Plan, Scheduler
@@ -34,7 +33,8 @@ class Progress:
     """Tokens drawn so far."""
 
 
-class Event(NamedTuple):
+@dataclass(frozen=True)
+class Event:
     """What a step brought for one sample of a request."""
 
     request_id: int
@@ -97,7 +97,7 @@ class Engine:
             for i in range(request.params.n)
         ]
         for sample in samples:
-            begin_thought(sample)
+            begin(sample)
             if request.make_grammar is not None:
                 sample.grammar = request.make_grammar()
         samples[0].followers = samples[1:]
@@ -249,8 +249,7 @@ class Engine:
         for sample, entries in pending.prompts:
             known = sample.prompt_logprobs or [None]
             # A prompt that was preempted is computed anew: what is known of it stays.
-            if len(known) < sample.num_prompt:
-                sample.prompt_logprobs = [*known, *entries]
+            sample.prompt_logprobs = [*known, *entries] if len(known) < sample.num_prompt else known
         for token in tokens:
             if not token.sample.is_finished:
                 self._accept(token)
@@ -265,7 +264,7 @@ class Engine:
         if token.top is not None:
             sample.top_logprobs.append(token.top)
         if sample.has_rules:
-            go_on_thinking(sample, token.id)
+            follow(sample, token.id)
         self._scheduler.publish(sample)
         try:
             reason = _finish_reason(sample)
@@ -382,7 +381,7 @@ def _finish_reason(sample: Sample) -> FinishReason | None:
     if sample.token_ids[-1] in params.stop_token_ids:
         return "stop"
     num_output = len(sample.token_ids) - sample.num_prompt
-    if matcher is not None and num_output >= params.min_tokens and matcher(sample.output_ids):
+    if matcher is not None and num_output > params.min_tokens and matcher(sample.output):
         return "stop"
     return "length" if num_output >= params.max_tokens else None
 
