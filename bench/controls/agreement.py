@@ -1,9 +1,9 @@
 """Do sampler and trainer agree? Log-probabilities and chosen experts of real rollouts, compared token by token.
 
-L mixture layers · M sequences of a batch · P positions · K experts a token · R rows of the engine
+L mixture layers · M sequences of a batch · P positions · K experts a token · N tokens of a step
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +15,12 @@ from controls.finished import Finished
 from controls.results import Agreement, Routed
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine, OnStep
-from nalar.engine.runner import Runner
-from nalar.engine.scheduler import SampleId, Scheduler
+from nalar.engine.rules import Ruling
+from nalar.engine.runner import Pending, Runner
+from nalar.engine.sample import Sample
+from nalar.engine.scheduler import Plan
 from nalar.engine.sequence import Completion, Request
+from nalar.kernels.paging import Paging
 from nalar.model.moe import Router
 from nalar.model.transformer import Transformer
 from nalar.pipeline.zero import engine_for
@@ -64,8 +67,8 @@ def router_margins(router: Router, x_TD: Tensor) -> Tensor:
 
 
 @contextmanager
-def watched(model: Transformer) -> Iterator[RouterLog]:
-    log = RouterLog()
+def watched(model: Transformer, log: RouterLog | None = None) -> Iterator[RouterLog]:
+    log = RouterLog() if log is None else log
     handles = [router.register_forward_hook(log.hook) for router in model.routers()]
     try:
         yield log
@@ -74,71 +77,92 @@ def watched(model: Transformer) -> Iterator[RouterLog]:
             handle.remove()
 
 
+class WatchedModel:
+    """A model that notes the experts of every token it passes, and where in the cache the token went."""
+
+    def __init__(self, model: Transformer, log: RouterLog) -> None:
+        self.config, self.logits, self.state_dict = model.config, model.logits, model.state_dict
+        self._model, self._log = model, log
+        self._layers = sum(1 for _ in model.routers())
+        self.passed: list[tuple[Tensor, Tensor]] = []
+        """Slots [N] and ids [L, N, K], call after call."""
+
+    def extend(self, ids_N: Tensor, cache_LPSC: Tensor, paging: Paging) -> Tensor:
+        states_ND = self._model.extend(ids_N, cache_LPSC, paging)
+        for ids_LNK, _ in self._log.take(self._layers):
+            self.passed.append((paging.slots_N, ids_LNK))
+        return states_ND
+
+
+class WatchedRunner(Runner):
+    """Tells by the plan of a step whose tokens went where."""
+
+    def __init__(self, model: WatchedModel, config: EngineConfig, num_blocks: int) -> None:
+        device = torch.device(model.state_dict()["model.norm.weight"].device)
+        super().__init__(model, config, num_blocks, device)
+        self._watched, self._block_size = model, config.block_size
+        self.experts: dict[Sample, dict[int, Tensor]] = {}
+        """[L, K] by position, of the first pass where a preempted sample is computed anew."""
+
+    def launch(self, plan: Plan, rulings: Mapping[int, Ruling]) -> Pending:
+        pending = super().launch(plan, rulings)
+        places = [(p.sample, range(p.start, p.end)) for p in plan.prefills]
+        places += [(s, range(s.num_computed - 1, s.num_computed)) for s in plan.decodes]
+        owners = {self._slot(s, at): (s, at) for s, positions in places for at in positions}
+        for sample, _ in places:
+            self.experts.setdefault(sample, {})
+        for slots_N, ids_LNK in self._watched.passed:
+            for slot, ids_LK in zip(slots_N.tolist(), ids_LNK.unbind(1), strict=True):
+                if slot in owners:
+                    sample, at = owners[slot]
+                    self.experts[sample].setdefault(at, ids_LK)
+        self._watched.passed.clear()
+        for p in plan.prefills:
+            for follower in p.followers:
+                self.experts[follower] = dict(self.experts[p.sample])
+        return pending
+
+    def _slot(self, sample: Sample, position: int) -> int:
+        return sample.blocks[position // self._block_size] * self._block_size + (
+            position % self._block_size
+        )
+
+
 class WatchedEngine(Engine):
-    """The engine's own loop, which also keeps the experts of every token that it passes through the model."""
+    """The engine itself, which also keeps the experts of every token that it passes through the model."""
 
     def __init__(self, model: Transformer, config: EngineConfig) -> None:
-        super().__init__(model, config)
-        self._transformer = model
-        self._layers = sum(1 for _ in model.routers())
+        # What is found in the cache passes no router.
+        config = config.model_copy(update={"enable_prefix_caching": False})
+        self._transformer, self._log = model, RouterLog()
+        watched_model = WatchedModel(model, self._log)
+        super().__init__(watched_model, config)
+        self._runner = self._watching = WatchedRunner(watched_model, config, self._num_blocks)
         self.experts: list[list[Tensor]] = []
         """By request and sample: [L, P, K] over the prompt and all but the last response token."""
 
     def generate(
         self, requests: Sequence[Request], on_step: OnStep | None = None
     ) -> list[list[Completion]]:
-        with watched(self._transformer) as log:
-            self._log = log
-            return super().generate(requests, on_step)
-
-    def _generate(
-        self, requests: Sequence[Request], on_step: OnStep | None
-    ) -> list[list[Completion]]:
-        scheduler = Scheduler(requests, self.config)
-        runner = Runner(self._transformer, requests, self.config, self._device())
-        results: list[dict[int, Completion]] = [{} for _ in requests]
-        prompts: dict[int, Tensor] = {}
-        passed: dict[SampleId, list[Tensor]] = {}
-        while scheduler.has_work:
-            if scheduler.can_admit:
-                admission = scheduler.admit()
-                runner.admit(admission)
-                calls = self._log.take(self._layers)
-                for request_ids, (ids, _) in zip(admission.prefills, calls, strict=False):
-                    by_prompt = ids.unflatten(1, (len(request_ids), -1))
-                    for row, i in enumerate(request_ids):
-                        prompts[i] = by_prompt[:, row, : len(requests[i].prompt_ids)]
-            else:
-                running = list(scheduler.running)
-                runner.decode()
-                for ids, _ in self._log.take(self._layers):
-                    for row, sample in enumerate(running):
-                        passed.setdefault(sample, []).append(ids[:, row])
-            num_done = runner.num_done()
-            if scheduler.should_release(num_done):
-                self._collect(scheduler, runner, results)
-        ordered = [
-            [samples[j] for j in range(request.params.n)]
-            for request, samples in zip(requests, results, strict=True)
-        ]
+        self._watching.experts.clear()
+        with watched(self._transformer, self._log):
+            groups = super().generate(requests, on_step)
+        known = {(s.request_id, s.sample_id): e for s, e in self._watching.experts.items()}
+        ids = sorted({request_id for request_id, _ in known})
         self.experts = [
             [
-                _joined(prompts, passed, SampleId(i, j), len(completion.token_ids) - 1)
-                for j, completion in enumerate(completions)
+                _joined(known[i, j], len(request.prompt_ids) + len(completion.token_ids) - 1)
+                for j, completion in enumerate(group)
             ]
-            for i, completions in enumerate(ordered)
+            for i, (request, group) in zip(ids, zip(requests, groups, strict=True), strict=True)
         ]
-        return ordered
+        return groups
 
 
-def _joined(
-    prompts: dict[int, Tensor], passed: dict[SampleId, list[Tensor]], sample: SampleId, count: int
-) -> Tensor:
-    """A finished row idles in the batch for some steps: what it passes then does not count."""
-    if sample.request_id not in prompts:
+def _joined(experts: Mapping[int, Tensor], count: int) -> Tensor:
+    if not experts:  # a model without routers
         return torch.zeros(0, 0, 0, dtype=torch.int64)
-    parts = [part[:, None] for part in passed.get(sample, [])[:count]]
-    return torch.cat([prompts[sample.request_id], *parts], dim=1)
+    return torch.stack([experts[at] for at in range(count)], dim=1)
 
 
 @dataclass

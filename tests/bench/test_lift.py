@@ -200,6 +200,19 @@ def test_the_watched_engine_gives_the_same_tokens_and_the_experts_of_each(model)
             assert not differs[margins > 1e-5].any()
 
 
+def test_a_model_without_routers_can_be_watched_too(model):
+    dense = Transformer(dense_of(model.config))
+    dense.initialize(seed=0)
+    requests = [
+        Request((5, 6), SamplingParams(n=2, max_tokens=4)),
+        Request((7,), SamplingParams(max_tokens=3)),
+    ]
+    engine = WatchedEngine(dense, EngineConfig(max_model_len=64))
+    groups = engine.generate(requests)
+    assert groups == Engine(dense, EngineConfig(max_model_len=64)).generate(requests)
+    assert [[e.numel() for e in group] for group in engine.experts] == [[0, 0], [0]]
+
+
 def test_a_router_margin_is_the_gap_behind_the_last_expert_chosen(model):
     router = next(model.routers())
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))

@@ -214,6 +214,10 @@ def alone(sample: Sample) -> list[int]:
     return ids[sample.num_prompt :]
 
 
+def lonely(token: int, max_tokens: int) -> Sample:
+    return Sample(0, 0, Request((token,), SamplingParams(max_tokens=max_tokens)), 0, [token])
+
+
 def desk(**limits) -> Desk:
     defaults = {"max_model_len": 64, "block_size": 2, "num_blocks": 40, "max_num_seqs": 8}
     return Desk(EngineConfig(**{**defaults, **limits}))
@@ -239,11 +243,28 @@ def test_an_urgent_prompt_goes_before_one_that_is_begun():
     it = desk(max_num_batched_tokens=4)
     it.add([0] * 12, priority=1)
     it.step()
-    it.add([1] * 4, priority=0)
-    plan = it.step()
-    assert plan is not None
-    assert [p.sample.request_id for p in plan.prefills] == [1]
+    it.add([1] * 8, priority=0)
+    for _ in range(2):
+        plan = it.step()
+        assert plan is not None
+        assert [p.sample.request_id for p in plan.prefills] == [1]
     it.drain()
+
+
+def test_who_gives_way_after_being_planned_is_not_computed():
+    it = desk(num_blocks=10, block_size=1, max_num_seqs=2)
+    # the first is planned first, and has to go when the second needs a block
+    prompts = [p for p in range(9) if len(alone(lonely(p, 7))) == 7][:2]
+    it.add([prompts[0]], max_tokens=7, priority=1)
+    it.step()
+    it.add([prompts[1]], max_tokens=7, priority=0)
+    num_preempted = 0
+    while it.scheduler.has_work:
+        running = list(it.scheduler.running)
+        it.step()
+        num_preempted += any(s.row is None and not s.is_finished for s in running)
+    assert num_preempted
+    assert [it.output(i) for i in (0, 1)] == [[alone(lonely(p, 7))] for p in prompts]
 
 
 def test_the_last_in_line_gives_way_and_loses_nothing():

@@ -1,6 +1,6 @@
 """Log-probabilities recorded while sampling are those of the training forward, on real rollouts in fp32.
 
-The two walk different paths: prefill and absorbed attention over a growing cache, a few rows at a time that come and
+The two walk different paths: prefill and absorbed attention over a cache in blocks, a few rows at a time that come and
 go, against one expanded pass over sequences packed flat. A token may differ by more than rounding only where a router
 stood between two experts so evenly that rounding chose.
 """
@@ -11,11 +11,9 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from controls.agreement import WatchedEngine
 from nalar.data.packing import Packing
-from nalar.engine import engine as engine_module
 from nalar.engine.config import EngineConfig
-from nalar.engine.engine import Engine
-from nalar.engine.scheduler import Scheduler
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.recipes.zero import zero_cpu
@@ -29,9 +27,6 @@ from nalar.train.step import pretrain_step
 PROMPTS, SAMPLES, MAX_TOKENS, ROWS = 6, 12, 200, 20
 NEAR_TIE = 1e-5
 CPU = torch.device("cpu")
-
-Experts = dict[tuple[int, int, int], list[frozenset[int]]]
-"""By prompt, sample and position: who was chosen, layer by layer."""
 
 
 def untrained() -> Transformer:
@@ -54,65 +49,6 @@ def trained(tokenizer) -> Transformer:
         batch = on_device(batches.batch(step), CPU)
         pretrain_step(model, optimizer, [batch], lr_factor=1.0, balance_speed=0.01)
     return model
-
-
-class Watch:
-    """Notes the experts of every token that the engine runs, prompts and responses."""
-
-    def __init__(self, model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.of_prompts: dict[tuple[int, ...], list[list[frozenset[int]]]] = {}
-        self.of_responses: Experts = {}
-        self._chosen: list[torch.Tensor] = []
-        self._schedulers: list[Scheduler] = []
-        self._hooks = [router.register_forward_hook(self._note) for router in model.routers()]
-        prefill, decode, watch = model.prefill, model.decode, self
-
-        class Recorded(Scheduler):
-            def __init__(self, *args):
-                super().__init__(*args)
-                watch._schedulers.append(self)
-
-        def watched_prefill(ids_PT):
-            self._chosen.clear()
-            out = prefill(ids_PT)
-            layers = [ids.view(*ids_PT.shape, -1).tolist() for ids in self._chosen]
-            for p, ids in enumerate(ids_PT.tolist()):
-                experts = [[frozenset(layer[p][t]) for layer in layers] for t in range(len(ids))]
-                self.of_prompts[tuple(ids)] = experts
-            return out
-
-        def watched_decode(ids_B, positions_B, cache):
-            self._chosen.clear()
-            out = decode(ids_B, positions_B, cache)
-            layers = [ids.tolist() for ids in self._chosen]
-            running = self._schedulers[-1].running
-            assert len(running) == len(ids_B)
-            for row, (sample, at) in enumerate(zip(running, positions_B.tolist(), strict=True)):
-                # a finished row stays for a while and says things that nobody asked for
-                key = (sample.request_id, sample.sample_id, at)
-                self.of_responses.setdefault(key, [frozenset(layer[row]) for layer in layers])
-            return out
-
-        monkeypatch.setattr(engine_module, "Scheduler", Recorded)
-        monkeypatch.setattr(model, "prefill", watched_prefill)
-        monkeypatch.setattr(model, "decode", watched_decode)
-
-    def _note(self, _router, _inputs, output):
-        self._chosen.append(output[0].clone())
-
-    def close(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def experts(self, prompt: int, sample: int, rollout: Rollout, at: int) -> list[frozenset[int]]:
-        if at < len(rollout.prompt_ids):
-            padded = next(
-                ids
-                for ids in self.of_prompts
-                if ids[: len(rollout.prompt_ids)] == rollout.prompt_ids
-            )
-            return self.of_prompts[padded][at]
-        return self.of_responses[prompt, sample, at]
 
 
 @dataclass(frozen=True)
@@ -161,17 +97,16 @@ def retrace(model: Transformer, rollouts: list[Rollout]) -> list[Retraced]:
 
 
 @pytest.mark.parametrize("kind", ["untrained", "trained"])
-def test_sampled_logprobs_are_the_trainers(kind, tokenizer, rl_config, monkeypatch):
+def test_sampled_logprobs_are_the_trainers(kind, tokenizer, rl_config):
     model = untrained() if kind == "untrained" else trained(tokenizer)
     tasks = [Countdown(), ChainSum()]
     config = rl_config(group_size=SAMPLES, prompts_per_step=PROMPTS, max_tokens=MAX_TOKENS)
     problems = draw_problems(tasks, PROMPTS, seed=0, step=0)
     assert {p.task for p in problems} == {"countdown", "chain_sum"}
-    watch = Watch(model, monkeypatch)
-    # fewer rows than samples: rows are given back, moved and taken again, requests cut in two
-    engine = Engine(model, EngineConfig(max_model_len=264, max_num_seqs=ROWS))
+    # fewer rows than samples, prompts in chunks: rows are given back and taken again, requests cut in two
+    limits = EngineConfig(max_model_len=264, max_num_seqs=ROWS, max_num_batched_tokens=64)
+    engine = WatchedEngine(model, limits)
     groups = collect(engine, tokenizer, tasks, problems, config, seed=5)
-    watch.close()
 
     places = [(g, s) for g in range(PROMPTS) for s in range(SAMPLES)]
     rollouts = [groups[g][s] for g, s in places]
@@ -181,10 +116,9 @@ def test_sampled_logprobs_are_the_trainers(kind, tokenizer, rl_config, monkeypat
         difference = (traced.logprobs - torch.tensor(rollout.completion.logprobs)).abs()
         is_same = torch.ones(len(difference), dtype=torch.bool)
         for at, (experts, margins) in enumerate(zip(traced.experts, traced.margins, strict=True)):
-            for sampled, own, margin in zip(
-                watch.experts(g, s, rollout, at), experts, margins, strict=True
-            ):
-                if sampled != own:
+            sampled = engine.experts[g][s][:, at].tolist()
+            for chosen, own, margin in zip(sampled, experts, margins, strict=True):
+                if set(chosen) != own:
                     assert margin < NEAR_TIE, f"experts differ at a margin of {margin}"
                     flips += 1
                     is_same[max(0, at - len(rollout.prompt_ids) + 1)] = False
