@@ -6,7 +6,7 @@ It reads the model's own parameters and never copies them.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, groupby
 
 import torch
 from torch import Tensor
@@ -15,10 +15,10 @@ from nalar.config import ConfigError, UserError
 from nalar.engine.blocks import BlockPool
 from nalar.engine.config import EngineConfig
 from nalar.engine.rules import Ruling, begin_thought, go_on_thinking, ruling
-from nalar.engine.runner import Model, Pending, Runner, Token, cache_dtype
+from nalar.engine.runner import Model, Pending, Runner, Token, cache_dtype, cache_layers
 from nalar.engine.sample import Sample
 from nalar.engine.scheduler import Plan, Scheduler
-from nalar.engine.sequence import Completion, FinishReason, Request
+from nalar.engine.sequence import Completion, FinishReason, Request, Speculated
 from nalar.machine import free_memory_bytes
 
 
@@ -61,6 +61,13 @@ class Engine:
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
         longest = model.config.max_position_embeddings
+        if config.keeps_drafts and not model.config.num_nextn_predict_layers:
+            raise ConfigError(
+                at="engine.speculation.method",
+                got="mtp, and a model without a block of multi-token prediction",
+                want="a model that has one (num_nextn_predict_layers in its config.json), loaded with it",
+                hint="--engine.speculation.method ngram",
+            )
         if config.max_model_len > longest:
             raise ConfigError(
                 at="engine.max_model_len",
@@ -77,6 +84,7 @@ class Engine:
             caching=config.enable_prefix_caching,
         )
         self._scheduler = Scheduler(config, self._pool)
+        self._speculated = Speculated(0, 0, 0)
         self._runner = Runner(model, config, self._pool.num_blocks, self._device)
         self._requests: dict[int, list[Sample]] = {}
         """Samples of requests that are not answered in full."""
@@ -108,6 +116,11 @@ class Engine:
         """Drop what is left of a request, at any moment; unknown and answered ones are none of its business."""
         self._drop(request_id)
         self._inboxes.pop(request_id, None)
+
+    @property
+    def speculated(self) -> Speculated:
+        """How guessing went so far, over all samples that are finished."""
+        return self._speculated
 
     @property
     def has_work(self) -> bool:
@@ -203,6 +216,7 @@ class Engine:
     def _step(self) -> list[Event]:
         before = self._pending
         runs_ahead = self._device.type == "cuda" and not self._scheduler.needs_host
+        runs_ahead = runs_ahead and self.config.speculation is None
         events: list[Event] = []
         if before is not None and not runs_ahead:
             self._pending = None
@@ -248,11 +262,31 @@ class Engine:
                 len(known) < sample.num_prompt
             ):  # else it was preempted, and its prompt computed anew
                 sample.prompt_logprobs = [*known, *entries]
-        return [self._accept(token) for token in pending.tokens() if not token.sample.is_finished]
+        by_sample = groupby(pending.tokens(), key=lambda token: token.sample)
+        return [
+            self._accept(sample, list(tokens))
+            for sample, tokens in by_sample
+            if not sample.is_finished
+        ]
 
-    def _accept(self, token: Token) -> Event:
-        sample = token.sample
-        leader = self._requests[sample.request_id][0]
+    def _accept(self, sample: Sample, tokens: Sequence[Token]) -> Event:
+        """Take in what a step gave a sample: one token, and what was guessed right behind it."""
+        taken: list[Token] = []
+        completion = None
+        for token in tokens:
+            if taken and (completion is not None or sample.is_ruled):
+                break
+            if taken:
+                self._scheduler.move_on(sample)
+                sample.num_accepted += 1
+            completion = self._append(sample, token)
+            taken.append(token)
+        sample.num_new = len(taken)
+        ids, logprobs = tuple(t.id for t in taken), tuple(t.logprob for t in taken)
+        return Event(sample.request_id, sample.sample_id, ids, logprobs, completion)
+
+    def _append(self, sample: Sample, token: Token) -> Completion | None:
+        """One more token; what came of the sample, if it was the last."""
         if token.is_forced:
             sample.forced.append(len(sample.output_ids))
         sample.token_ids.append(token.id)
@@ -263,14 +297,17 @@ class Engine:
         go_on_thinking(sample, token.id)
         self._scheduler.publish(sample)
         reason = _finish_reason(sample)
-        completion = None
-        if reason is not None:
-            sample.prompt_logprobs = leader.prompt_logprobs
-            completion = sample.completion(reason, self.policy_version)
-            self._scheduler.finish(sample)
-            if all(s.is_finished for s in self._requests[sample.request_id]):
-                del self._requests[sample.request_id]
-        return Event(sample.request_id, sample.sample_id, (token.id,), (token.logprob,), completion)
+        if reason is None:
+            return None
+        samples = self._requests[sample.request_id]
+        sample.prompt_logprobs = samples[0].prompt_logprobs
+        completion = sample.completion(reason, self.policy_version)
+        if completion.speculated is not None:
+            self._speculated += completion.speculated
+        self._scheduler.finish(sample)
+        if all(s.is_finished for s in samples):
+            del self._requests[sample.request_id]
+        return completion
 
     def _fail(self, request_id: int, error: UserError) -> list[Event]:
         samples = [s for s in self._requests[request_id] if not s.is_finished]
@@ -375,7 +412,8 @@ def _num_blocks(model: Model, config: EngineConfig, device: torch.device) -> int
         return config.num_blocks
     c = model.config
     wanted = config.max_num_seqs * -(-config.max_model_len // config.block_size) + 1
-    each = c.num_hidden_layers * config.block_size * c.cache_dim * cache_dtype(model).itemsize
+    layers, width = cache_layers(model, config), c.cache_dim * cache_dtype(model).itemsize
+    each = layers * config.block_size * width
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
     affordable = int(free * config.memory_frac) // each
     if affordable < 2:

@@ -8,11 +8,12 @@ Counts run ahead of the tokens: the next step can be planned before the tokens o
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from nalar.engine.blocks import UNKNOWN, BlockPool
-from nalar.engine.config import EngineConfig
+from nalar.engine.config import EngineConfig, SpeculationConfig
+from nalar.engine.lookup import Lookup
 from nalar.engine.sample import Sample
 
 
@@ -35,6 +36,8 @@ class Plan:
 
     prefills: tuple[Prefill, ...]
     decodes: tuple[Sample, ...]
+    num_drafts: tuple[int, ...]
+    """Of each that decodes: guesses computed behind its newest token."""
     started: tuple[Sample, ...]
     """Samples that have got a row."""
     copies: tuple[tuple[int, int], ...]
@@ -42,12 +45,19 @@ class Plan:
 
     @property
     def drawing(self) -> Iterator[Sample]:
-        """Whose next token is drawn, in order."""
+        """Whose next token is drawn, in order; once more for each guess."""
         for prefill in self.prefills:
             if prefill.draws:
                 yield prefill.sample
                 yield from prefill.followers
-        yield from self.decodes
+        for sample, num_drafts in zip(self.decodes, self.num_drafts, strict=True):
+            yield from [sample] * (1 + num_drafts)
+
+    @property
+    def places(self) -> list[int]:
+        """Of each in `drawing`: how many guesses stand between it and what is known."""
+        first = [0 for p in self.prefills if p.draws for _ in (p.sample, *p.followers)]
+        return first + [place for n in self.num_drafts for place in range(1 + n)]
 
 
 class Scheduler:
@@ -98,10 +108,15 @@ class Scheduler:
                 break
             started.append(sample)
             budget -= self._prefill(sample, budget, prefills, started, copies)
+        num_drafts = tuple(self._drafts(decodes, budget))
         for sample in decodes:
-            sample.num_computed += 1
-            sample.num_drawn += 1
-        return Plan(tuple(prefills), tuple(decodes), tuple(started), tuple(copies))
+            self.move_on(sample)
+        return Plan(tuple(prefills), tuple(decodes), num_drafts, tuple(started), tuple(copies))
+
+    def move_on(self, sample: Sample) -> None:
+        """One more token is computed and one more drawn: by plan, or by a guess that was accepted."""
+        sample.num_computed += 1
+        sample.num_drawn += 1
 
     def publish(self, sample: Sample) -> None:
         """Offer to others the blocks that are full by now."""
@@ -155,6 +170,30 @@ class Scheduler:
                 decodes.append(sample)
         return decodes
 
+    def _drafts(self, decodes: Sequence[Sample], budget: int) -> Iterator[int]:
+        """How many guesses each is given: what is left of tokens and blocks behind everything else."""
+        speculation = self._config.speculation
+        limit = speculation and speculation.disable_by_batch_size
+        is_off = speculation is None or (limit is not None and len(decodes) > limit)
+        for sample in decodes:
+            count = 0
+            if speculation is not None and not is_off:
+                most = min(speculation.num_speculative_tokens, sample.draft_room, budget)
+                count = self._make_room(sample, propose(sample, speculation, most))
+            sample.drafts = sample.drafts[:count]
+            sample.num_drafted += count
+            sample.num_draft_steps += count > 0
+            budget -= count
+            yield count
+
+    def _make_room(self, sample: Sample, count: int) -> int:
+        """Blocks for this many guesses, or the number that there is room for; a block is left to each who runs."""
+        size = self.pool.block_size
+        missing = -(-(sample.num_tokens + count) // size) - len(sample.blocks)
+        if missing > 0 and self.pool.num_free - missing >= len(self.running):
+            self._reserve(sample, sample.num_tokens + count)
+        return max(0, min(count, len(sample.blocks) * size - sample.num_tokens))
+
     def _prefill(
         self,
         sample: Sample,
@@ -192,10 +231,13 @@ class Scheduler:
             return False
         heapq.heappop(self._waiting)
         sample.blocks = [*found.blocks, *blocks]
-        sample.num_computed = len(found.blocks) * pool.block_size
+        sample.num_found = len(found.blocks) * pool.block_size
+        # Drafts need the state of the token before the first new one, so that is computed again.
+        is_again = self._config.keeps_drafts and bool(found.blocks)
+        sample.num_computed = sample.num_found - is_again
         sample.num_published, sample.content = len(found.blocks), found.content
         if sample.num_cached is None:
-            sample.num_cached = min(sample.num_computed, sample.num_prompt)
+            sample.num_cached = min(sample.num_found, sample.num_prompt)
         self._enter(sample)
         return True
 
@@ -252,6 +294,18 @@ class Scheduler:
         if not sample.num_drawn:
             sample.prompt_logprobs = []
         self.add(sample)
+
+
+def propose(sample: Sample, speculation: SpeculationConfig, most: int) -> int:
+    """How many of the next tokens there are guesses for; those of a lookup are noted."""
+    if most <= 0:
+        return 0
+    if speculation.method == "ngram":
+        if sample.lookup is None:
+            sample.lookup = Lookup(speculation.prompt_lookup_min, speculation.prompt_lookup_max)
+        sample.drafts = sample.lookup.guess(sample.token_ids, most)
+        return len(sample.drafts)
+    return most
 
 
 def _is_complete(sample: Sample) -> bool:

@@ -7,7 +7,7 @@ import torch
 
 from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
-from nalar.engine.config import EngineConfig
+from nalar.engine.config import EngineConfig, SpeculationConfig
 from nalar.engine.engine import Engine
 from nalar.evals.config import EvalConfig
 from nalar.evals.protocol import evaluate
@@ -27,11 +27,14 @@ class Sampler:
     tokenizer: Tokenizer
 
 
-def load_sampler(folder: Path, *, threads: int | None = None) -> Sampler:
+def load_sampler(
+    folder: Path, *, threads: int | None = None, speculation: SpeculationConfig | None = None
+) -> Sampler:
     """The model in a Hugging Face folder, for inference alone; on a run's own threads its figures repeat."""
     if threads is not None:
         torch.set_num_threads(threads)
-    model = load_model(folder, with_mtp=False).eval().requires_grad_(False)
+    with_mtp = speculation is not None and speculation.method == "mtp"
+    model = load_model(folder, with_mtp=with_mtp).eval().requires_grad_(False)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
@@ -39,7 +42,9 @@ def load_sampler(folder: Path, *, threads: int | None = None) -> Sampler:
             got=f"a tokenizer of {tokenizer.vocab_size} ids and a model of {model.config.vocab_size}",
             want="a model that knows every id of its tokenizer",
         )
-    limits = EngineConfig(max_model_len=model.config.max_position_embeddings)
+    limits = EngineConfig(
+        max_model_len=model.config.max_position_embeddings, speculation=speculation
+    )
     return Sampler(Engine(model, limits), tokenizer)
 
 
