@@ -3,7 +3,6 @@
 import random
 from collections import Counter
 from dataclasses import replace
-from itertools import product
 
 import pytest
 import torch
@@ -54,9 +53,13 @@ def together(results):
     return sum((c.speculated for g in results for c in g if c.speculated), Speculated(0, 0, 0))
 
 
-def said(results):
-    """Where blocks are short it depends on the pace what is found in the cache, and nothing else does."""
-    return [[replace(c, num_cached_tokens=0) for c in group] for group in results]
+def assert_same(results, others):
+    """All but what is found in the cache, which depends on the pace; rounding is that of a whole batch."""
+    for group, other in zip(results, others, strict=True):
+        for a, b in zip(group, other, strict=True):
+            assert a.processed_logprobs == pytest.approx(b.processed_logprobs, abs=1e-6)
+            own = {"processed_logprobs": (), "num_cached_tokens": 0}
+            assert replace(a, **own) == replace(b, **own)
 
 
 def run(model, requests, guessing=None, **limits):
@@ -78,7 +81,7 @@ def run(model, requests, guessing=None, **limits):
 def test_what_comes_out_is_what_comes_without(model, guessing, limits):
     requests = crowd()
     results = run(model, requests, guessing, **limits)
-    assert said(results) == said(run(model, requests))
+    assert_same(results, run(model, requests))
     total = together(results)
     assert 0 < total.accepted < total.drafted <= total.steps * guessing.num_speculative_tokens
 
@@ -96,7 +99,7 @@ def test_shaped_draws_are_the_same_too(model, guessing):
     ]
     requests = [r for i, shape in enumerate(shapes) for r in crowd(2, i, **shape)]
     results = run(model, requests, guessing, max_num_seqs=7)
-    assert results == run(model, requests)
+    assert_same(results, run(model, requests))
     assert together(results).accepted > 0
 
 
@@ -106,7 +109,7 @@ def test_a_thought_closes_at_its_budget(model, guessing, budget):
     thinking = ThinkingParams(start_id=1, end_id=2, budget_tokens=budget, closing_ids=(3, 2))
     requests = crowd(12, thinking=thinking, max_tokens=30)
     results = run(model, requests, guessing)
-    assert results == run(model, requests)
+    assert_same(results, run(model, requests))
     assert any(c.forced for group in results for c in group)
     assert together(results).accepted > 0
 
@@ -132,7 +135,7 @@ def test_samples_with_rules_of_their_own_go_beside_others(model, guessing):
     ]
     results = run(model, requests, guessing)
     with_guesses, seen[:] = Counter(seen), []
-    assert results == run(model, requests)
+    assert_same(results, run(model, requests))
     assert with_guesses == Counter(seen)
     ruled = [c for i, group in enumerate(results) for c in group if i % 3]
     assert all(c.speculated is None for c in ruled)
@@ -183,10 +186,10 @@ def test_requests_can_go_at_any_step(model, guessing):
                 if event.completion is not None:
                     key = (ids.index(event.request_id), event.sample_id)
                     assert key not in got
-                    got[key] = replace(event.completion, num_cached_tokens=0)
+                    got[key] = event.completion
         for i, group in enumerate(want):
             for j, completion in enumerate(group):
-                assert got.get((i, j), completion if i == 0 else None) == completion
+                assert_same([[got.get((i, j), completion if i == 0 else None)]], [[completion]])
 
 
 def simulated(model, request, completion, k):
@@ -220,7 +223,7 @@ def simulated(model, request, completion, k):
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize(
     "limits",
-    [{}, {"max_num_batched_tokens": 6, "block_size": 2, "max_num_seqs": 2}, {"block_size": 1}],
+    [{}, {"max_num_batched_tokens": 6, "block_size": 2, "max_num_seqs": 1}, {"block_size": 1}],
     ids=["whole", "chunks", "single"],
 )
 def test_drafts_are_those_of_a_pass_over_the_whole_text(model, k, limits):
@@ -241,11 +244,11 @@ def test_drafts_are_those_of_a_pass_over_the_whole_text(model, k, limits):
     assert engine.speculated == total + total
 
 
-@pytest.mark.parametrize("shape", [{}, {"temperature": 0.6, "top_p": 0.9}], ids=["own", "shaped"])
+@pytest.mark.parametrize("shape", [{}, {"temperature": 0.6, "top_p": 0.95}], ids=["own", "shaped"])
 @pytest.mark.parametrize("guessing", BOTH[::2], ids=["ngram", "mtp-3"])
 def test_the_distribution_is_the_models(make_model, guessing, shape):
     """Chi-square over all texts of four tokens; by chance beyond the bound once in ten thousand."""
-    model = make_model(vocab_size=3, depths=1)
+    model = make_model(vocab_size=4, depths=1)
     prompt, length, n = (0, 1, 0, 1, 2, 0), 4, 3000
     params = SamplingParams(n=n, max_tokens=length, seed=3, **shape)
     config = EngineConfig(
@@ -253,32 +256,38 @@ def test_the_distribution_is_the_models(make_model, guessing, shape):
     )
     [completions] = Engine(model, config).generate([Request(prompt, params)])
     seen = Counter(c.token_ids for c in completions)
-    chi2, cells = 0.0, 0
-    for text in product(range(3), repeat=length):
-        share = 1.0
-        for i, token in enumerate(text):
-            share *= probability(model, [*prompt, *text[:i]], token, **shape)
-        if share == 0:
-            assert text not in seen
+    cells, rare = [], [0.0, 0]
+    for text, share in texts(model, prompt, length, **shape).items():
+        if n * share >= 5:
+            cells.append((n * share, seen.pop(text, 0)))
         else:
-            chi2, cells = chi2 + (seen[text] - n * share) ** 2 / (n * share), cells + 1
-    free = cells - 1
+            rare = [rare[0] + n * share, rare[1] + seen.pop(text, 0)]
+    assert not seen  # what has no share is never said
+    cells += [tuple(rare)] if rare[0] else []
+    chi2, free = sum((got - want) ** 2 / want for want, got in cells), len(cells) - 1
     # Wilson and Hilferty: the cube root of chi-square over its mean is nearly normal.
     bound = free * (1 - 2 / (9 * free) + 3.72 * (2 / (9 * free)) ** 0.5) ** 3
-    assert cells > 5 and chi2 < bound
+    assert free > 8 and chi2 < bound
     total = together([completions])
     assert n / 4 < total.accepted < total.drafted - n / 4
 
 
-def probability(model, ids, token, temperature=1.0, top_p=1.0):
-    shares = (model.full_logits(ids)[-1] / temperature).double().softmax(-1)
-    order = sorted(range(len(shares)), key=lambda i: -shares[i])
-    kept, mass = [], 0.0
-    for i in order:
-        if mass < top_p:
-            kept.append(i)
-        mass += float(shares[i])
-    return float(shares[token] / shares[kept].sum()) if token in kept else 0.0
+def texts(model, prompt, length, temperature=1.0, top_p=1.0):
+    """All texts that can be said, with their probabilities."""
+    found = {(): 1.0}
+    for _ in range(length):
+        longer = {}
+        for text, share in found.items():
+            shares = (model.full_logits([*prompt, *text])[-1] / temperature).double().softmax(-1)
+            kept, mass = [], 0.0
+            for token in sorted(range(len(shares)), key=lambda i: -shares[i]):
+                if mass < top_p:
+                    kept.append(token)
+                mass += float(shares[token])
+            for token in kept:
+                longer[*text, token] = share * float(shares[token] / shares[kept].sum())
+        found = longer
+    return found
 
 
 def test_a_text_that_repeats_itself_is_guessed_in_long_runs(model):

@@ -78,14 +78,14 @@ class Drafter:
 
     def keep_up(self, parts: Sequence[Part], cache_PSC: Tensor) -> None:
         """Write the entries of prompts that the model has just computed."""
-        parts = sorted(parts, key=lambda part: part[0].start > 0)
+        parts = sorted(parts, key=lambda part: _first(part[0]) > FIRST)
         ids: list[int] = []
         states, positions, slots = [], [], []
         lengths: list[int] = []
         chunks: list[Chunk] = []
         for prefill, states_TD in parts:
             sample = prefill.sample
-            first = max(prefill.start, sample.num_found, FIRST)
+            first = _first(prefill)
             count = prefill.end - first
             if count <= 0:
                 continue
@@ -152,3 +152,8 @@ class Drafter:
 
     def _tensor(self, values: Sequence[object]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
+
+
+def _first(prefill: Prefill) -> int:
+    """Position of its first token that has no entry yet."""
+    return max(prefill.start, prefill.sample.num_found, FIRST)

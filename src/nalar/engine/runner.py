@@ -205,8 +205,8 @@ class Runner:
 
     def _flat(self, plan: Plan, guesses_BK: Tensor | None) -> tuple[Tensor, list[Part]]:
         """All tokens of the step at once; states in the order of `plan.drawing`."""
-        fresh = [p for p in plan.prefills if p.start == 0]
-        behind = [p for p in plan.prefills if p.start > 0]
+        fresh = [p for p in plan.prefills if p.start == p.sample.num_found == 0]
+        behind = [p for p in plan.prefills if p not in fresh]
         prefills = [*fresh, *behind]
         tokens = self._prompt_tokens(prefills)
         tables_BM, Q = None, 1

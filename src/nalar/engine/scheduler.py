@@ -173,11 +173,12 @@ class Scheduler:
     def _drafts(self, decodes: Sequence[Sample], budget: int) -> Iterator[int]:
         """How many guesses each is given: what is left of tokens and blocks behind everything else."""
         speculation = self._config.speculation
-        limit = speculation and speculation.disable_by_batch_size
-        is_off = speculation is None or (limit is not None and len(decodes) > limit)
+        limit = None if speculation is None else speculation.disable_by_batch_size
+        if limit is not None and len(decodes) > limit:
+            speculation = None
         for sample in decodes:
             count = 0
-            if speculation is not None and not is_off:
+            if speculation is not None:
                 most = min(speculation.num_speculative_tokens, sample.draft_room, budget)
                 count = self._make_room(sample, propose(sample, speculation, most))
             sample.drafts = sample.drafts[:count]
