@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch.testing import assert_close
 
-from nalar.kernels.experts import experts, experts_reference
+from nalar.kernels.experts import every_expert, experts, experts_reference, infer_experts
 
 
 def case(T: int, E: int, K: int, only: int | None = None):
@@ -32,3 +33,18 @@ def test_one_expert_by_hand():
     out = experts(x, torch.tensor([[0]]), torch.tensor([[0.5]]), gate_up, down)
     silu = 2.0 / (1.0 + torch.e**-2.0)
     assert_close(out, torch.tensor([[0.5 * 5.0 * silu * 6.0]]))
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 41, 300])
+@pytest.mark.parametrize("width", [48, 30])
+def test_inference_gives_what_the_loop_gives_in_each_of_its_forms(tokens, width):
+    """Every expert for few tokens, grouped products for many, the loop where rows are no whole 16 bytes."""
+    gen = torch.Generator().manual_seed(tokens)
+    x = torch.randn(tokens, 64, generator=gen)
+    ids = torch.rand(tokens, 8, generator=gen)[:, :5].topk(2).indices  # three experts stay empty
+    weights = torch.rand(tokens, 2, generator=gen)
+    gate_up = torch.randn(8, 2, width, 64, generator=gen) / 8
+    down = torch.randn(8, 64, width, generator=gen) / 8
+    expected = experts_reference(x, ids, weights, gate_up, down)
+    for compute in (infer_experts, every_expert):
+        assert_close(compute(x, ids, weights, gate_up, down), expected, rtol=1e-5, atol=1e-5)

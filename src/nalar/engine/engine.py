@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,8 +34,7 @@ class Progress:
     """Tokens drawn so far."""
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """What a step brought for one sample of a request."""
 
     request_id: int
@@ -92,7 +92,7 @@ class Engine:
         self._events: list[Event] = []
         """For the next who calls `step`."""
         self._inboxes: dict[int, list[Event]] = {}
-        """For each request of a `generate` or `stream`, since these bring events for each other."""
+        """By request, that of the `generate` or `stream` it belongs to: these bring events for each other."""
         self._ids, self._arrivals = count(), count()
 
     def add(self, request: Request) -> int:
@@ -139,14 +139,12 @@ class Engine:
         """All samples of all requests, in order: result[i][j] is sample j of request i."""
         for i, request in enumerate(requests):
             self._check(request, f"requests[{i}]")
-        with self._call(requests) as ids:
+        with self._call(requests) as (ids, inbox):
             results: dict[int, dict[int, Completion]] = {request_id: {} for request_id in ids}
             num_left = num_samples = sum(request.params.n for request in requests)
             num_tokens = 0
             while num_left:
-                for event in self._next_events(ids):
-                    if event.error is not None:
-                        raise event.error
+                for event in self._next_events(inbox):
                     num_tokens += len(event.token_ids)
                     if event.completion is not None:
                         results[event.request_id][event.sample_id] = event.completion
@@ -247,7 +245,7 @@ class Engine:
         rulings: dict[int, Ruling] = {}
         failed: dict[int, UserError] = {}
         for i, sample in enumerate(plan.drawing):
-            if sample.request.has_rules:
+            if sample.has_rules:
                 try:
                     rulings[i] = ruling(sample, self._model.config.vocab_size)
                 except UserError as error:
@@ -258,9 +256,8 @@ class Engine:
         """Take in the tokens of a step."""
         for sample, entries in pending.prompts:
             known = sample.prompt_logprobs or [None]
-            if (
-                len(known) < sample.num_prompt
-            ):  # else it was preempted, and its prompt computed anew
+            # Else it was preempted, and its prompt computed anew.
+            if len(known) < sample.num_prompt:
                 sample.prompt_logprobs = [*known, *entries]
         by_sample = groupby(pending.tokens(), key=lambda token: token.sample)
         return [
@@ -288,25 +285,27 @@ class Engine:
     def _append(self, sample: Sample, token: Token) -> Completion | None:
         """One more token; what came of the sample, if it was the last."""
         if token.is_forced:
-            sample.forced.append(len(sample.output_ids))
+            sample.forced.append(len(sample.token_ids) - sample.num_prompt)
         sample.token_ids.append(token.id)
         sample.logprobs.append(token.logprob)
         sample.processed_logprobs.append(token.processed_logprob)
         if token.top is not None:
             sample.top_logprobs.append(token.top)
-        go_on_thinking(sample, token.id)
+        if sample.has_rules:
+            go_on_thinking(sample, token.id)
         self._scheduler.publish(sample)
         reason = _finish_reason(sample)
-        if reason is None:
-            return None
-        samples = self._requests[sample.request_id]
-        sample.prompt_logprobs = samples[0].prompt_logprobs
+        return None if reason is None else self._completed(sample, reason)
+
+    def _completed(self, sample: Sample, reason: FinishReason) -> Completion:
+        siblings = self._requests[sample.request_id]
+        sample.prompt_logprobs = siblings[0].prompt_logprobs
+        self._scheduler.finish(sample)
+        if all(s.is_finished for s in siblings):
+            del self._requests[sample.request_id]
         completion = sample.completion(reason, self.policy_version)
         if completion.speculated is not None:
             self._speculated += completion.speculated
-        self._scheduler.finish(sample)
-        if all(s.is_finished for s in samples):
-            del self._requests[sample.request_id]
         return completion
 
     def _fail(self, request_id: int, error: UserError) -> list[Event]:
@@ -326,33 +325,34 @@ class Engine:
             self._deliver(self._collect(pending))
 
     @contextmanager
-    def _call(self, requests: Sequence[Request]) -> Iterator[list[int]]:
-        """Requests that are answered, or dropped, by the end of the block."""
+    def _call(self, requests: Sequence[Request]) -> Iterator[tuple[list[int], list[Event]]]:
+        """Requests that are answered, or dropped, by the end of the block, and where their events arrive."""
         ids: list[int] = []
+        inbox: list[Event] = []
         try:
             for request in requests:
                 ids.append(self.add(request))
-                self._inboxes[ids[-1]] = []
-            yield ids
+                self._inboxes[ids[-1]] = inbox
+            yield ids, inbox
         finally:
             for request_id in ids:
                 self.abort(request_id)
 
-    def _next_events(self, ids: Sequence[int]) -> list[Event]:
-        """Of these requests, after as many steps as that takes."""
-        while not any(self._inboxes[request_id] for request_id in ids):
+    def _next_events(self, inbox: list[Event]) -> list[Event]:
+        """What has arrived, after as many steps as it takes for something to; an error is raised."""
+        while not inbox:
             self._advance()
-        events = [event for request_id in ids for event in self._inboxes[request_id]]
-        for request_id in ids:
-            self._inboxes[request_id].clear()
+        events = list(inbox)
+        inbox.clear()
+        for event in events:
+            if event.error is not None:
+                raise event.error
         return events
 
     def _stream(self, request: Request) -> Iterator[tuple[int, float]]:
-        with self._call([request]) as ids:
+        with self._call([request]) as (_, inbox):
             while True:
-                for event in self._next_events(ids):
-                    if event.error is not None:
-                        raise event.error
+                for event in self._next_events(inbox):
                     yield from zip(event.token_ids, event.logprobs, strict=True)
                     if event.completion is not None:
                         return
@@ -390,11 +390,10 @@ class Engine:
 
 def _finish_reason(sample: Sample) -> FinishReason | None:
     """Whether the newest token of a sample is its last."""
-    request, params = sample.request, sample.request.params
-    num_output = len(sample.token_ids) - sample.num_prompt
+    params, matcher = sample.request.params, sample.request.stop_matcher
     if sample.token_ids[-1] in params.stop_token_ids:
         return "stop"
-    matcher = request.stop_matcher
+    num_output = len(sample.token_ids) - sample.num_prompt
     if matcher is not None and num_output >= params.min_tokens and matcher(sample.output_ids):
         return "stop"
     return "length" if num_output >= params.max_tokens else None

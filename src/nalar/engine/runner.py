@@ -6,7 +6,7 @@ N tokens of a step · B rows · D draws of a step · V vocabulary · L layers ·
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -52,8 +52,7 @@ class Model(Protocol):
     def state_dict(self) -> Mapping[str, Any]: ...
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """What a sample drew."""
 
     sample: Sample
@@ -153,8 +152,7 @@ class Runner:
         samples = tuple(plan.drawing)
         if plan.started:
             self._rows.start(plan.started)
-        self._rows.send_tables([p.sample for p in plan.prefills])
-        self._rows.send_tables(samples)
+        self._rows.send_tables(plan.grown)
         guesses_BK = self._guess(plan)
         run = self._tiled if self._config.deterministic else self._flat
         states_DD, parts = run(plan, guesses_BK)

@@ -69,9 +69,14 @@ class Sample:
     num_drafted: int = 0
     num_accepted: int = 0
 
-    @property
-    def num_prompt(self) -> int:
-        return len(self.request.prompt_ids)
+    num_prompt: int = field(init=False)
+    has_rules: bool = field(init=False)
+    """Whether the host has a say in single tokens."""
+
+    def __post_init__(self) -> None:
+        # Asked for at every step of every sample: no properties.
+        self.num_prompt = len(self.request.prompt_ids)
+        self.has_rules = self.request.has_rules
 
     @property
     def output_ids(self) -> list[int]:
@@ -90,6 +95,8 @@ class Sample:
     @property
     def needs_host(self) -> bool:
         """Whether the host must know all tokens before the next can be drawn."""
+        if not self.has_rules:
+            return False
         if self.grammar is not None or self.request.banned_tokens is not None:
             return True
         thinking = self.request.params.thinking
@@ -117,7 +124,7 @@ class Sample:
         return room if held <= 0 else min(room, held - 1)
 
     def completion(self, finish_reason: FinishReason, policy_version: int) -> Completion:
-        is_own = self.request.params.is_plain and not self.request.has_rules
+        is_own = self.request.params.is_plain and not self.has_rules
         return Completion(
             tuple(self.output_ids),
             tuple(self.logprobs),

@@ -40,6 +40,8 @@ class Plan:
     """Of each that decodes: guesses computed behind its newest token."""
     started: tuple[Sample, ...]
     """Samples that have got a row."""
+    grown: tuple[Sample, ...]
+    """Samples that have got blocks, those with a new row included."""
     copies: tuple[tuple[int, int], ...]
     """Blocks to copy onto others behind the step: the last, unfilled one of a prompt, for each follower."""
 
@@ -93,25 +95,39 @@ class Scheduler:
 
         None: a sample must give way and may not, since tokens of it are under way.
         """
-        decodes = self._decodes(may_preempt)
-        if decodes is None:
-            return None
+        decodes: list[Sample] = []
+        prompts: list[Sample] = []
+        grown: list[Sample] = []
+        for sample in list(self.running):
+            if sample.row is None or _is_complete(sample):
+                continue
+            if not sample.is_decoding:
+                prompts.append(sample)
+            elif len(decodes) < self._config.max_num_batched_tokens:
+                if not self._make_room(sample, grown, may_preempt):
+                    return None
+                decodes.append(sample)
+        decodes = [sample for sample in decodes if sample.row is not None]
         budget = self._config.max_num_batched_tokens - len(decodes)
         prefills: list[Prefill] = []
         started: list[Sample] = []
         copies: list[tuple[int, int]] = []
-        for sample in [s for s in self.running if not s.is_decoding and not _is_complete(s)]:
-            budget -= self._prefill(sample, budget, prefills, started, copies)
+        for sample in prompts:
+            if sample.row is not None:
+                budget -= self._prefill(sample, budget, prefills, started, copies)
         while budget > 0 and self._waiting and self._free_rows:
             sample = self._waiting[0][2]
             if not self._admit(sample):
                 break
             started.append(sample)
             budget -= self._prefill(sample, budget, prefills, started, copies)
-        num_drafts = tuple(self._drafts(decodes, budget))
+        num_drafts = tuple(self._drafts(decodes, grown, budget))
         for sample in decodes:
             self.move_on(sample)
-        return Plan(tuple(prefills), tuple(decodes), num_drafts, tuple(started), tuple(copies))
+        grown = [*started, *(sample for sample in grown if sample.row is not None)]
+        return Plan(
+            tuple(prefills), tuple(decodes), num_drafts, tuple(started), tuple(grown), tuple(copies)
+        )
 
     def move_on(self, sample: Sample) -> None:
         """One more token is computed and one more drawn: by plan, or by a guess that was accepted."""
@@ -121,6 +137,8 @@ class Scheduler:
     def publish(self, sample: Sample) -> None:
         """Offer to others the blocks that are full by now."""
         size = self.pool.block_size
+        if sample.num_computed < (sample.num_published + 1) * size:
+            return
         full = min(sample.num_computed, len(sample.token_ids)) // size
         for i in range(sample.num_published, min(full, len(sample.blocks))):
             tokens = sample.token_ids[i * size : (i + 1) * size]
@@ -150,27 +168,25 @@ class Scheduler:
         for sample in self.running:
             sample.content = UNKNOWN
 
-    def _decodes(self, may_preempt: bool) -> list[Sample] | None:
-        decodes: list[Sample] = []
-        for sample in list(self.running):
-            if sample.row is None or not sample.is_decoding or _is_complete(sample):
-                continue
-            if len(decodes) >= self._config.max_num_batched_tokens:
-                break
-            while not self._reserve(sample, sample.num_tokens):
-                if not may_preempt:
-                    return None
-                victim = max(self.running, key=lambda s: (s.request.priority, s.arrival))
-                self._preempt(victim)
-                if victim in decodes:
-                    decodes.remove(victim)
-                if victim is sample:
-                    break
-            else:
-                decodes.append(sample)
-        return decodes
+    def _make_room(self, sample: Sample, grown: list[Sample], may_preempt: bool) -> bool:
+        """A block for the next token where one is needed. Others give way, or in the end this sample itself.
 
-    def _drafts(self, decodes: Sequence[Sample], budget: int) -> Iterator[int]:
+        False: somebody must give way and may not.
+        """
+        if sample.num_tokens <= len(sample.blocks) * self.pool.block_size:
+            return True
+        while (blocks := self.pool.allocate(1)) is None:
+            if not may_preempt:
+                return False
+            victim = max(self.running, key=lambda s: (s.request.priority, s.arrival))
+            self._preempt(victim)
+            if victim is sample:
+                return True
+        sample.blocks += blocks
+        grown.append(sample)
+        return True
+
+    def _drafts(self, decodes: Sequence[Sample], grown: list[Sample], budget: int) -> Iterator[int]:
         """How many guesses each is given: what is left of tokens and blocks behind everything else."""
         speculation = self._config.speculation
         limit = None if speculation is None else speculation.disable_by_batch_size
@@ -180,19 +196,21 @@ class Scheduler:
             count = 0
             if speculation is not None:
                 most = min(speculation.num_speculative_tokens, sample.draft_room, budget)
-                count = self._make_room(sample, propose(sample, speculation, most))
+                count = propose(sample, speculation, most)
+                count = self._room_for_guesses(sample, count, grown)
             sample.drafts = sample.drafts[:count]
             sample.num_drafted += count
             sample.num_draft_steps += count > 0
             budget -= count
             yield count
 
-    def _make_room(self, sample: Sample, count: int) -> int:
+    def _room_for_guesses(self, sample: Sample, count: int, grown: list[Sample]) -> int:
         """Blocks for this many guesses, or the number that there is room for; a block is left to each who runs."""
         size = self.pool.block_size
         missing = -(-(sample.num_tokens + count) // size) - len(sample.blocks)
         if missing > 0 and self.pool.num_free - missing >= len(self.running):
-            self._reserve(sample, sample.num_tokens + count)
+            sample.blocks += self.pool.allocate(missing) or []
+            grown.append(sample)
         return max(0, min(count, len(sample.blocks) * size - sample.num_tokens))
 
     def _prefill(
@@ -265,16 +283,6 @@ class Scheduler:
             waiting[0].followers = waiting[1:]
             self.add(waiting[0])
         return forked
-
-    def _reserve(self, sample: Sample, num_tokens: int) -> bool:
-        """Blocks for this many tokens in all."""
-        missing = -(-num_tokens // self.pool.block_size) - len(sample.blocks)
-        if missing <= 0:
-            return True
-        blocks = self.pool.allocate(missing)
-        if blocks is not None:
-            sample.blocks += blocks
-        return blocks is not None
 
     def _enter(self, sample: Sample) -> None:
         sample.row = heapq.heappop(self._free_rows)

@@ -113,7 +113,8 @@ def latent_attention(
     scores = torch.baddbmm(
         hidden, q_BQHC.flatten(1, 2), cache_BTC.transpose(1, 2), beta=1.0, alpha=scale
     )
-    return torch.bmm(scores.softmax(-1), cache_BTC[..., :latent_dim]).unflatten(1, (Q, H))
+    mixed = torch.bmm(scores.softmax(-1), cache_BTC[..., :latent_dim])
+    return mixed.view(-1, Q, H, latent_dim)
 
 
 def grouped_attention(
@@ -149,12 +150,17 @@ def tiled_attention(
     q_BGXK = q_BHK.unflatten(1, (G, -1)).float()
     best = q_BGXK.new_full((B, G, H // G, 1), -torch.inf)
     total, out = torch.zeros_like(best), q_BGXK.new_zeros(B, G, H // G, v_BTGW.shape[-1])
-    tiles = (x.split(KEY_TILE, dim=1) for x in (k_BTGK, v_BTGW, hidden_BT))
+    missing = -hidden_BT.shape[1] % KEY_TILE
+    tiles = [x.split(KEY_TILE, dim=1) for x in (k_BTGK, v_BTGW, hidden_BT)]
     for k, v, hidden in zip(*tiles, strict=True):
+        if len(hidden[0]) < KEY_TILE:
+            k, v = (F.pad(x, (0, 0, 0, 0, 0, missing)) for x in (k, v))
+            hidden = F.pad(hidden, (0, missing), value=-torch.inf)
         scores = q_BGXK @ k.float().permute(0, 2, 3, 1) * scale + hidden[:, None, None].float()
         higher = torch.maximum(best, scores.amax(-1, keepdim=True))
         kept, weights = (best - higher).exp(), (scores - higher).exp()
         total = total * kept + weights.sum(-1, keepdim=True)
         out = out * kept + weights @ v.float().transpose(1, 2)
         best = higher
-    return (out / total).flatten(1, 2).to(q_BHK.dtype)
+    out_BHW: Tensor = (out / total).flatten(1, 2).to(q_BHK.dtype)
+    return out_BHW

@@ -15,17 +15,23 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     On a CPU torch has no fused kernel for it, and its derivative takes some twenty passes; here it takes eight.
     """
     if x.device.type == "cpu" and x.dtype == torch.float32:
+        if not torch.is_grad_enabled():  # without the cost of a node that nobody asks for
+            return _normed(x, eps)[0].mul_(weight_D)
         out: Tensor = _RMSNorm.apply(x, weight_D, eps)  # type: ignore[no-untyped-call]
         return out
     return F.rms_norm(x, weight_D.shape, weight_D, eps)
 
 
+def _normed(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return x * inverse, inverse
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        normed = x * inverse
+        normed, inverse = _normed(x, eps)
         ctx.save_for_backward(normed, inverse, weight_D)
         out: Tensor = normed * weight_D
         return out

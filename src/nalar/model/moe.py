@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nalar.config import ConfigError
 from nalar.kernels.documents import Documents
-from nalar.kernels.experts import every_expert, experts
+from nalar.kernels.experts import every_expert, experts, infer_experts
 from nalar.model.buffers import Float32Buffers
 from nalar.model.config import ModelConfig
 
@@ -130,11 +130,9 @@ class MoE(nn.Module):
     def infer(self, x_TD: Tensor, *, tiled: bool = False) -> Tensor:
         """The output alone, [T, D]. tiled: a token's numbers depend on no other token, if T is always the same."""
         ids_TK, weights_TK, _ = self.gate(x_TD)
-        if tiled:
-            weights_TK = weights_TK.to(x_TD.dtype)
-            out_TD = every_expert(x_TD, ids_TK, weights_TK, self.experts.gate_up, self.experts.down)
-        else:
-            out_TD = self.experts(x_TD, ids_TK, weights_TK)
+        compute = every_expert if tiled else infer_experts
+        e = self.experts
+        out_TD = compute(x_TD, ids_TK, weights_TK.to(x_TD.dtype), e.gate_up, e.down)
         return out_TD + self.shared_experts(x_TD) if self.gate.config.n_shared_experts else out_TD
 
 
