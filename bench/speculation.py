@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -37,7 +38,10 @@ WAYS: dict[str, SpeculationConfig | None] = {
     "mtp, 1 token": SpeculationConfig(method="mtp", num_speculative_tokens=1),
     "mtp, 2 tokens": SpeculationConfig(method="mtp", num_speculative_tokens=2),
 }
-SHAPES = {"temperature 1": {}, "temperature 0.6, top-p 0.95": {"temperature": 0.6, "top_p": 0.95}}
+SHAPES: dict[str, dict[str, Any]] = {
+    "temperature 1": {},
+    "temperature 0.6, top-p 0.95": {"temperature": 0.6, "top_p": 0.95},
+}
 
 
 @dataclass(frozen=True)

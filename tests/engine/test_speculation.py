@@ -93,7 +93,7 @@ def test_shaped_draws_are_the_same_too(model, guessing):
         {"temperature": 0.6, "top_p": 0.9},
         {"top_k": 2},
         {"min_p": 0.3, "logprobs": 2},
-        {"logit_bias": {1: 2.0}, "min_tokens": 9, "stop_token_ids": (END, 0)},
+        {"logit_bias": {1: 2.0}, "min_tokens": 9, "max_tokens": 20, "stop_token_ids": (END, 0)},
         {"presence_penalty": 1.0, "repetition_penalty": 1.3},
         {"prompt_logprobs": 1},
     ]
@@ -120,11 +120,18 @@ def test_samples_with_rules_of_their_own_go_beside_others(model, guessing):
 
     def no_repeats(past):
         seen.append(tuple(past))
-        return past[-1:]
+        return list(past)[-1:]
 
     class Alternating:
-        def allowed(self, past):
-            return [(i + len(past)) % 2 == 0 for i in range(5)]
+        """Even ids and odd ones in turn."""
+
+        is_odd = False
+
+        def accept(self, token_id):
+            self.is_odd = not self.is_odd
+
+        def allowed(self):
+            return bytes([0b01010 if self.is_odd else 0b10101])
 
     base = crowd(9)
     requests = [

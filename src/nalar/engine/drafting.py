@@ -138,7 +138,8 @@ class Drafter:
         paging = self._paging(plan, positions_BC, slots_BC, rows_B)
         ids_N = self._tensor(ids).flatten()
         out_BCD = self._model.draft(states_ND, ids_N, cache_PSC, paging).unflatten(0, (-1, C))
-        return out_BCD[torch.arange(len(counts), device=self._device), counts_B - 1]
+        newest_BD: Tensor = out_BCD[torch.arange(len(counts), device=self._device), counts_B - 1]
+        return newest_BD
 
     def _paging(self, plan: Plan, positions_BQ: Tensor, slots_BQ: Tensor, rows_B: Tensor) -> Paging:
         most = max(len(sample.blocks) for sample in plan.decodes)

@@ -15,7 +15,7 @@ from torch import Tensor
 from nalar.config import ConfigError, UserError
 from nalar.engine.blocks import BlockPool
 from nalar.engine.config import EngineConfig
-from nalar.engine.rules import Ruling, begin_thought, go_on_thinking, ruling
+from nalar.engine.rules import Ruling, begin, follow, phase, ruling
 from nalar.engine.runner import Model, Pending, Runner, Token, cache_dtype, cache_layers
 from nalar.engine.sample import Sample
 from nalar.engine.scheduler import Plan, Scheduler
@@ -78,6 +78,8 @@ class Engine:
         self.policy_version = 0
         self._model = model
         self._device = _device(model)
+        self._overlaps = self._device.type == "cuda"
+        """Whether a step is launched before the tokens of the one before are known."""
         self._pool = BlockPool(
             _num_blocks(model, config, self._device),
             config.block_size,
@@ -104,7 +106,7 @@ class Engine:
             for i in range(request.params.n)
         ]
         for sample in samples:
-            begin_thought(sample)
+            begin(sample)
             if request.make_grammar is not None:
                 sample.grammar = request.make_grammar()
         samples[0].followers = samples[1:]
@@ -213,8 +215,7 @@ class Engine:
 
     def _step(self) -> list[Event]:
         before = self._pending
-        runs_ahead = self._device.type == "cuda" and not self._scheduler.needs_host
-        runs_ahead = runs_ahead and self.config.speculation is None
+        runs_ahead = self._overlaps and not self._scheduler.needs_host
         events: list[Event] = []
         if before is not None and not runs_ahead:
             self._pending = None
@@ -257,8 +258,7 @@ class Engine:
         for sample, entries in pending.prompts:
             known = sample.prompt_logprobs or [None]
             # Else it was preempted, and its prompt computed anew.
-            if len(known) < sample.num_prompt:
-                sample.prompt_logprobs = [*known, *entries]
+            sample.prompt_logprobs = [*known, *entries] if len(known) < sample.num_prompt else known
         by_sample = groupby(pending.tokens(), key=lambda token: token.sample)
         return [
             self._accept(sample, list(tokens))
@@ -269,9 +269,9 @@ class Engine:
     def _accept(self, sample: Sample, tokens: Sequence[Token]) -> Event:
         """Take in what a step gave a sample: one token, and what was guessed right behind it."""
         taken: list[Token] = []
-        completion = None
+        completion, before = None, phase(sample)
         for token in tokens:
-            if taken and (completion is not None or sample.is_ruled):
+            if taken and (completion is not None or phase(sample) != before):
                 break
             if taken:
                 self._scheduler.move_on(sample)
@@ -292,7 +292,7 @@ class Engine:
         if token.top is not None:
             sample.top_logprobs.append(token.top)
         if sample.has_rules:
-            go_on_thinking(sample, token.id)
+            follow(sample, token.id)
         self._scheduler.publish(sample)
         reason = _finish_reason(sample)
         return None if reason is None else self._completed(sample, reason)
@@ -379,10 +379,13 @@ class Engine:
                 want=f"at most {capacity}, what the cache holds",
                 hint="a larger engine.num_blocks or engine.memory_frac, or a smaller max_tokens",
             )
-        ids = (*request.prompt_ids, *request.params.stop_token_ids, *request.params.logit_bias)
+        params = request.params
+        ids = [*request.prompt_ids, *params.stop_token_ids, *params.logit_bias]
+        if params.thinking is not None:
+            ids += (params.thinking.start_id, *params.thinking.closing)
         if min(ids) < 0 or max(ids) >= vocab_size:
             raise UserError(
-                at=f"{at}.prompt_ids, stop_token_ids or logit_bias",
+                at=f"{at}.prompt_ids, stop_token_ids, logit_bias or thinking",
                 got=f"ids from {min(ids)} to {max(ids)}",
                 want=f"ids from 0 to {vocab_size - 1}, the model's vocabulary",
             )
@@ -394,7 +397,7 @@ def _finish_reason(sample: Sample) -> FinishReason | None:
     if sample.token_ids[-1] in params.stop_token_ids:
         return "stop"
     num_output = len(sample.token_ids) - sample.num_prompt
-    if matcher is not None and num_output >= params.min_tokens and matcher(sample.output_ids):
+    if matcher is not None and num_output > params.min_tokens and matcher(sample.output):
         return "stop"
     return "length" if num_output >= params.max_tokens else None
 

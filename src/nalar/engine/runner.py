@@ -71,7 +71,7 @@ class Pending:
     prompts: Prompts
     _ids: Tensor
     _logprobs: Tensor
-    _processed: Tensor | None
+    _processed: Tensor
     _top: tuple[Tensor, Tensor] | None
     _forced: frozenset[int]
     _guesses: Tensor | None
@@ -83,8 +83,7 @@ class Pending:
             self._event.synchronize()
         if not bool(self._logprobs.isfinite().all()):
             raise FloatingPointError("engine: the model's logits are not finite (NaN or infinite)")
-        logprobs = self._logprobs.tolist()
-        processed = logprobs if self._processed is None else self._processed.tolist()
+        logprobs, processed = self._logprobs.tolist(), self._processed.tolist()
         tops: list[TopLogprobs | None] = [None] * len(logprobs)
         if self._top is not None:
             tops = [
@@ -164,7 +163,7 @@ class Runner:
             self._cache[:, target] = self._cache[:, source]
         if not samples:
             nothing = torch.empty(0)
-            return Pending((), prompts, nothing, nothing, None, None, frozenset(), None, None)
+            return Pending((), prompts, nothing, nothing, nothing, None, frozenset(), None, None)
         return self._draw(plan, rulings, states_DD, prompts, guesses_BK)
 
     @property
@@ -316,12 +315,10 @@ class Runner:
         drawn, top = self._sampled(batch, states_DD, uniform_D, self._changes(rulings))
         self._rows.accept(batch.rows_B, drawn.ids_B, at_D)
         forced = frozenset(i for i, rule in rulings.items() if rule.forced is not None)
-        ids, logprobs, processed = (
-            None if x is None else x.to("cpu", non_blocking=True)
-            for x in (drawn.ids_B, drawn.logprobs_B, drawn.processed_B)
-        )
-        assert ids is not None and logprobs is not None
-        top = None if top is None else (top[0].cpu(), top[1].cpu())
+        found = (drawn.ids_B, drawn.logprobs_B, drawn.processed_B)
+        ids, logprobs, processed = (x.to("cpu", non_blocking=True) for x in found)
+        if top is not None:
+            top = (top[0].to("cpu", non_blocking=True), top[1].to("cpu", non_blocking=True))
         event = None
         if self._device.type == "cuda":
             event = torch.cuda.Event()
@@ -349,14 +346,14 @@ class Runner:
 
     def _changes(self, rulings: Mapping[int, Ruling]) -> Changes | None:
         bias: list[tuple[int, int, float]] = []
-        allowed: dict[int, Sequence[bool]] = {}
+        allowed: dict[int, bytes] = {}
         forced: dict[int, int] = {}
         for i, rule in rulings.items():
             if rule.forced is not None:
                 forced[i] = rule.forced
                 continue
             bias += [(i, token, value) for token, value in rule.bias.items()]
-            bias += [(i, token, -torch.inf) for token in set(rule.banned)]
+            bias += [(i, token, -torch.inf) for token in rule.banned]
             if rule.allowed is not None:
                 allowed[i] = rule.allowed
         if not (bias or allowed or forced):
@@ -366,11 +363,16 @@ class Runner:
             (self._tensor(rows), self._tensor(ids), self._tensor(values, torch.float32))
             if bias
             else None,
-            (self._tensor(list(allowed)), self._tensor(list(allowed.values()), torch.bool))
-            if allowed
-            else None,
+            (self._tensor(list(allowed)), self._masks(list(allowed.values()))) if allowed else None,
             (self._tensor(list(forced)), self._tensor(list(forced.values()))) if forced else None,
         )
+
+    def _masks(self, allowed: Sequence[bytes]) -> Tensor:
+        """uint8, one bit for each id of the vocabulary."""
+        width = -(-self._model.config.vocab_size // 8)
+        packed = bytearray().join(bits[:width].ljust(width, b"\0") for bits in allowed)
+        masks = torch.frombuffer(packed, dtype=torch.uint8).view(-1, width)
+        return masks.to(self._device, non_blocking=True)
 
     def _prompt_logprobs(self, parts: Sequence[tuple[Prefill, Tensor]]) -> Prompts:
         """Of the prompt tokens behind each of these states, where somebody asked."""

@@ -1,6 +1,8 @@
 """One of the n samples of a request while it is in the engine. Imports no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 from nalar.engine.lookup import Lookup
 from nalar.engine.sequence import (
@@ -19,10 +21,33 @@ class Thought:
     """How far a sample has thought."""
 
     is_open: bool = False
+    may_begin: bool = False
+    """The output is empty, and the prompt holds the end of no thought: the model may want to open one."""
     tokens: int = 0
-    """Of the open thought."""
+    """Of all thoughts in the output."""
     closing_left: tuple[int, ...] = ()
     """What must come next to close it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output(Sequence[int]):
+    """The ids generated so far, as a view that costs nothing to make."""
+
+    token_ids: list[int]
+    start: int
+
+    def __len__(self) -> int:
+        return len(self.token_ids) - self.start
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[int]: ...
+    def __getitem__(self, at: int | slice) -> int | list[int]:
+        places = range(self.start, len(self.token_ids))[at]
+        if isinstance(places, int):
+            return self.token_ids[places]
+        return [self.token_ids[i] for i in places]
 
 
 @dataclass(eq=False, slots=True)
@@ -83,6 +108,11 @@ class Sample:
         return self.token_ids[self.num_prompt :]
 
     @property
+    def output(self) -> Output:
+        """What rules and matchers see, which come too often for a copy."""
+        return Output(self.token_ids, self.num_prompt)
+
+    @property
     def num_tokens(self) -> int:
         """Of prompt and output, those that are under way included."""
         return self.num_prompt + self.num_drawn
@@ -102,12 +132,16 @@ class Sample:
         thinking = self.request.params.thinking
         if thinking is None or thinking.budget_tokens is None:
             return False
+        thought, budget = self.thought, thinking.budget_tokens
         ahead = self.num_tokens - len(self.token_ids)
-        return self.thought.is_open and self.thought.tokens + ahead >= thinking.budget_tokens
+        if not thought.is_open:
+            # The first unknown token may begin a thought, unless the budget is spent: then it is banned.
+            return thought.tokens < budget <= thought.tokens + ahead - 1
+        return thought.tokens + ahead >= budget
 
     @property
     def is_ruled(self) -> bool:
-        """Whether the host has a say in the very next token that depends on all before it."""
+        """Whether the host's say in the next token depends on all tokens before it."""
         if self.thought.closing_left or self.request.banned_tokens is not None:
             return True
         return self.grammar is not None and not self.thought.is_open

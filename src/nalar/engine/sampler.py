@@ -59,7 +59,7 @@ class Changes:
     bias: tuple[Tensor, Tensor, Tensor] | None = None
     """Rows, ids and what is added there; -inf bans."""
     allowed: tuple[Tensor, Tensor] | None = None
-    """Rows X, and bool [X, V]: what they may draw."""
+    """Rows X, and uint8 [X, W] with one bit for each id, the lowest of a byte first: what they may draw."""
     forced: tuple[Tensor, Tensor] | None = None
     """Rows, and the ids that come there in any case."""
 
@@ -68,7 +68,8 @@ class Changes:
             rows, ids, values = self.bias
             logits_BV = logits_BV.index_put((rows, ids), values, accumulate=True)
         if self.allowed is not None:
-            rows, allowed_XV = self.allowed
+            rows, bits_XW = self.allowed
+            allowed_XV = _unpacked(bits_XW, logits_BV.shape[-1])
             kept_XV = logits_BV[rows].masked_fill(~allowed_XV, -torch.inf)
             logits_BV = logits_BV.index_copy(0, rows, kept_XV)
         return logits_BV
@@ -82,8 +83,8 @@ class Drawn:
     """int64."""
     logprobs_B: Tensor
     """fp32, raw: at temperature 1, with nothing cut, banned or punished."""
-    processed_B: Tensor | None
-    """fp32, under the distribution drawn from; None: the same."""
+    processed_B: Tensor
+    """fp32, under the distribution drawn from."""
 
 
 def draw(
@@ -92,7 +93,7 @@ def draw(
     shaping: Shaping | None = None,
     changes: Changes | None = None,
 ) -> Drawn:
-    """Draw one token a row.
+    """Draw one token a row: bias, bans and masks first, then penalties, temperature, min-p, top-k, top-p, as in vLLM.
 
     Without `shaping` every row draws from the model's own distribution, and gets the very token that it
     would get beside rows that are shaped.
@@ -101,17 +102,13 @@ def draw(
     if changes is not None:
         logits_BV = changes.apply(logits_BV)
     weights_BV = logits_BV.softmax(-1) if shaping is None else _shaped(logits_BV, shaping)
-    ids_B1 = _look_up(weights_BV, uniform_B)
+    ids_B1, total_B1 = _look_up(weights_BV, uniform_B)
+    processed_B1 = (weights_BV.gather(-1, ids_B1) / total_B1).log().float()
     if changes is not None and changes.forced is not None:
         rows, ids = changes.forced
         ids_B1[rows, 0] = ids
-        weights_BV[rows] = 0.0
-        weights_BV[rows, ids] = 1.0
-    processed_B = None
-    if shaping is not None or changes is not None:
-        share_B = weights_BV.gather(-1, ids_B1)[:, 0] / weights_BV.sum(-1)
-        processed_B = share_B.log()
-    return Drawn(ids_B1[:, 0], raw_BV.gather(-1, ids_B1)[:, 0], processed_B)
+        processed_B1[rows] = 0.0
+    return Drawn(ids_B1[:, 0], raw_BV.gather(-1, ids_B1)[:, 0], processed_B1[:, 0])
 
 
 def uniforms(keys_B: Tensor, counters_B: Tensor) -> Tensor:
@@ -143,8 +140,8 @@ def _shaped(logits_BV: Tensor, shaping: Shaping) -> Tensor:
     return torch.where(is_greedy_B1, best_BV, weights_BV)
 
 
-def _look_up(weights_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """The first token whose cumulative weight exceeds the uniform's share of the total.
+def _look_up(weights_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
+    """The first token whose cumulative weight exceeds the uniform's share of the total, and that total (float64).
 
     It never has weight 0, and the weights need not add up to 1.
     """
@@ -154,22 +151,28 @@ def _look_up(weights_BV: Tensor, uniform_B: Tensor) -> Tensor:
     below_B1 = torch.nextafter(total_B1, torch.zeros_like(total_B1))
     target_B1 = torch.minimum(uniform_B[:, None] * total_B1, below_B1)
     ids_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
-    return ids_B1.clamp_(max=cumulative_BV.shape[-1] - 1)  # only NaN can reach beyond
+    ids_B1.clamp_(max=cumulative_BV.shape[-1] - 1)  # only NaN can reach beyond
+    return ids_B1, total_B1
 
 
 def _kept(weights_BV: Tensor, shaping: Shaping) -> Tensor:
-    """Top-k, then top-p of what it leaves, and min-p. Exactly k stay; of equal tokens those with lower ids."""
+    """Min-p, then top-k, then top-p of what those leave. Exactly k stay; of equal tokens those with lower ids."""
     sorted_BV, order_BV = weights_BV.sort(dim=-1, descending=True, stable=True)
     ranks_V = torch.arange(weights_BV.shape[-1], device=weights_BV.device)
-    in_top_k_BV = ranks_V < shaping.top_k_B[:, None]  # V where off
-    cumulative_BV = (sorted_BV * in_top_k_BV).cumsum(-1, dtype=torch.float64)
+    in_min_p_BV = sorted_BV >= shaping.min_p_B[:, None] * sorted_BV[:, :1]
+    in_both_BV = in_min_p_BV & (ranks_V < shaping.top_k_B[:, None])  # top_k is V where off
+    cumulative_BV = (sorted_BV * in_both_BV).cumsum(-1, dtype=torch.float64)
     top_p_B1 = shaping.top_p_B[:, None]
     before_BV = cumulative_BV - sorted_BV
     # Where top-p is off, rounding must not cost the tail its place.
     in_top_p_BV = (before_BV < top_p_B1 * cumulative_BV[:, -1:]) | (top_p_B1 >= 1)
-    in_min_p_BV = sorted_BV >= shaping.min_p_B[:, None] * sorted_BV[:, :1]
-    kept_BV = in_top_k_BV & in_top_p_BV & in_min_p_BV
-    return torch.zeros_like(in_top_k_BV).scatter(-1, order_BV, kept_BV)
+    return torch.zeros_like(in_both_BV).scatter(-1, order_BV, in_both_BV & in_top_p_BV)
+
+
+def _unpacked(bits_XW: Tensor, vocab_size: int) -> Tensor:
+    """bool [X, V]."""
+    places_8 = torch.arange(8, dtype=torch.uint8, device=bits_XW.device)
+    return ((bits_XW[..., None] >> places_8) & 1).flatten(1)[:, :vocab_size].bool()
 
 
 def _shift_right(z: Tensor, bits: int) -> Tensor:

@@ -71,6 +71,8 @@ class Scheduler:
         self._waiting: list[tuple[int, int, Sample]] = []
         self.running: list[Sample] = []
         self._free_rows = list(range(config.max_num_seqs))
+        self._grown: list[Sample] = []
+        """Got blocks since the last plan, in an attempt at one that found no room for somebody else too."""
 
     @property
     def num_waiting(self) -> int:
@@ -85,6 +87,8 @@ class Scheduler:
     @property
     def needs_host(self) -> bool:
         """Whether a sample's next step depends on tokens that are under way."""
+        if self._config.speculation is not None:
+            return True  # how many tokens a step gives is known behind it
         return any(sample.needs_host for sample in self.running)
 
     def add(self, sample: Sample) -> None:
@@ -97,14 +101,13 @@ class Scheduler:
         """
         decodes: list[Sample] = []
         prompts: list[Sample] = []
-        grown: list[Sample] = []
         for sample in list(self.running):
             if sample.row is None or _is_complete(sample):
                 continue
             if not sample.is_decoding:
                 prompts.append(sample)
             elif len(decodes) < self._config.max_num_batched_tokens:
-                if not self._make_room(sample, grown, may_preempt):
+                if not self._make_room(sample, may_preempt):
                     return None
                 decodes.append(sample)
         decodes = [sample for sample in decodes if sample.row is not None]
@@ -121,10 +124,11 @@ class Scheduler:
                 break
             started.append(sample)
             budget -= self._prefill(sample, budget, prefills, started, copies)
-        num_drafts = tuple(self._drafts(decodes, grown, budget))
+        num_drafts = tuple(self._drafts(decodes, budget))
         for sample in decodes:
             self.move_on(sample)
-        grown = [*started, *(sample for sample in grown if sample.row is not None)]
+        grown = [*started, *(sample for sample in self._grown if sample.row is not None)]
+        self._grown = []
         return Plan(
             tuple(prefills), tuple(decodes), num_drafts, tuple(started), tuple(grown), tuple(copies)
         )
@@ -168,7 +172,7 @@ class Scheduler:
         for sample in self.running:
             sample.content = UNKNOWN
 
-    def _make_room(self, sample: Sample, grown: list[Sample], may_preempt: bool) -> bool:
+    def _make_room(self, sample: Sample, may_preempt: bool) -> bool:
         """A block for the next token where one is needed. Others give way, or in the end this sample itself.
 
         False: somebody must give way and may not.
@@ -183,10 +187,10 @@ class Scheduler:
             if victim is sample:
                 return True
         sample.blocks += blocks
-        grown.append(sample)
+        self._grown.append(sample)
         return True
 
-    def _drafts(self, decodes: Sequence[Sample], grown: list[Sample], budget: int) -> Iterator[int]:
+    def _drafts(self, decodes: Sequence[Sample], budget: int) -> Iterator[int]:
         """How many guesses each is given: what is left of tokens and blocks behind everything else."""
         speculation = self._config.speculation
         limit = None if speculation is None else speculation.disable_by_batch_size
@@ -197,20 +201,20 @@ class Scheduler:
             if speculation is not None:
                 most = min(speculation.num_speculative_tokens, sample.draft_room, budget)
                 count = propose(sample, speculation, most)
-                count = self._room_for_guesses(sample, count, grown)
+                count = self._room_for_guesses(sample, count)
             sample.drafts = sample.drafts[:count]
             sample.num_drafted += count
             sample.num_draft_steps += count > 0
             budget -= count
             yield count
 
-    def _room_for_guesses(self, sample: Sample, count: int, grown: list[Sample]) -> int:
+    def _room_for_guesses(self, sample: Sample, count: int) -> int:
         """Blocks for this many guesses, or the number that there is room for; a block is left to each who runs."""
         size = self.pool.block_size
         missing = -(-(sample.num_tokens + count) // size) - len(sample.blocks)
         if missing > 0 and self.pool.num_free - missing >= len(self.running):
             sample.blocks += self.pool.allocate(missing) or []
-            grown.append(sample)
+            self._grown.append(sample)
         return max(0, min(count, len(sample.blocks) * size - sample.num_tokens))
 
     def _prefill(

@@ -20,10 +20,17 @@ StopMatcher = Callable[[Seq[int]], bool]
 
 
 class Grammar(Protocol):
-    """What may come next, as a state of its own: one for each sample."""
+    """What may come next, as a state of its own: one for each sample. It sees nothing of thoughts."""
 
-    def allowed(self, past: Seq[int]) -> Seq[bool] | None:
-        """One for each id of the vocabulary, given the ids generated so far; None: anything."""
+    def accept(self, token_id: int) -> None:
+        """The next id of the answer."""
+        ...
+
+    def allowed(self) -> bytes | None:
+        """What may follow: bit `i % 8` of byte `i // 8` for id i, ids beyond the last byte not. None: anything.
+
+        UserError where the grammar can go no further.
+        """
         ...
 
 
@@ -34,7 +41,10 @@ class ThinkingParams(Config):
     end_id: int = Field(ge=0)
     """Between these two stands the thought; a prompt may have opened it."""
     budget_tokens: int | None = Field(default=None, ge=0)
-    """Tokens of thought after which the closing comes, whatever the model would say. None: never."""
+    """Tokens of thought in the output, of all thoughts together, neither these two ids nor the closing counted.
+
+    After that many the closing comes, whatever the model would say, and no other thought begins. None: no limit.
+    """
     closing_ids: tuple[int, ...] = ()
     """What closes it, `end_id` last. Empty: `end_id` alone."""
 
@@ -59,7 +69,7 @@ class SamplingParams(Config):
     max_tokens: int = Field(default=256, ge=1)
     """Cap on generated tokens, the stop token included."""
     min_tokens: int = Field(default=0, ge=0)
-    """No stop token before this many tokens."""
+    """A stop token or match counts only behind this many tokens; stop tokens are not drawn before."""
     temperature: float = 1.0
     """0: greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -84,7 +94,7 @@ class SamplingParams(Config):
     prompt_logprobs: int | None = Field(default=None, ge=0)
     """The same for the prompt, which then is computed in full, cached or not."""
     thinking: ThinkingParams | None = None
-    """None: the engine does not know what a thought is. Where it does, a grammar holds behind the thought alone."""
+    """None: the engine does not know what a thought is. Where it does, a grammar holds outside of thoughts alone."""
 
     def model_post_init(self, _context: object) -> None:
         checks = (
@@ -92,6 +102,11 @@ class SamplingParams(Config):
                 "temperature",
                 self.temperature >= 0 and math.isfinite(self.temperature),
                 "a finite number from 0 (greedy) up",
+            ),
+            (
+                "min_tokens",
+                self.min_tokens <= self.max_tokens,
+                f"at most max_tokens={self.max_tokens}",
             ),
             ("stop_token_ids", all(t >= 0 for t in self.stop_token_ids), "token ids from 0 up"),
             ("repetition_penalty", math.isfinite(self.repetition_penalty), "a finite number"),
@@ -128,7 +143,7 @@ class Request:
     banned_tokens: BannedTokens | None = None
     stop_matcher: StopMatcher | None = None
     make_grammar: Callable[[], Grammar] | None = None
-    """Called once for each sample."""
+    """Called once for each sample. The end of the turn must be among the stop tokens."""
     priority: int = 0
     """Lower is sooner, as in vLLM; of equal ones the first come."""
     cache_salt: str = ""
