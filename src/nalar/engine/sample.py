@@ -76,7 +76,7 @@ class Sample:
     num_found: int = 0
     """Tokens whose entries were in the cache when it was last admitted."""
     num_cached: int | None = None
-    """Tokens of the prompt found in the cache when it was first admitted."""
+    """Tokens of the prompt found in the cache when the request was first admitted."""
     is_finished: bool = False
     thought: Thought = field(default_factory=Thought)
     grammar: Grammar | None = None
@@ -104,6 +104,11 @@ class Sample:
         self.has_rules = self.request.has_rules
 
     @property
+    def rank(self) -> tuple[int, int]:
+        """Lower goes first."""
+        return self.request.priority, self.arrival
+
+    @property
     def output_ids(self) -> list[int]:
         return self.token_ids[self.num_prompt :]
 
@@ -121,6 +126,11 @@ class Sample:
     def is_decoding(self) -> bool:
         """Whether the newest token alone is not computed."""
         return self.num_drawn > 0 and self.num_computed == self.num_tokens - 1
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no token is left to draw, though the host may not know the last ones yet."""
+        return self.num_drawn >= self.request.params.max_tokens
 
     @property
     def needs_host(self) -> bool:

@@ -64,7 +64,7 @@ class ThinkingParams(Config):
 class SamplingParams(Config):
     """How to sample one request. Names and meanings as in vLLM."""
 
-    n: int = Field(default=1, ge=1)
+    n: int = Field(default=1, ge=1, le=16384)
     """Samples per request; the prompt is prefilled once for all of them."""
     max_tokens: int = Field(default=256, ge=1)
     """Cap on generated tokens, the stop token included."""
