@@ -8,7 +8,8 @@ Train a model with a block of multi-token prediction first, then measure:
 
 Every way answers the same prompts in turn, several times; a round takes each once, beside the way without
 guesses, and the figure is the median over rounds of the ratio of the two speeds. A ratio below 1 is a loss:
-there speculation should be off.
+there speculation should be off. Seconds are those of the process on one thread, not of the clock, which on a
+machine with other users would measure them.
 """
 
 import argparse
@@ -50,6 +51,7 @@ class Run:
 
     tokens: int
     seconds: float
+    """Of the processor."""
     accepted_length: float
     """Mean tokens of a step that guessed something."""
     accepted_frac: float
@@ -75,9 +77,9 @@ def measure(
     longest = model.config.max_position_embeddings
     limits = EngineConfig(max_model_len=longest, max_num_seqs=batch, speculation=speculation)
     engine = Engine(model, limits)
-    start = time.perf_counter()
+    start = time.process_time()
     completions = tuple(c for group in engine.generate(requests) for c in group)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     seen = engine.speculated
     tokens = sum(len(c.token_ids) for c in completions)
     accepted_frac = seen.accepted / seen.drafted if seen.drafted else 0.0
@@ -135,6 +137,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    torch.set_num_threads(1)
     model = load_model(args.model).eval().requires_grad_(False)
     if not model.config.num_nextn_predict_layers:
         raise UserError(

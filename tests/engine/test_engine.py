@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from nalar.config import ConfigError, UserError
 from nalar.engine import engine as engine_module
@@ -471,19 +470,30 @@ def test_a_call_whose_own_request_is_aborted_returns_what_there_is(make_engine):
 
 
 class Moody:
-    """A rule that holds for three tokens; as a grammar it allows all."""
+    """A grammar that allows all for three tokens."""
 
-    def allowed(self, past):
-        if len(past) >= 3:
-            raise ZeroDivisionError("a rule's own error")
+    def __init__(self):
+        self.past = []
+
+    def accept(self, token_id):
+        self.past.append(token_id)
+
+    def allowed(self):
+        moody_rule(self.past)
+
+
+def moody_rule(past):
+    """Holds for three tokens."""
+    if len(past) >= 3:
+        raise ZeroDivisionError("a rule's own error")
+    return ()
 
 
 def moody(kind):
-    rule = Moody()
     rules = {
-        "banned": {"banned_tokens": lambda past: rule.allowed(past) or ()},
-        "stop": {"stop_matcher": lambda past: bool(rule.allowed(past))},
-        "grammar": {"make_grammar": lambda: rule},
+        "banned": {"banned_tokens": moody_rule},
+        "stop": {"stop_matcher": lambda past: bool(moody_rule(past))},
+        "grammar": {"make_grammar": Moody},
     }
     return Request((1, 2), SamplingParams(n=2, max_tokens=9), **rules[kind])
 
@@ -632,7 +642,7 @@ def test_a_request_that_the_cache_cannot_hold_is_refused_and_the_engine_goes_on(
 
 @pytest.mark.parametrize("n", [0, 16385])
 def test_too_few_and_too_many_samples_are_refused(n):
-    with pytest.raises(ValidationError, match="n\n"):
+    with pytest.raises(ConfigError, match="from 1 to 16384"):
         SamplingParams(n=n)
 
 

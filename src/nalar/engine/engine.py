@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, groupby
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +33,8 @@ class Progress:
     """Tokens drawn so far."""
 
 
-class Event(NamedTuple):
+@dataclass(frozen=True)
+class Event:
     """What a step brought for one sample of a request."""
 
     request_id: int
