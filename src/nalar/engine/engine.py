@@ -270,7 +270,7 @@ class Engine:
     def _accept(self, sample: Sample, tokens: Sequence[Token]) -> None:
         """Take in what a step gave a sample: one token, and what was guessed right behind it."""
         taken: list[Token] = []
-        reason, before = None, phase(sample)
+        reason, before = None, phase(sample) if len(tokens) > 1 else None
         for token in tokens:
             if taken and (reason is not None or phase(sample) != before):
                 break

@@ -6,6 +6,7 @@ N tokens of a step · B rows · D draws of a step · V vocabulary · L layers ·
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -91,29 +92,21 @@ class Pending:
                 _first(row, s.request.params.logprobs)
                 for row, s in zip(_pairs(*self._top), self.samples, strict=True)
             ]
-        return [
+        tokens = [
             Token(sample, token, logprob, own, top, i in self._forced)
-            for i, (sample, token, logprob, own, top, counts) in enumerate(
-                zip(
-                    self.samples,
-                    self._ids.tolist(),
-                    logprobs,
-                    processed,
-                    tops,
-                    self._counts(),
-                    strict=True,
-                )
+            for i, (sample, token, logprob, own, top) in enumerate(
+                zip(self.samples, self._ids.tolist(), logprobs, processed, tops, strict=True)
             )
-            if counts
         ]
+        return (
+            tokens if self._guesses is None else list(compress(tokens, self._counts(self._guesses)))
+        )
 
-    def _counts(self) -> list[bool]:
+    def _counts(self, guesses: Tensor) -> list[bool]:
         """For each token whether it was drawn behind true ones: all guesses before it were right."""
-        if self._guesses is None:
-            return [True] * len(self.samples)
         counts: list[bool] = []
         before = [NO_GUESS, *self._ids.tolist()[:-1]]
-        for guess, drawn in zip(self._guesses.tolist(), before, strict=True):
+        for guess, drawn in zip(guesses.tolist(), before, strict=True):
             counts.append(guess == NO_GUESS or (counts[-1] and guess == drawn))
         return counts
 
@@ -255,8 +248,7 @@ class Runner:
             decoded = self._decoded(plan, guesses_BK)
             planned = self._tensor(_planned(plan, decoded[0].shape[1]))
             tokens = [[*x, y.flatten()[planned]] for x, y in zip(tokens, decoded, strict=True)]
-            for sample, num_drafts in zip(plan.decodes, plan.num_drafts, strict=True):
-                rows += [sample.row] * (1 + num_drafts)
+            rows += [sample.row for sample in plan.decoded]
         rows_N = self._tensor(rows)
         N = len(rows_N)
         padding = self._tensor([0] * (-N % ROW_TILE))
@@ -428,6 +420,8 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _planned(plan: Plan, width: int) -> list[int]:
     """Where newest tokens and planned guesses stand among rows of `width`."""
+    if not plan.num_drafts:
+        return list(range(len(plan.decodes)))
     return [i * width + j for i, n in enumerate(plan.num_drafts) for j in range(1 + n)]
 
 

@@ -8,7 +8,7 @@ Counts run ahead of the tokens: the next step can be planned before the tokens o
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nalar.engine.blocks import UNKNOWN, BlockPool
@@ -37,7 +37,7 @@ class Plan:
     prefills: tuple[Prefill, ...]
     decodes: tuple[Sample, ...]
     num_drafts: tuple[int, ...]
-    """Of each that decodes: guesses computed behind its newest token."""
+    """Of each that decodes: guesses computed behind its newest token. Empty: nobody guesses here."""
     started: tuple[Sample, ...]
     """Samples that have got a row."""
     grown: tuple[Sample, ...]
@@ -52,8 +52,15 @@ class Plan:
             if prefill.draws:
                 yield prefill.sample
                 yield from prefill.followers
-        for sample, num_drafts in zip(self.decodes, self.num_drafts, strict=True):
-            yield from [sample] * (1 + num_drafts)
+        yield from self.decoded
+
+    @property
+    def decoded(self) -> Sequence[Sample]:
+        """Those that decode; once more for each guess."""
+        if not self.num_drafts:
+            return self.decodes
+        each = zip(self.decodes, self.num_drafts, strict=True)
+        return [sample for sample, count in each for _ in range(1 + count)]
 
     @property
     def places(self) -> list[int]:
@@ -124,7 +131,7 @@ class Scheduler:
                     draft.decodes.append(sample)
         draft.budget -= len(draft.decodes)
         self._plan_prompts([sample for sample in begun if sample.row is not None], draft)
-        num_drafts = tuple(self._guesses(draft))
+        num_drafts = tuple(self._guesses(draft)) if self._config.speculation else ()
         for sample in draft.decodes:
             self.move_on(sample)
         grown = [*draft.started, *(sample for sample in self._grown if sample.row is not None)]
