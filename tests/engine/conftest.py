@@ -26,13 +26,14 @@ _PRIMES_C = torch.tensor([3.0, 5.0, 7.0, 11.0])
 class FakeModel:
     """Counts what it is asked to do."""
 
-    def __init__(self, vocab_size: int = VOCAB_SIZE) -> None:
+    def __init__(self, vocab_size: int = VOCAB_SIZE, depths: int = 0) -> None:
         self.config = ModelConfig(
             vocab_size=vocab_size,
             hidden_size=1,
             intermediate_size=1,
             moe_intermediate_size=1,
             num_hidden_layers=2,
+            num_nextn_predict_layers=depths,
             num_attention_heads=1,
             n_routed_experts=0,
             num_experts_per_tok=0,
@@ -55,7 +56,7 @@ class FakeModel:
         self.prompt_tokens += len(ids_N)
         if paging.tables_BM is not None:
             self.decode_batches.append(len(paging.tables_BM))
-            self.prompt_tokens -= len(paging.tables_BM)
+            self.prompt_tokens -= len(paging.tables_BM) * paging.row_tokens
         positions_N, flat = paging.positions_N, cache_LPSC.flatten(1, 2)
         slots = self._slots(paging, cache_LPSC.shape[2])
         flat[0, paging.slots_N] = self._first(ids_N, positions_N)
@@ -71,13 +72,45 @@ class FakeModel:
             found += [own[: i + 1] for i in range(n)]
         for chunk in paging.chunks:
             own = (chunk.blocks_M[:, None] * size + torch.arange(size)).flatten()
-            found += [own[: chunk.end - chunk.tokens + i + 1] for i in range(chunk.tokens)]
+            found += [
+                own[paging.first : chunk.end - chunk.tokens + i + 1] for i in range(chunk.tokens)
+            ]
             done += chunk.tokens
         for i, blocks_M in enumerate([] if paging.tables_BM is None else paging.tables_BM):
             own = (blocks_M[:, None] * size + torch.arange(size)).flatten()
-            found.append(own[: int(paging.positions_N[done + i]) + 1])
-        assert all(int(seen[-1]) == int(at) for seen, at in zip(found, paging.slots_N, strict=True))
+            for at in paging.positions_N[done + i * paging.row_tokens :][: paging.row_tokens]:
+                found.append(own[paging.first : int(at) + 1])
+        # Block 0 is nobody's: padding is written there, and what is computed although it was found.
+        assert all(
+            int(at) < size or int(seen[-1]) == int(at)
+            for seen, at in zip(found, paging.slots_N, strict=True)
+        )
         return found
+
+    def draft(self, states_ND: Tensor, ids_N: Tensor, cache_PSC: Tensor, paging: Paging) -> Tensor:
+        flat = cache_PSC.flatten(0, 1)
+        flat[paging.slots_N] = self._entry(states_ND, ids_N, paging.positions_N)
+        slots = self._slots(paging, cache_PSC.shape[1])
+        return torch.stack([flat[seen].sum(0) for seen in slots]) @ _PRIMES_C[:, None]
+
+    def full_drafts(self, ids: list[int], count: int, draws) -> list[int]:
+        """What `count` drafts behind these tokens are, without a cache. draws(logits, i): the token of the i-th."""
+        ids = list(ids)
+        first_TC = self._first(torch.tensor(ids), torch.arange(len(ids)))
+        second_TC = self._second(first_TC.cumsum(0))
+        states_T1 = (second_TC.cumsum(0) @ _PRIMES_C)[:, None]
+        at = torch.arange(1, len(ids))
+        entries = self._entry(states_T1[:-1], torch.tensor(ids[1:]), at).sum(0)
+        drafts: list[int] = []
+        for i in range(count):
+            state_11 = (entries @ _PRIMES_C)[None, None]
+            drafts.append(draws(self.logits(state_11), i))
+            at, new = torch.tensor([len(ids) + i]), torch.tensor(drafts[-1:])
+            entries = entries + self._entry(state_11, new, at)[0]
+        return drafts
+
+    def _entry(self, states: Tensor, ids: Tensor, positions: Tensor) -> Tensor:
+        return (self._first(ids, positions) + states) % 23
 
     def logits(self, states: Tensor) -> Tensor:
         return self.table[(states[..., 0] % len(self.table)).long()]
@@ -115,6 +148,11 @@ class Flaky(FakeModel):
 
     def logits(self, states):
         return super().logits(states.nan_to_num()) * self.poison
+
+
+@pytest.fixture
+def make_model() -> type[FakeModel]:
+    return FakeModel
 
 
 @pytest.fixture

@@ -1,8 +1,38 @@
 """How much the engine may hold at once, and how it works. Names as in vLLM. Imports no torch."""
 
+from typing import Literal
+
 from pydantic import Field
 
-from nalar.config import Config
+from nalar.config import Config, ConfigError
+
+
+class SpeculationConfig(Config):
+    """Guesses at the next tokens, which the model checks in one step. What comes out is what would come without.
+
+    The model draws its own token at every guessed place, with the random number of that place; guesses
+    count as long as they are what it drew. Samples with rules that need every token before the next (a
+    grammar, banned tokens, penalties) are not guessed for.
+    """
+
+    method: Literal["mtp", "ngram"]
+    """mtp: by the model's own block of multi-token prediction, the first of them; for more than one token it is
+    applied again. ngram: what followed when the newest tokens stood in prompt or output before."""
+    num_speculative_tokens: int = Field(default=1, ge=1)
+    """Guesses at most, for each sample in each step."""
+    prompt_lookup_min: int = Field(default=2, ge=1)
+    prompt_lookup_max: int = Field(default=4, ge=1)
+    """ngram: how many of the newest tokens must have stood together before; the longest match is taken."""
+    disable_by_batch_size: int | None = Field(default=None, ge=1)
+    """Nothing is guessed in steps of more samples than this. None: always."""
+
+    def model_post_init(self, _context: object) -> None:
+        if self.prompt_lookup_min > self.prompt_lookup_max:
+            raise ConfigError(
+                at="speculation.prompt_lookup_min",
+                got=str(self.prompt_lookup_min),
+                want=f"at most prompt_lookup_max={self.prompt_lookup_max}",
+            )
 
 
 class EngineConfig(Config):
@@ -28,3 +58,10 @@ class EngineConfig(Config):
     Every token is computed as a row of a batch of fixed size, by one form of attention over tiles of
     fixed size: several times slower, most of all in prompts.
     """
+    speculation: SpeculationConfig | None = None
+    """None: one token a step."""
+
+    @property
+    def keeps_drafts(self) -> bool:
+        """Whether a block of multi-token prediction has a layer in the cache."""
+        return self.speculation is not None and self.speculation.method == "mtp"

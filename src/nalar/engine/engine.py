@@ -6,7 +6,7 @@ It reads the model's own parameters and never copies them.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, groupby
 
 import torch
 from torch import Tensor
@@ -14,11 +14,11 @@ from torch import Tensor
 from nalar.config import ConfigError, UserError
 from nalar.engine.blocks import BlockPool
 from nalar.engine.config import EngineConfig
-from nalar.engine.rules import Ruling, begin, follow, ruling
-from nalar.engine.runner import Model, Pending, Runner, Token, cache_dtype
+from nalar.engine.rules import Ruling, begin, follow, phase, ruling
+from nalar.engine.runner import Model, Pending, Runner, Token, cache_dtype, cache_layers
 from nalar.engine.sample import Sample
 from nalar.engine.scheduler import Plan, Scheduler
-from nalar.engine.sequence import Completion, FinishReason, Request
+from nalar.engine.sequence import Completion, FinishReason, Request, Speculated
 from nalar.machine import free_memory_bytes
 
 
@@ -62,6 +62,13 @@ class Engine:
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
         longest = model.config.max_position_embeddings
+        if config.keeps_drafts and not model.config.num_nextn_predict_layers:
+            raise ConfigError(
+                at="engine.speculation.method",
+                got="mtp, and a model without a block of multi-token prediction",
+                want="a model that has one (num_nextn_predict_layers in its config.json), loaded with it",
+                hint="--engine.speculation.method ngram",
+            )
         if config.max_model_len > longest:
             raise ConfigError(
                 at="engine.max_model_len",
@@ -77,6 +84,7 @@ class Engine:
         self._num_blocks = _num_blocks(model, config, self._device)
         pool = BlockPool(self._num_blocks, config.block_size, caching=config.enable_prefix_caching)
         self._scheduler = Scheduler(config, pool)
+        self._speculated = Speculated(0, 0, 0)
         self._runner = Runner(model, config, self._num_blocks, self._device)
         self._requests: dict[int, list[Sample]] = {}
         """Samples of requests that are not answered in full."""
@@ -112,6 +120,11 @@ class Engine:
         """
         for sample in self._drop(request_id):
             self._deliver(sample, completion=sample.completion("abort", self.policy_version))
+
+    @property
+    def speculated(self) -> Speculated:
+        """How guessing went so far, over all samples that are finished."""
+        return self._speculated
 
     @property
     def has_work(self) -> bool:
@@ -250,12 +263,33 @@ class Engine:
             known = sample.prompt_logprobs or [None]
             # A prompt that was preempted is computed anew: what is known of it stays.
             sample.prompt_logprobs = [*known, *entries] if len(known) < sample.num_prompt else known
-        for token in tokens:
-            if not token.sample.is_finished:
-                self._accept(token)
+        for sample, drawn in groupby(tokens, key=lambda token: token.sample):
+            if not sample.is_finished:
+                self._accept(sample, list(drawn))
 
-    def _accept(self, token: Token) -> None:
-        sample = token.sample
+    def _accept(self, sample: Sample, tokens: Sequence[Token]) -> None:
+        """Take in what a step gave a sample: one token, and what was guessed right behind it."""
+        taken: list[Token] = []
+        reason, before = None, phase(sample) if len(tokens) > 1 else None
+        for token in tokens:
+            if taken and (reason is not None or phase(sample) != before):
+                break
+            if taken:
+                self._scheduler.move_on(sample)
+                sample.num_accepted += 1
+            taken.append(token)
+            try:
+                self._append(sample, token)
+                reason = _finish_reason(sample)
+            except Exception as error:  # a grammar's or stop matcher's own, of any kind
+                self._fail(sample.request_id, error)
+                return
+        sample.num_new = len(taken)
+        completion = None if reason is None else self._completed(sample, reason)
+        ids, logprobs = tuple(t.id for t in taken), tuple(t.logprob for t in taken)
+        self._deliver(sample, ids, logprobs, completion)
+
+    def _append(self, sample: Sample, token: Token) -> None:
         if token.is_forced:
             sample.forced.append(len(sample.token_ids) - sample.num_prompt)
         sample.token_ids.append(token.id)
@@ -266,13 +300,6 @@ class Engine:
         if sample.has_rules:
             follow(sample, token.id)
         self._scheduler.publish(sample)
-        try:
-            reason = _finish_reason(sample)
-        except Exception as error:  # the stop matcher's own, of any kind
-            self._fail(sample.request_id, error)
-            return
-        completion = None if reason is None else self._completed(sample, reason)
-        self._deliver(sample, (token.id,), (token.logprob,), completion)
 
     def _completed(self, sample: Sample, reason: FinishReason) -> Completion:
         samples = self._requests[sample.request_id]
@@ -281,7 +308,10 @@ class Engine:
         self._scheduler.finish(sample)
         if all(s.is_finished for s in samples):
             del self._requests[sample.request_id]
-        return sample.completion(reason, self.policy_version)
+        completion = sample.completion(reason, self.policy_version)
+        if completion.speculated is not None:
+            self._speculated += completion.speculated
+        return completion
 
     def _fail(self, request_id: int, error: Exception) -> None:
         for sample in self._drop(request_id):
@@ -395,7 +425,8 @@ def _device(model: Model) -> torch.device:
 def _num_blocks(model: Model, config: EngineConfig, device: torch.device) -> int:
     """Enough for all sequences at full length, or what memory allows."""
     c = model.config
-    each = c.num_hidden_layers * config.block_size * c.cache_dim * cache_dtype(model).itemsize
+    layers, width = cache_layers(model, config), c.cache_dim * cache_dtype(model).itemsize
+    each = layers * config.block_size * width
     free = _free_bytes(device)
     if config.num_blocks is not None:
         if config.num_blocks * each > free:

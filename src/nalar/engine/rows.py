@@ -9,8 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nalar.engine.blocks import NOBODY
 from nalar.engine.sample import Sample
 from nalar.engine.sampler import Penalties, Shaping, stream_key, uniforms
+
+MOST_BATCHES = 8
+"""Kept at a time: those that decode, and those that draw, are often the same as in the step before."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,13 @@ class Rows:
         """int32: how often the output holds each id. Only once somebody asks for penalties."""
         self._in_prompt_RV: Tensor | None = None
         self._batches: dict[tuple[int, ...], Batch] = {}
+
+    def settle(self, samples: Sequence[Sample]) -> None:
+        """The newest tokens as the host knows them: of guesses it has taken the right ones alone."""
+        if samples:
+            rows = self._tensor([sample.row for sample in samples])
+            self.ids_R[rows] = self._tensor([s.token_ids[-1] for s in samples])
+            self.positions_R[rows] = self._tensor([len(s.token_ids) - 1 for s in samples])
 
     def start(self, samples: Sequence[Sample]) -> None:
         """Set up the rows of samples that have just got one."""
@@ -104,22 +115,34 @@ class Rows:
         if rows not in self._batches:
             params = [sample.request.params for sample in samples]
             tops = [p.logprobs for p in params if p.logprobs is not None]
-            self._batches = {
-                rows: Batch(
-                    self._tensor(rows),
-                    is_plain=all(p.is_plain for p in params),
-                    cuts=any(p.cuts for p in params),
-                    penalizes=any(p.has_penalties for p in params),
-                    num_top=max(tops, default=None),
-                )
-            }
+            if len(self._batches) >= MOST_BATCHES:
+                self._batches.clear()
+            self._batches[rows] = Batch(
+                self._tensor(rows),
+                is_plain=all(p.is_plain for p in params),
+                cuts=any(p.cuts for p in params),
+                penalizes=any(p.has_penalties for p in params),
+                num_top=max(tops, default=None),
+            )
         return self._batches[rows]
 
     def slots(self, rows_B: Tensor, positions_B: Tensor) -> Tensor:
-        """Where the entries of these positions lie: int64 [B]."""
+        """Where the entries of these positions lie: int64, of the shape of both."""
         size = self._block_size
         blocks_B = self.tables_RM[rows_B, positions_B.div(size, rounding_mode="floor")]
         return blocks_B * size + positions_B % size
+
+    def window(
+        self, rows_B: Tensor, starts_B: Tensor, counts_B: Tensor, width: int
+    ) -> tuple[Tensor, Tensor]:
+        """Positions [B, Q] of up to `width` neighbouring tokens of each row, and their slots.
+
+        What is beyond a row's count repeats the position before it, and is written to nobody's block.
+        """
+        steps_Q = torch.arange(width, device=self._device)
+        positions_BQ = starts_B[:, None] + torch.minimum(steps_Q, counts_B[:, None] - 1)
+        slots_BQ = self.slots(rows_B[:, None].expand_as(positions_BQ), positions_BQ)
+        return positions_BQ, torch.where(steps_Q < counts_B[:, None], slots_BQ, NOBODY)
 
     def uniforms(self, rows_B: Tensor, at_B: Tensor) -> Tensor:
         """The random numbers that go with the tokens at these positions."""

@@ -42,6 +42,13 @@ def follow(sample: Sample, token: int) -> None:
         sample.grammar.accept(token)
 
 
+def phase(sample: Sample) -> tuple[bool, bool, bool]:
+    """As long as it stays, tokens drawn side by side are ruled alike. Only for samples that may be guessed for."""
+    thinking, thought = sample.request.params.thinking, sample.thought
+    is_spent = thinking is not None and _is_spent(thought, thinking)
+    return thought.is_open, bool(thought.closing_left), is_spent
+
+
 def ruling(sample: Sample, vocab_size: int) -> Ruling:
     """What holds for the token that this sample draws next; all before it are known, where that matters.
 

@@ -6,14 +6,17 @@ N tokens of a step · B rows · D draws of a step · V vocabulary · L layers ·
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from itertools import compress
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nalar.config import ConfigError
+from nalar.engine.blocks import NOBODY
 from nalar.engine.config import EngineConfig
+from nalar.engine.drafting import Drafter, DraftModel, Part
 from nalar.engine.rows import Batch, Rows, on_device
 from nalar.engine.rules import Ruling
 from nalar.engine.sample import Sample
@@ -26,6 +29,7 @@ from nalar.model.config import ModelConfig
 
 ROW_TILE = 32
 """Tokens that deterministic mode computes at a time, never more and never fewer."""
+NO_GUESS = -1
 LOGIT_ROWS = 512
 """Tokens of a prompt whose logits exist at once."""
 
@@ -72,6 +76,8 @@ class Pending:
     _processed: Tensor
     _top: tuple[Tensor, Tensor] | None
     _forced: frozenset[int]
+    _guesses: Tensor | None
+    """int64, one for each: it counts if the token before it is this one; NO_GUESS: in any case."""
     _event: torch.cuda.Event | None
 
     def tokens(self) -> list[Token]:
@@ -86,12 +92,23 @@ class Pending:
                 _first(row, s.request.params.logprobs)
                 for row, s in zip(_pairs(*self._top), self.samples, strict=True)
             ]
-        return [
+        tokens = [
             Token(sample, token, logprob, own, top, i in self._forced)
             for i, (sample, token, logprob, own, top) in enumerate(
                 zip(self.samples, self._ids.tolist(), logprobs, processed, tops, strict=True)
             )
         ]
+        return (
+            tokens if self._guesses is None else list(compress(tokens, self._counts(self._guesses)))
+        )
+
+    def _counts(self, guesses: Tensor) -> list[bool]:
+        """For each token whether it was drawn behind true ones: all guesses before it were right."""
+        counts: list[bool] = []
+        before = [NO_GUESS, *self._ids.tolist()[:-1]]
+        for guess, drawn in zip(guesses.tolist(), before, strict=True):
+            counts.append(guess == NO_GUESS or (counts[-1] and guess == drawn))
+        return counts
 
 
 class Runner:
@@ -102,12 +119,17 @@ class Runner:
     ) -> None:
         self._model, self._config, self._device = model, config, device
         self._num_blocks = num_blocks
+        self._drafter: Drafter | None = None
         per_sample = -(-config.max_model_len // config.block_size)
         vocab_size = model.config.vocab_size
         with torch.inference_mode():
             self._rows = Rows(
                 config.max_num_seqs, per_sample, config.block_size, vocab_size, device
             )
+        if config.speculation is not None and config.keeps_drafts:
+            most = config.speculation.num_speculative_tokens
+            draft_model = cast(DraftModel, model)
+            self._drafter = Drafter(draft_model, self._rows, most, config.block_size, device)
         self._cache_LPSC: Tensor | None = None
 
     def drop_cache(self) -> None:
@@ -124,20 +146,26 @@ class Runner:
         if plan.started:
             self._rows.start(plan.started)
         self._rows.send_tables(plan.grown)
+        guesses_BK = self._guess(plan)
         run = self._tiled if self._config.deterministic else self._flat
-        states_DD, prompts = run(plan)
+        states_DD, parts = run(plan, guesses_BK)
+        prompts = self._prompt_logprobs(parts)
+        if self._drafter is not None:
+            self._drafter.keep_up(parts, self._cache[-1])
+            self._drafter.remember(plan, parts, states_DD)
         for source, target in plan.copies:
             self._cache[:, target] = self._cache[:, source]
         if not samples:
             nothing = torch.empty(0)
-            return Pending((), prompts, nothing, nothing, nothing, None, frozenset(), None)
-        return self._draw(samples, rulings, states_DD, prompts)
+            return Pending((), prompts, nothing, nothing, nothing, None, frozenset(), None, None)
+        return self._draw(plan, rulings, states_DD, prompts, guesses_BK)
 
     @property
     def _cache(self) -> Tensor:
         if self._cache_LPSC is None:
             c = self._model.config
-            shape = (c.num_hidden_layers, self._num_blocks, self._config.block_size, c.cache_dim)
+            layers = cache_layers(self._model, self._config)
+            shape = (layers, self._num_blocks, self._config.block_size, c.cache_dim)
             try:
                 self._cache_LPSC = zeros(shape, cache_dtype(self._model), self._device)
             except (torch.OutOfMemoryError, MemoryError) as error:
@@ -149,31 +177,56 @@ class Runner:
                 ) from error
         return self._cache_LPSC
 
-    def _flat(self, plan: Plan) -> tuple[Tensor, Prompts]:
+    def _extend(self, ids_N: Tensor, paging: Paging) -> Tensor:
+        own_LPSC = self._cache[: self._model.config.num_hidden_layers]
+        return self._model.extend(ids_N, own_LPSC, paging)
+
+    def _guess(self, plan: Plan) -> Tensor | None:
+        """int64 [B, K] behind the newest tokens of `plan.decodes`, as many as are planned and any number behind."""
+        if self._config.speculation is None:
+            return None
+        self._rows.settle(plan.decodes)
+        if self._drafter is not None:
+            return self._drafter.guess(plan, self._cache[-1])
+        K = max(plan.num_drafts, default=0)
+        guesses = [sample.drafts + [0] * (K - len(sample.drafts)) for sample in plan.decodes]
+        return self._tensor(guesses) if K else None
+
+    def _decoded(self, plan: Plan, guesses_BK: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Newest tokens and guesses: ids, positions and slots, [B, Q] each."""
+        rows_B = self._rows.batch(plan.decodes).rows_B
+        ids_BQ, newest_B = self._rows.ids_R[rows_B, None], self._rows.positions_R[rows_B]
+        if guesses_BK is None:
+            return ids_BQ, newest_B[:, None], self._rows.slots(rows_B, newest_B)[:, None]
+        ids_BQ = torch.cat([ids_BQ, guesses_BK], 1)
+        counts_B = self._tensor(plan.num_drafts) + 1
+        return ids_BQ, *self._rows.window(rows_B, newest_B, counts_B, ids_BQ.shape[1])
+
+    def _flat(self, plan: Plan, guesses_BK: Tensor | None) -> tuple[Tensor, list[Part]]:
         """All tokens of the step at once; states in the order of `plan.drawing`."""
-        fresh = [p for p in plan.prefills if p.start == 0]
-        behind = [p for p in plan.prefills if p.start > 0]
+        fresh = [p for p in plan.prefills if p.start == p.sample.num_found == 0]
+        behind = [p for p in plan.prefills if p not in fresh]
         prefills = [*fresh, *behind]
-        ids, positions, slots = self._prompt_tokens(prefills)
-        tables_BM = None
+        tokens = self._prompt_tokens(prefills)
+        tables_BM, Q = None, 1
         if plan.decodes:
-            rows_B = self._rows.batch(plan.decodes).rows_B
-            positions_B = self._rows.positions_R[rows_B]
             most = max(len(sample.blocks) for sample in plan.decodes)
-            tables_BM = self._rows.tables_RM[rows_B, :most]
-            ids.append(self._rows.ids_R[rows_B])
-            positions.append(positions_B)
-            slots.append(self._rows.slots(rows_B, positions_B))
+            tables_BM = self._rows.tables_RM[self._rows.batch(plan.decodes).rows_B, :most]
+            decoded = self._decoded(plan, guesses_BK)
+            Q = decoded[0].shape[1]
+            tokens = [[*x, y.flatten()] for x, y in zip(tokens, decoded, strict=True)]
+        ids_N, positions_N, slots_N = (_joined(x) for x in tokens)
         paging = Paging(
-            _joined(positions),
-            _joined(slots),
+            positions_N,
+            slots_N,
             Documents.of([p.end for p in fresh], device=self._device) if fresh else None,
             tuple(self._chunk(p) for p in behind),
             tables_BM,
+            Q,
         )
-        states_ND = self._model.extend(_joined(ids), self._cache, paging)
-        if not prefills:
-            return states_ND, ()
+        states_ND = self._extend(ids_N, paging)
+        if not prefills and Q == 1:
+            return states_ND, []
         at = {}
         end = 0
         for p in prefills:
@@ -183,52 +236,47 @@ class Runner:
         for p in plan.prefills:
             if p.draws:
                 last += [at[p.sample] + p.end - p.start - 1] * (1 + len(p.followers))
-        last += range(end, len(states_ND))
-        prompts = self._prompt_logprobs(
-            [(p, states_ND[at[p.sample] : at[p.sample] + p.end - p.start]) for p in prefills]
-        )
-        return states_ND[self._tensor(last)], prompts
+        last += (end + i for i in _planned(plan, Q))
+        parts = [(p, states_ND[at[p.sample] : at[p.sample] + p.end - p.start]) for p in prefills]
+        return states_ND[self._tensor(last)], parts
 
-    def _tiled(self, plan: Plan) -> tuple[Tensor, Prompts]:
+    def _tiled(self, plan: Plan, guesses_BK: Tensor | None) -> tuple[Tensor, list[Part]]:
         """Every token a row of a batch of ROW_TILE rows."""
-        ids, positions, slots = self._prompt_tokens(plan.prefills)
+        tokens = self._prompt_tokens(plan.prefills)
         rows = [row for p in plan.prefills for row in [p.sample.row] * (p.end - p.start)]
-        rows_N = self._tensor([*rows, *(sample.row for sample in plan.decodes)])
         if plan.decodes:
-            rows_B = rows_N[len(rows) :]
-            positions_B = self._rows.positions_R[rows_B]
-            ids.append(self._rows.ids_R[rows_B])
-            positions.append(positions_B)
-            slots.append(self._rows.slots(rows_B, positions_B))
+            decoded = self._decoded(plan, guesses_BK)
+            planned = self._tensor(_planned(plan, decoded[0].shape[1]))
+            tokens = [[*x, y.flatten()[planned]] for x, y in zip(tokens, decoded, strict=True)]
+            rows += [sample.row for sample in plan.decoded]
+        rows_N = self._tensor(rows)
         N = len(rows_N)
         padding = self._tensor([0] * (-N % ROW_TILE))
         # Padding is position 0 of a row that is nobody's: it writes to nobody's block and reads it.
         rows_N = torch.cat([rows_N, padding + self._rows.nobody])
-        ids_N, positions_N, slots_N = (_joined([*x, padding]) for x in (ids, positions, slots))
+        ids_N, positions_N, slots_N = (_joined([*x, padding]) for x in tokens)
         samples = [*(p.sample for p in plan.prefills), *plan.decodes]
         most = max(len(sample.blocks) for sample in samples)
         states = []
         for tile in torch.arange(len(rows_N), device=self._device).split(ROW_TILE):
             tables_BM = self._rows.tables_RM[rows_N[tile], :most]
             paging = Paging(positions_N[tile], slots_N[tile], tables_BM=tables_BM, tiled=True)
-            states.append(self._model.extend(ids_N[tile], self._cache, paging))
+            states.append(self._extend(ids_N[tile], paging))
         states_ND = torch.cat(states)
         last: list[int] = []
-        parts: list[tuple[Prefill, Tensor]] = []
+        parts: list[Part] = []
         end = 0
         for p in plan.prefills:
             start, end = end, end + p.end - p.start
             parts.append((p, states_ND[start:end]))
             last += [end - 1] * (1 + len(p.followers)) if p.draws else []
         last += range(end, N)
-        return states_ND[self._tensor(last)], self._prompt_logprobs(parts)
+        return states_ND[self._tensor(last)], parts
 
-    def _prompt_tokens(
-        self, prefills: Sequence[Prefill]
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def _prompt_tokens(self, prefills: Sequence[Prefill]) -> list[list[Tensor]]:
         """Ids, positions and slots of prompts and chunks, on the device."""
         if not prefills:
-            return [], [], []
+            return [[], [], []]
         size = self._config.block_size
         ids, positions, slots = [], [], []
         for p in prefills:
@@ -236,9 +284,11 @@ class Runner:
             blocks_M = torch.tensor(p.sample.blocks)
             ids.append(torch.tensor(p.sample.token_ids[p.start : p.end]))
             positions.append(positions_T)
-            slots.append(blocks_M[positions_T // size] * size + positions_T % size)
+            slots_T = blocks_M[positions_T // size] * size + positions_T % size
+            # What was found stays as it is, also where it is computed again.
+            slots.append(slots_T.where(positions_T >= p.sample.num_found, NOBODY))
         each = (ids, positions, slots)
-        return tuple([torch.cat(x).to(self._device, non_blocking=True)] for x in each)  # type: ignore[return-value]
+        return [[torch.cat(x).to(self._device, non_blocking=True)] for x in each]
 
     def _chunk(self, prefill: Prefill) -> Chunk:
         blocks = prefill.sample.blocks[: -(-prefill.end // self._config.block_size)]
@@ -246,13 +296,22 @@ class Runner:
 
     def _draw(
         self,
-        samples: tuple[Sample, ...],
+        plan: Plan,
         rulings: Mapping[int, Ruling],
         states_DD: Tensor,
         prompts: Prompts,
+        guesses_BK: Tensor | None,
     ) -> Pending:
+        samples = tuple(plan.drawing)
         batch = self._rows.batch(samples)
         at_D = self._rows.positions_R[batch.rows_B] + 1
+        guesses = None
+        if guesses_BK is not None:
+            at_D = at_D + self._tensor(plan.places)
+            before_BQ = torch.nn.functional.pad(guesses_BK, (1, 0), value=NO_GUESS)
+            before = before_BQ.flatten()[self._tensor(_planned(plan, before_BQ.shape[1]))]
+            fresh = len(samples) - len(before)
+            guesses = torch.nn.functional.pad(before, (fresh, 0), value=NO_GUESS).cpu()
         uniform_D = self._rows.uniforms(batch.rows_B, at_D)
         drawn, top = self._sampled(batch, states_DD, uniform_D, self._changes(rulings))
         self._rows.accept(batch.rows_B, drawn.ids_B, at_D)
@@ -265,7 +324,7 @@ class Runner:
         if self._device.type == "cuda":
             event = torch.cuda.Event()
             event.record()
-        return Pending(samples, prompts, ids, logprobs, processed, top, forced, event)
+        return Pending(samples, prompts, ids, logprobs, processed, top, forced, guesses, event)
 
     def _sampled(
         self, batch: Batch, states_DD: Tensor, uniform_D: Tensor, changes: Changes | None
@@ -357,6 +416,18 @@ def _first(top: TopLogprobs, count: int | None) -> TopLogprobs | None:
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _planned(plan: Plan, width: int) -> list[int]:
+    """Where newest tokens and planned guesses stand among rows of `width`."""
+    if not plan.num_drafts:
+        return list(range(len(plan.decodes)))
+    return [i * width + j for i, n in enumerate(plan.num_drafts) for j in range(1 + n)]
+
+
+def cache_layers(model: Model, config: EngineConfig) -> int:
+    """Those of the model, and one for drafts."""
+    return model.config.num_hidden_layers + config.keeps_drafts
 
 
 def cache_dtype(model: Model) -> torch.dtype:

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
+from nalar.engine.lookup import Lookup
 from nalar.engine.sequence import (
     Completion,
     FinishReason,
     Grammar,
     PromptLogprob,
     Request,
+    Speculated,
     TopLogprobs,
 )
 
@@ -71,6 +73,8 @@ class Sample:
     """In the batch. None: it waits."""
     followers: list["Sample"] = field(default_factory=list)
     """Samples of the same request that wait for this one to compute the prompt."""
+    num_found: int = 0
+    """Tokens whose entries were in the cache when it was last admitted."""
     num_cached: int | None = None
     """Tokens of the prompt found in the cache when the request was first admitted."""
     is_finished: bool = False
@@ -81,6 +85,14 @@ class Sample:
     top_logprobs: list[TopLogprobs] = field(default_factory=list)
     prompt_logprobs: list[PromptLogprob | None] = field(default_factory=list)
     forced: list[int] = field(default_factory=list)
+    num_new: int = 0
+    """Tokens that its last step gave."""
+    drafts: list[int] = field(default_factory=list)
+    """Guesses that are looked up for the step under way."""
+    lookup: Lookup | None = None
+    num_draft_steps: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
 
     num_prompt: int = field(init=False)
     has_rules: bool = field(init=False)
@@ -137,6 +149,24 @@ class Sample:
             return thought.tokens < budget <= thought.tokens + ahead - 1
         return thought.tokens + ahead >= budget
 
+    @property
+    def is_ruled(self) -> bool:
+        """Whether the host's say in the next token depends on all tokens before it."""
+        if self.thought.closing_left or self.request.banned_tokens is not None:
+            return True
+        return self.grammar is not None and not self.thought.is_open
+
+    @property
+    def draft_room(self) -> int:
+        """How many guesses could be accepted in the next step. All tokens so far are known."""
+        params = self.request.params
+        if self.is_ruled or params.has_penalties:
+            return 0
+        room = params.max_tokens - self.num_drawn - 1
+        # What holds for the first token of a step holds for all.
+        held = params.min_tokens - self.num_drawn
+        return room if held <= 0 else min(room, held - 1)
+
     def completion(self, finish_reason: FinishReason, policy_version: int) -> Completion:
         is_own = self.request.params.is_plain and not self.has_rules
         return Completion(
@@ -149,4 +179,7 @@ class Sample:
             tuple(self.prompt_logprobs),
             tuple(self.forced),
             self.num_cached or 0,
+            Speculated(self.num_draft_steps, self.num_drafted, self.num_accepted)
+            if self.num_draft_steps
+            else None,
         )

@@ -8,11 +8,12 @@ Counts run ahead of the tokens: the next step can be planned before the tokens o
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nalar.engine.blocks import UNKNOWN, BlockPool
-from nalar.engine.config import EngineConfig
+from nalar.engine.config import EngineConfig, SpeculationConfig
+from nalar.engine.lookup import Lookup
 from nalar.engine.sample import Sample
 
 
@@ -35,6 +36,8 @@ class Plan:
 
     prefills: tuple[Prefill, ...]
     decodes: tuple[Sample, ...]
+    num_drafts: tuple[int, ...]
+    """Of each that decodes: guesses computed behind its newest token. Empty: nobody guesses here."""
     started: tuple[Sample, ...]
     """Samples that have got a row."""
     grown: tuple[Sample, ...]
@@ -44,12 +47,26 @@ class Plan:
 
     @property
     def drawing(self) -> Iterator[Sample]:
-        """Whose next token is drawn, in order."""
+        """Whose next token is drawn, in order; once more for each guess."""
         for prefill in self.prefills:
             if prefill.draws:
                 yield prefill.sample
                 yield from prefill.followers
-        yield from self.decodes
+        yield from self.decoded
+
+    @property
+    def decoded(self) -> Sequence[Sample]:
+        """Those that decode; once more for each guess."""
+        if not self.num_drafts:
+            return self.decodes
+        each = zip(self.decodes, self.num_drafts, strict=True)
+        return [sample for sample, count in each for _ in range(1 + count)]
+
+    @property
+    def places(self) -> list[int]:
+        """Of each in `drawing`: how many guesses stand between it and what is known."""
+        first = [0 for p in self.prefills if p.draws for _ in (p.sample, *p.followers)]
+        return first + [place for n in self.num_drafts for place in range(1 + n)]
 
 
 @dataclass(slots=True)
@@ -88,6 +105,8 @@ class Scheduler:
     @property
     def needs_host(self) -> bool:
         """Whether a sample's next step depends on tokens that are under way."""
+        if self._config.speculation is not None:
+            return True  # how many tokens a step gives is known behind it
         return any(sample.needs_host for sample in self.running)
 
     def add(self, sample: Sample) -> None:
@@ -111,19 +130,25 @@ class Scheduler:
                 if sample.row is not None:
                     draft.decodes.append(sample)
         draft.budget -= len(draft.decodes)
-        for sample in draft.decodes:
-            sample.num_computed += 1
-            sample.num_drawn += 1
         self._plan_prompts([sample for sample in begun if sample.row is not None], draft)
+        num_drafts = tuple(self._guesses(draft)) if self._config.speculation else ()
+        for sample in draft.decodes:
+            self.move_on(sample)
         grown = [*draft.started, *(sample for sample in self._grown if sample.row is not None)]
         self._grown = []
         return Plan(
             tuple(draft.prefills),
             tuple(draft.decodes),
+            num_drafts,
             tuple(draft.started),
             tuple(grown),
             tuple(draft.copies),
         )
+
+    def move_on(self, sample: Sample) -> None:
+        """One more token is computed and one more drawn: by plan, or by a guess that was accepted."""
+        sample.num_computed += 1
+        sample.num_drawn += 1
 
     def publish(self, sample: Sample) -> None:
         """Offer to others the blocks that are full by now."""
@@ -179,6 +204,33 @@ class Scheduler:
         self._grown.append(sample)
         return True
 
+    def _guesses(self, draft: _Draft) -> Iterator[int]:
+        """How many guesses each is given: what is left of tokens and blocks behind everything else."""
+        speculation = self._config.speculation
+        limit = None if speculation is None else speculation.disable_by_batch_size
+        if limit is not None and len(draft.decodes) > limit:
+            speculation = None
+        for sample in draft.decodes:
+            count = 0
+            if speculation is not None:
+                most = min(speculation.num_speculative_tokens, sample.draft_room, draft.budget)
+                count = propose(sample, speculation, most)
+                count = self._room_for_guesses(sample, count)
+            sample.drafts = sample.drafts[:count]
+            sample.num_drafted += count
+            sample.num_draft_steps += count > 0
+            draft.budget -= count
+            yield count
+
+    def _room_for_guesses(self, sample: Sample, count: int) -> int:
+        """Blocks for this many guesses, or the number that there is room for; a block is left to each who runs."""
+        size = self.pool.block_size
+        missing = -(-(sample.num_tokens + count) // size) - len(sample.blocks)
+        if missing > 0 and self._has_room(missing):
+            sample.blocks += self.pool.allocate(missing) or []
+            self._grown.append(sample)
+        return max(0, min(count, len(sample.blocks) * size - sample.num_tokens))
+
     def _plan_prompts(self, begun: list[Sample], draft: _Draft) -> None:
         """What is left of the step, to prompts in order of rank."""
         begun.sort(key=lambda sample: sample.rank, reverse=True)
@@ -220,10 +272,13 @@ class Scheduler:
             return False
         heapq.heappop(self._waiting)
         sample.blocks = [*found.blocks, *blocks]
-        sample.num_computed = len(found.blocks) * pool.block_size
+        sample.num_found = len(found.blocks) * pool.block_size
+        # Drafts need the state of the token before the first new one, so that is computed again.
+        is_again = self._config.keeps_drafts and bool(found.blocks)
+        sample.num_computed = sample.num_found - is_again
         sample.num_published, sample.content = len(found.blocks), found.content
         if sample.num_cached is None:
-            sample.num_cached = min(sample.num_computed, sample.num_prompt)
+            sample.num_cached = min(sample.num_found, sample.num_prompt)
         self._enter(sample)
         return True
 
@@ -276,3 +331,15 @@ class Scheduler:
         if not sample.num_drawn:
             sample.prompt_logprobs = []
         self.add(sample)
+
+
+def propose(sample: Sample, speculation: SpeculationConfig, most: int) -> int:
+    """How many of the next tokens there are guesses for; those of a lookup are noted."""
+    if most <= 0:
+        return 0
+    if speculation.method == "ngram":
+        if sample.lookup is None:
+            sample.lookup = Lookup(speculation.prompt_lookup_min, speculation.prompt_lookup_max)
+        sample.drafts = sample.lookup.guess(sample.token_ids, most)
+        return len(sample.drafts)
+    return most

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from pydantic import Field
@@ -183,6 +183,30 @@ class PromptLogprob:
 
 
 @dataclass(frozen=True)
+class Speculated:
+    """How guessing went."""
+
+    steps: int
+    """Steps in which something was guessed."""
+    drafted: int
+    """Tokens guessed."""
+    accepted: int
+    """Guesses that the model drew too."""
+
+    @property
+    def accepted_length(self) -> float:
+        """Mean tokens that one of those steps gave, the model's own included: from 1 up."""
+        return 1 + self.accepted / self.steps if self.steps else 1.0
+
+    def __add__(self, other: "Speculated") -> "Speculated":
+        return Speculated(
+            self.steps + other.steps,
+            self.drafted + other.drafted,
+            self.accepted + other.accepted,
+        )
+
+
+@dataclass(frozen=True)
 class Completion:
     """One finished sample."""
 
@@ -199,3 +223,5 @@ class Completion:
     """Places in `token_ids` that were not drawn: the closing of a thought that was too long."""
     num_cached_tokens: int = 0
     """Tokens of the prompt whose entries were found in the cache."""
+    speculated: Speculated | None = field(default=None, compare=False)
+    """None: nothing was guessed. It says how the tokens were found, not what they are."""

@@ -40,6 +40,8 @@ class Paging:
     """int64: the blocks of each row, as many as the longest has."""
     row_tokens: int = 1
     """Q."""
+    first: int = 0
+    """Keys before this position are seen by nobody."""
     tiled: bool = False
     """Deterministic: a row's numbers depend on nothing else in the batch. There are rows alone, always as many."""
 
@@ -48,14 +50,17 @@ class Paging:
         return 0 if self.fresh is None else len(self.fresh.positions_N)
 
     def hidden(self, block_size: int, dtype: torch.dtype) -> Tensor | None:
-        """[B, Q, T], additive: -inf behind each row's position, 0 up to it."""
+        """[B, Q, T], additive: 0 from `first` up to each row's position, -inf elsewhere."""
         if self.tables_BM is None:
             return None
         B, M = self.tables_BM.shape
         positions_BQ = self.positions_N[len(self.positions_N) - B * self.row_tokens :].view(B, -1)
         keys_T = torch.arange(M * block_size, device=positions_BQ.device)
         hidden_BQT = torch.zeros(B, self.row_tokens, len(keys_T), dtype=dtype, device=keys_T.device)
-        return hidden_BQT.masked_fill_(keys_T > positions_BQ[..., None], -torch.inf)
+        out_BQT = keys_T > positions_BQ[..., None]
+        if self.first:
+            out_BQT |= keys_T < self.first
+        return hidden_BQT.masked_fill_(out_BQT, -torch.inf)
 
 
 def write(cache_PSC: Tensor, slots_N: Tensor, entries_NC: Tensor) -> None:

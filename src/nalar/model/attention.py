@@ -121,7 +121,8 @@ class LatentAttention(nn.Module):
             outs.append(document_attention(q, k, v, paging.fresh, scale=self.scale)[0])
         for chunk in paging.chunks:
             own = slice(done, done + chunk.tokens)
-            k, v = self.expand(*self._parts(read(cache_PSC, chunk.blocks_M)[: chunk.end]))
+            seen = slice(paging.first, chunk.end)
+            k, v = self.expand(*self._parts(read(cache_PSC, chunk.blocks_M)[seen]))
             q = torch.cat([q_nope[own], q_rope[own]], -1)
             outs.append(chunk_attention(q, k, v, scale=self.scale))
             done += chunk.tokens
@@ -232,7 +233,7 @@ class GroupedAttention(nn.Module):
             outs.append(document_attention(q, k, v, paging.fresh, scale=self.scale)[0])
         for chunk in paging.chunks:
             q = q_NHK[done : done + chunk.tokens]
-            k, v = self._parts(read(cache_PSC, chunk.blocks_M)[: chunk.end])
+            k, v = self._parts(read(cache_PSC, chunk.blocks_M)[paging.first : chunk.end])
             outs.append(chunk_attention(q, k, v, scale=self.scale))
             done += chunk.tokens
         if paging.tables_BM is not None and hidden_BQT is not None:

@@ -7,7 +7,7 @@ import torch
 
 from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
-from nalar.engine.config import EngineConfig
+from nalar.engine.config import EngineConfig, SpeculationConfig
 from nalar.engine.engine import Engine
 from nalar.evals.config import EvalConfig
 from nalar.evals.protocol import evaluate
@@ -29,21 +29,30 @@ class Sampler:
     tokenizer: Tokenizer
 
 
-def load_sampler(folder: Path, config: RunConfig | None = None) -> Sampler:
+def load_sampler(
+    folder: Path,
+    config: RunConfig | None = None,
+    *,
+    speculation: SpeculationConfig | None = None,
+) -> Sampler:
     """The model in a Hugging Face folder, for inference alone.
 
     config: of its run, on whose device, dtype and threads its figures repeat. The CPU where its GPU is not here.
+    speculation: only "mtp" loads the blocks of multi-token prediction; ConfigError where the folder has none.
     """
     place = Place(torch.device("cpu"), torch.float32)
     if config is not None:
         torch.set_num_threads(config.threads)
         has_device = config.device != "cuda" or torch.cuda.is_available()
         place = place_of(config if has_device else config.model_copy(update={"device": "cpu"}))
-    model = load_model(folder, device=place.device, dtype=place.dtype, with_mtp=False)
+    with_mtp = speculation is not None and speculation.method == "mtp"
+    model = load_model(folder, device=place.device, dtype=place.dtype, with_mtp=with_mtp)
     model.eval().requires_grad_(False)
     tokenizer = Tokenizer.load(folder)
     refuse_foreign_ids(folder, tokenizer, model.config)
-    limits = EngineConfig(max_model_len=model.config.max_position_embeddings)
+    limits = EngineConfig(
+        max_model_len=model.config.max_position_embeddings, speculation=speculation
+    )
     return Sampler(Engine(model, limits), tokenizer)
 
 
