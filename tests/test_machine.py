@@ -43,6 +43,16 @@ def test_energy_is_none_rather_than_zero_where_it_cannot_be_read(tmp_path, monke
     assert counter.read_wh() is None
 
 
+def test_gpus_go_by_the_names_that_their_driver_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "GPUS", tmp_path)
+    assert environment().gpu is None
+    for number in (0, 1):
+        (tmp_path / str(number)).mkdir()
+        text = f"Model: \t\t NVIDIA X{number}\nIRQ: 1\n"
+        (tmp_path / str(number) / "information").write_text(text)
+    assert environment().gpu == "NVIDIA X0, NVIDIA X1"
+
+
 def test_the_environment_is_filled_in():
     here = environment()
     assert here.cores >= 1

@@ -70,7 +70,7 @@ class Finished:
         return cls(run, config)
 
     @cached_property
-    def session(self) -> Session:
+    def session(self) -> Session[ZeroConfig]:
         return Session(self.config, self.run, PlainObserver(), lambda: False)
 
     @cached_property

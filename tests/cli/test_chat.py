@@ -7,7 +7,7 @@ from nalar.cli import chat
 from nalar.data.dialogue import Delta
 
 
-def fake_load(folder, asked, cap):
+def fake_load(folder, config, asked, cap):
     def speak(prompt, seed):
         if asked.no_thinking:
             thought = ""

@@ -84,6 +84,23 @@ def test_files_that_are_no_run_are_left_alone(pipeline, nalar_, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(
+    dry, pipeline, nalar_, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    called = nalar_("pretrain", "--device", "cuda", "--json", *dry)
+    assert (called.code, called.document["error"]["at"]) == (2, "device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_keeps_the_device_that_auto_found(pipeline, nalar_, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert nalar_("demo", "--run", "a", "--device", "auto", "--dtype", "bfloat16").code == 0
+    stored = Run.open(Path("runs/a")).info.config
+    assert (stored["device"], stored["dtype"]) == ("cpu", "bfloat16")
+
+
 def test_resume_goes_on_with_the_stored_config(pipeline, nalar_):
     assert nalar_("demo", "--run", "a", "--seed", "5", "--rl.steps", "7").code == 0
     assert nalar_("demo", "--run", "a", "--resume", "--seed", "5").code == 0

@@ -187,7 +187,7 @@ def test_whole_dialogues_come_once_an_epoch_and_uncut(dialogues) -> None:
 
 
 def test_what_counts_is_what_the_assistant_says(dialogues, tokenizer) -> None:
-    mixture = Mixture([(stream_of(dialogues, 10**6), 1.0)], 100)
+    mixture = Mixture([(stream_of(dialogues, 10**6, is_whole=True), 1.0)], 100)
     packed = mixture.batch(0)
     end_think, user = tokenizer.end_think_id, tokenizer.user_id
     at = 0
@@ -213,6 +213,10 @@ def test_a_dialogue_that_is_too_long_is_left_out_whole(dialogues) -> None:
 
 
 def test_dialogues_and_text_fill_one_batch(dialogues, cache) -> None:
-    mixture = Mixture([(stream_of(cache), 1.0), (stream_of(dialogues, 100), 1.0)], 100)
-    packed = mixture.batch(0)
+    whole = stream_of(dialogues, 100, is_whole=True)
+    packed = Mixture([(stream_of(cache), 1.0), (whole, 1.0)], 100).batch(0)
     assert packed.counted_N[:50].all() and not packed.counted_N[50:].all()
+
+
+def test_pretraining_counts_every_token_of_a_dialogue(dialogues) -> None:
+    assert Mixture([(stream_of(dialogues), 1.0)], 100).batch(0).counted_N is None

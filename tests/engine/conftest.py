@@ -95,15 +95,42 @@ class FakeModel:
         return (sums * 3 + sums.roll(1, -1)) % 19
 
 
+class Flaky(FakeModel):
+    """Raises at some calls, and can be filled with NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.fails_at = 0, set()
+        self.poison = 1.0
+
+    def extend(self, ids_N, cache_LPSC, paging):
+        self.calls += 1
+        states_ND = super().extend(ids_N, cache_LPSC, paging)
+        if self.calls in self.fails_at:
+            raise RuntimeError("the model is tired")
+        return states_ND
+
+    def _first(self, ids, positions):
+        return super()._first(ids, positions) * self.poison
+
+    def logits(self, states):
+        return super().logits(states.nan_to_num()) * self.poison
+
+
 @pytest.fixture
 def model() -> FakeModel:
     return FakeModel()
 
 
 @pytest.fixture
+def flaky() -> Flaky:
+    return Flaky()
+
+
+@pytest.fixture
 def make_engine(model):
-    def make(**limits) -> Engine:
-        return Engine(model, EngineConfig(**{"max_model_len": 300, **limits}))
+    def make(own: FakeModel = model, **limits) -> Engine:
+        return Engine(own, EngineConfig(**{"max_model_len": 300, **limits}))
 
     return make
 

@@ -1,11 +1,17 @@
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nalar.config import ConfigError, UserError
-from nalar.engine.sequence import Request, SamplingParams
+from nalar.engine import engine as engine_module
+from nalar.engine import runner as runner_module
+from nalar.engine.scheduler import Scheduler
+from nalar.engine.sequence import Request, SamplingParams, ThinkingParams
 
 END = 12
 
@@ -312,3 +318,353 @@ def test_parameters_can_be_trained_after_sampling(make_engine, model):
 def test_an_engine_cannot_hold_longer_sequences_than_its_model(make_engine):
     with pytest.raises(ConfigError, match="max_position_embeddings=4096"):
         make_engine(max_model_len=4097)
+
+
+def demanding(num=8, seed=1):
+    """Requests with all that the host has a say in, short enough for a tiny cache."""
+    kinds = [
+        {},
+        {"thinking": ThinkingParams(start_id=3, end_id=4, budget_tokens=0)},
+        {"thinking": ThinkingParams(start_id=3, end_id=4, budget_tokens=3, closing_ids=(7, 4))},
+        {"min_tokens": 6, "temperature": 0.7, "top_p": 0.9},
+        {"repetition_penalty": 1.4, "presence_penalty": 0.5, "frequency_penalty": 0.5},
+        {"logit_bias": {5: 2.0}, "logprobs": 2},
+        {"prompt_logprobs": 1, "min_p": 0.05},
+    ]
+    requests = []
+    for i, request in enumerate(crowd(num, seed)):
+        params = request.params.model_copy(
+            update={"max_tokens": min(request.params.max_tokens, 23), **kinds[i % len(kinds)]}
+        )
+        banned = (lambda past: past[-1:]) if i % 3 == 1 else None
+        requests.append(Request(request.prompt_ids, params, banned, priority=i % 2))
+    return requests
+
+
+def said(groups):
+    """Completions apart from what the cache had of their prompts; what is shaped up to rounding."""
+    return [
+        [
+            replace(
+                completion,
+                num_cached_tokens=0,
+                processed_logprobs=[round(p, 4) for p in completion.processed_logprobs],
+            )
+            for completion in group
+        ]
+        for group in groups
+    ]
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"block_size": 4, "num_blocks": 9},
+        {"block_size": 4, "num_blocks": 9, "enable_prefix_caching": False},
+        {"block_size": 1, "num_blocks": 40, "max_num_batched_tokens": 3},
+        {"block_size": 3, "num_blocks": 12, "max_num_batched_tokens": 5, "max_num_seqs": 4},
+        {"max_num_seqs": 1},
+        {"deterministic": True, "max_num_batched_tokens": 10, "block_size": 5, "num_blocks": 9},
+    ],
+)
+def test_limits_change_nothing_that_is_said(make_engine, monkeypatch, limits, overlaps):
+    preempted = []
+    preempt = Scheduler._preempt
+    monkeypatch.setattr(
+        Scheduler, "_preempt", lambda self, s: (preempted.append(s), preempt(self, s))
+    )
+    want = said(make_engine().generate(demanding()))
+    engine = make_engine(**limits)
+    engine._overlaps = overlaps
+    assert said(engine.generate(demanding())) == want
+    assert said(engine.generate(demanding())) == want  # the cache is warm now
+    assert preempted or "num_blocks" not in limits
+    assert engine._scheduler.pool.num_free == engine._num_blocks - 1
+    assert not engine.has_work or engine._pending is not None
+
+
+@given(
+    block_size=st.integers(1, 7),
+    spare=st.integers(0, 20),
+    budget=st.integers(1, 30),
+    rows=st.integers(1, 9),
+    caching=st.booleans(),
+    overlaps=st.booleans(),
+    seed=st.integers(0, 3),
+)
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture
+    ],  # the model has no state that counts
+)
+def test_any_limits_change_nothing_that_is_said(
+    make_engine, block_size, spare, budget, rows, caching, overlaps, seed
+):
+    requests = demanding(4, seed)
+    want = said(make_engine(max_model_len=32).generate(requests))
+    engine = make_engine(
+        max_model_len=32,
+        block_size=block_size,
+        num_blocks=-(-32 // block_size) + 1 + spare,
+        max_num_batched_tokens=budget,
+        max_num_seqs=rows,
+        enable_prefix_caching=caching,
+    )
+    engine._overlaps = overlaps
+    assert said(engine.generate(requests)) == want
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("moment", [0, 1, 2, 5, 30])
+def test_an_abort_at_any_moment_answers_once_and_disturbs_nobody(make_engine, overlaps, moment):
+    victim, others = crowd(1, seed=5, n=3, max_tokens=20)[0], crowd(6)
+    [want_victim] = make_engine().generate([victim])
+    want = make_engine().generate(others)
+    engine = make_engine(max_num_seqs=6)
+    engine._overlaps = overlaps
+    request_id = engine.add(victim)
+    steps = []
+
+    def on_step(progress):
+        if len(steps) == moment:
+            engine.abort(request_id)
+            engine.abort(request_id)
+        steps.append(progress)
+
+    assert engine.generate(others, on_step=on_step) == want
+    events = []
+    while engine.has_work:
+        events += engine.step()
+    assert {e.request_id for e in events} == {request_id}
+    assert sorted(e.sample_id for e in events if e.completion) == [0, 1, 2]
+    reasons = set()
+    for event in events:
+        if event.completion is not None:
+            own = [e for e in events if e.sample_id == event.sample_id]
+            assert own[-1] is event
+            ids = event.completion.token_ids
+            assert tuple(t for e in own for t in e.token_ids) == ids
+            assert ids == want_victim[event.sample_id].token_ids[: len(ids)]
+            reasons.add(event.completion.finish_reason)
+    assert "abort" in reasons or moment == 30
+    assert engine._scheduler.pool.num_free == engine._num_blocks - 1
+
+
+def test_a_call_whose_own_request_is_aborted_returns_what_there_is(make_engine):
+    requests = crowd(5, max_tokens=40, stop_token_ids=())
+    want = make_engine().generate(requests)
+    engine = make_engine()
+
+    def on_step(progress):
+        if progress.num_tokens > 40:
+            engine.abort(1)
+
+    found = engine.generate(requests, on_step=on_step)
+    assert {c.finish_reason for c in found[1]} == {"abort"}
+    for cut, whole in zip(found[1], want[1], strict=True):
+        assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
+    assert found[:1] + found[2:] == want[:1] + want[2:]
+
+
+class Moody:
+    """A grammar that allows all for three tokens."""
+
+    def __init__(self):
+        self.past = []
+
+    def accept(self, token_id):
+        self.past.append(token_id)
+
+    def allowed(self):
+        moody_rule(self.past)
+
+
+def moody_rule(past):
+    """Holds for three tokens."""
+    if len(past) >= 3:
+        raise ZeroDivisionError("a rule's own error")
+    return ()
+
+
+def moody(kind):
+    rules = {
+        "banned": {"banned_tokens": moody_rule},
+        "stop": {"stop_matcher": lambda past: bool(moody_rule(past))},
+        "grammar": {"make_grammar": Moody},
+    }
+    return Request((1, 2), SamplingParams(n=2, max_tokens=9), **rules[kind])
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("kind", ["banned", "stop", "grammar"])
+def test_a_rule_that_raises_ends_its_request_alone(make_engine, kind, overlaps):
+    good = crowd(4)
+    want = [list(make_engine().generate([r])[0]) for r in good]
+    engine = make_engine()
+    engine._overlaps = overlaps
+    ids = [engine.add(request) for request in [*good, moody(kind)]]
+    events = []
+    while engine.has_work:
+        events += engine.step()
+    errors = [e for e in events if e.error is not None]
+    assert sorted((e.request_id, e.sample_id) for e in errors) == [(ids[-1], 0), (ids[-1], 1)]
+    assert all(isinstance(e.error, ZeroDivisionError) for e in errors)
+    found = {(e.request_id, e.sample_id): e.completion for e in events if e.completion}
+    assert found == {(i, j): c for i, group in enumerate(want) for j, c in enumerate(group)}
+    with pytest.raises(ZeroDivisionError):
+        engine.generate([good[0], moody(kind)])
+    assert engine.generate(good) == want
+
+
+def test_a_grammar_that_cannot_be_made_is_an_error_of_its_request(make_engine):
+    def make_grammar():
+        raise UserError(at="grammar", got="nonsense", want="sense")
+
+    engine = make_engine()
+    with pytest.raises(UserError, match="nonsense"):
+        engine.add(Request((1,), SamplingParams(), make_grammar=make_grammar))
+    assert not engine.has_work
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("moment", [1, 2, 7])
+def test_an_error_of_the_model_drops_one_call_and_a_stream_beside_it_goes_on(
+    flaky, make_engine, moment, overlaps
+):
+    model, engine = flaky, make_engine(flaky)
+    engine._overlaps = overlaps
+    request = Request((4, 2), SamplingParams(max_tokens=40))
+    want = list(engine.stream(request))
+    queued = engine.add(Request((1, 2, 3), SamplingParams(n=3, max_tokens=30)))
+    stream = engine.stream(request)
+    got = [next(stream) for _ in range(5)]
+    model.fails_at = {model.calls + moment}
+    with pytest.raises(RuntimeError, match="tired"):
+        engine.generate(crowd(4, max_tokens=30, stop_token_ids=()))
+    assert got + list(stream) == want
+    events = []
+    while engine.has_work:
+        events += engine.step()
+    [alone] = engine.generate([Request((1, 2, 3), SamplingParams(n=3, max_tokens=30))])
+    completions = {e.sample_id: e.completion for e in events if e.completion}
+    assert {e.request_id for e in events} == {queued}
+    assert [completions[i].token_ids for i in range(3)] == [c.token_ids for c in alone]
+    assert engine._scheduler.pool.num_free == engine._num_blocks - 1
+
+
+def test_numbers_that_are_not_finite_do_not_stay_in_the_cache(flaky, make_engine):
+    model, engine = flaky, make_engine(flaky)
+    requests = crowd(3)
+    want = engine.generate(requests)
+    model.poison = float("nan")
+    with pytest.raises(FloatingPointError):
+        engine.generate(crowd(3, seed=1))
+    model.poison = 1.0
+    assert engine.generate(requests) == want
+    assert engine._runner._cache.isfinite().all()
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_sleep_frees_the_cache_and_changes_nothing(make_engine, overlaps):
+    requests = demanding()
+    want = said(make_engine().generate(requests))
+    engine = make_engine()
+    engine._overlaps = overlaps
+    naps = []
+
+    def nap(progress):
+        if progress.num_tokens % 3 == 0:
+            engine.sleep()
+            naps.append(engine._runner._cache_LPSC)
+
+    assert said(engine.generate(requests, on_step=nap)) == want
+    assert naps and not any(cache is not None for cache in naps)
+
+
+def test_a_second_turn_computes_only_what_is_new(make_engine, model):
+    engine = make_engine(block_size=4)
+    first = Request(tuple(range(12)) * 4, SamplingParams(max_tokens=15))
+    [[answer]] = engine.generate([first])
+    assert answer.num_cached_tokens == 0
+    turn = (*first.prompt_ids, *answer.token_ids, 3, 1)
+    before = sum(model.batches)
+    [pair] = engine.generate([Request(turn, SamplingParams(n=2, max_tokens=1))])
+    computed = (len(first.prompt_ids) + len(answer.token_ids) - 1) // 4 * 4
+    assert [c.num_cached_tokens for c in pair] == [computed] * 2
+    assert sum(model.batches) - before == len(turn) - computed
+    for kwargs in (
+        {"cache_salt": "a"},
+        {"params": SamplingParams(max_tokens=1, prompt_logprobs=0)},
+    ):
+        request = Request(turn, **{"params": SamplingParams(max_tokens=1), **kwargs})
+        [[completion]] = engine.generate([request])
+        assert completion.num_cached_tokens == 0
+    assert_logprobs_hold(model, Request(turn, SamplingParams()), pair[0])
+
+
+def test_new_weights_find_nothing_of_the_old(make_engine, model):
+    engine = make_engine(block_size=2)
+    request = Request((1, 2, 3, 4, 5), SamplingParams(max_tokens=4))
+    engine.generate([request])
+    engine.load({"table": model.table.flip(0)}, version=1)
+    [[completion]] = engine.generate([request])
+    assert completion.num_cached_tokens == 0
+    assert_logprobs_hold(model, request, completion)
+
+
+def test_followers_that_had_to_wait_report_what_their_request_found(make_engine):
+    engine = make_engine(max_num_seqs=2, block_size=2)
+    [group] = engine.generate([Request((1, 2, 3, 4, 5), SamplingParams(n=5, max_tokens=3))])
+    assert [c.num_cached_tokens for c in group] == [0] * 5
+
+
+def test_a_request_that_the_cache_cannot_hold_is_refused_and_the_engine_goes_on(make_engine):
+    engine = make_engine(block_size=4, num_blocks=5)
+    good, bad = (Request((1,) * 8, SamplingParams(max_tokens=n)) for n in (8, 9))
+    queued = engine.add(good)
+    with pytest.raises(UserError, match=r"at most 16, what the cache holds"):
+        engine.add(bad)
+    events = []
+    while engine.has_work:
+        events += engine.step()
+    assert [e.request_id for e in events if e.completion] == [queued]
+    with pytest.raises(UserError, match="thinking"):
+        engine.add(
+            Request(
+                (1,),
+                SamplingParams(max_tokens=1, thinking=ThinkingParams(start_id=3, end_id=END + 1)),
+            )
+        )
+
+
+@pytest.mark.parametrize("n", [0, 16385])
+def test_too_few_and_too_many_samples_are_refused(n):
+    with pytest.raises(ConfigError, match="from 1 to 16384"):
+        SamplingParams(n=n)
+
+
+def test_a_cache_that_memory_cannot_hold_is_a_config_error(make_engine, monkeypatch):
+    monkeypatch.setattr(engine_module, "free_memory_bytes", lambda: 5_000)
+    with pytest.raises(ConfigError, match=r"(?s)engine\.num_blocks.*at most 4"):
+        make_engine(num_blocks=5)
+    assert make_engine(num_blocks=4)._num_blocks == 4
+    monkeypatch.setattr(engine_module, "free_memory_bytes", lambda: 1_500)
+    with pytest.raises(ConfigError, match=r"engine\.memory_frac"):
+        make_engine()
+
+
+def test_memory_that_is_gone_when_the_cache_is_taken_is_a_config_error(make_engine, monkeypatch):
+    engine = make_engine()
+    zeros = runner_module.zeros
+
+    def too_much(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(runner_module, "zeros", too_much)
+    with pytest.raises(ConfigError, match=r"engine\.num_blocks"):
+        engine.generate(crowd(2))
+    monkeypatch.setattr(runner_module, "zeros", zeros)
+    assert engine.generate(crowd(2)) == make_engine().generate(crowd(2))

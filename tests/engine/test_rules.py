@@ -242,7 +242,7 @@ def test_a_stop_matcher_waits_for_min_tokens(engine):
 
 
 def test_more_min_tokens_than_max_tokens_is_an_error():
-    with pytest.raises(ConfigError, match="at most max_tokens=4"):
+    with pytest.raises(ConfigError, match="to max_tokens=4"):
         SamplingParams(max_tokens=4, min_tokens=5)
 
 

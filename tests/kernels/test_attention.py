@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nalar.kernels.attention import document_attention, grouped_attention
+from nalar.kernels.attention import (
+    KEY_TILE,
+    chunk_attention,
+    document_attention,
+    grouped_attention,
+    tiled_attention,
+)
 from nalar.kernels.documents import Documents
 
 HEADS, GROUPS, WIDTH = 6, 2, 8
@@ -36,15 +42,39 @@ def test_shared_keys_and_values_are_as_if_every_head_had_its_own(observe, value_
         assert_close(a, b.unflatten(1, (GROUPS, -1)).sum(2), rtol=1e-5, atol=1e-6)
 
 
-def test_one_query_over_cached_keys_and_values_equals_softmax_written_out():
-    B, T = 3, 11
-    q, cache = normal(B, HEADS, WIDTH), normal(B, T, 2 * GROUPS * WIDTH, seed=1)
-    hidden = torch.zeros(B, T)
-    for row, length in enumerate((4, 11, 1)):
-        hidden[row, length:] = -torch.inf
-    got = grouped_attention(q, cache, hidden, kv_heads=GROUPS, scale=0.3)
+@pytest.mark.parametrize(("queries", "tiled"), [(1, False), (3, False), (1, True)])
+def test_queries_over_cached_keys_and_values_equal_softmax_written_out(queries, tiled):
+    """Deterministic attention in more than one tile of keys, the last of them not full."""
+    B, T = 3, KEY_TILE + 11
+    q = normal(B, queries, HEADS, WIDTH)
+    k, v = normal(B, T, GROUPS, WIDTH, seed=1), normal(B, T, GROUPS, WIDTH, seed=2)
+    hidden = torch.zeros(B, queries, T)
+    for row, length in enumerate((4, T, KEY_TILE)):
+        for i in range(queries):
+            hidden[row, i, max(length - i, 1) :] = -torch.inf
+    if tiled:
+        got = tiled_attention(q[:, 0], k, v, hidden[:, 0], scale=0.3)[:, None]
+    else:
+        got = grouped_attention(q, k, v, hidden, scale=0.3)
     for head in range(HEADS):
-        at = head // (HEADS // GROUPS) * WIDTH
-        k, v = cache[..., at : at + WIDTH], cache[..., at + GROUPS * WIDTH :][..., :WIDTH]
-        weights = (torch.einsum("bk,btk->bt", q[:, head], k) * 0.3 + hidden).softmax(-1)
-        assert_close(got[:, head], torch.einsum("bt,btk->bk", weights, v), rtol=1e-5, atol=1e-6)
+        group = head // (HEADS // GROUPS)
+        scores = torch.einsum("bqk,btk->bqt", q[:, :, head], k[:, :, group]) * 0.3 + hidden
+        expected = torch.einsum("bqt,btk->bqk", scores.softmax(-1), v[:, :, group])
+        assert_close(got[:, :, head], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_gets_the_same_bits_however_many_keys_others_have():
+    q, k, v = normal(4, HEADS, WIDTH), normal(4, 5, GROUPS, WIDTH), normal(4, 5, GROUPS, WIDTH)
+    hidden = torch.zeros(4, 5)
+    expected = tiled_attention(q, k, v, hidden, scale=0.3)
+    for more in (1, KEY_TILE, 3 * KEY_TILE + 1):
+        longer = [torch.nn.functional.pad(x, (0, 0, 0, 0, 0, more), value=3.0) for x in (k, v)]
+        unseen = torch.nn.functional.pad(hidden, (0, more), value=-torch.inf)
+        assert torch.equal(tiled_attention(q, *longer, unseen, scale=0.3), expected)
+
+
+def test_a_chunk_behind_others_is_the_end_of_the_whole():
+    q, k, v = normal(20, HEADS, WIDTH), normal(20, GROUPS, WIDTH), normal(20, GROUPS, WIDTH)
+    whole, _ = document_attention(q, k, v, Documents.rows(1, 20), scale=0.3)
+    for chunk in (1, 7, 20):
+        assert_close(chunk_attention(q[-chunk:], k, v, scale=0.3), whole[-chunk:])

@@ -39,3 +39,16 @@ def test_checkpoints_count_on_the_disk_and_their_copy_in_memory():
     slices = config.pretrain.max_slices
     assert plan(keep_slices=False).disk_bytes == plan().disk_bytes - slices * one
     assert plan(background=False).memory_bytes == plan().memory_bytes - one // 3
+
+
+def test_bfloat16_halves_weights_and_adds_masters_and_a_gpu_has_its_own_memory():
+    config = RECIPES["zero-cpu"]()
+    count = count_parameters(config.model).total_params
+    rounded = config.model_copy(update={"dtype": "bfloat16"})
+    checkpoints = config.pretrain.max_slices + 2 * config.checkpoint.keep + 1
+    added = forecast(rounded).disk_bytes - forecast(config).disk_bytes
+    assert added == checkpoints * (4 - 2) * count
+    on_gpu = forecast(rounded.model_copy(update={"device": "cuda"}))
+    assert 0 < on_gpu.gpu_bytes == forecast(rounded).memory_bytes - on_gpu.memory_bytes
+    assert forecast(rounded).gpu_bytes == 0
+    assert "GPU" in on_gpu.assumptions[0] and "GPU" not in forecast(config).assumptions[0]

@@ -15,6 +15,7 @@ from nalar.cli.output import Document, Output
 from nalar.config import UserError
 from nalar.evals.config import EvalConfig
 from nalar.evals.text import printable
+from nalar.pipeline.config import RunConfig, ZeroConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,8 @@ def run(args: Sequence[str]) -> int:
     if asked.max_tokens is not None and asked.max_tokens < 1:
         raise UserError(at="--max-tokens", got=str(asked.max_tokens), want="at least 1")
     folder, config = chosen_model(asked.model)
-    cap = asked.max_tokens or (config.evals if config else EvalConfig()).max_tokens
+    evals = config.evals if isinstance(config, ZeroConfig) else EvalConfig()
+    cap = asked.max_tokens or evals.max_tokens
     prompt = asked.prompt
     if prompt is None and asked.json:
         prompt = sys.stdin.readline().rstrip("\n")
@@ -85,7 +87,7 @@ def run(args: Sequence[str]) -> int:
         raise UserError(
             at="--prompt", got="no text", want="a prompt, such as 'make 20 from 10 5 2'"
         )
-    speaker = _load(folder, asked, cap)
+    speaker = _load(folder, config, asked, cap)
     if prompt is not None:
         out.document(say(speaker, prompt, asked.seed, out))
         return 0
@@ -150,12 +152,12 @@ def _write(out: Output, text: str, *, style: str) -> None:
     out.console.file.flush()
 
 
-def _load(folder: Path, asked: Chat, cap: int) -> Speaker:
+def _load(folder: Path, config: RunConfig | None, asked: Chat, cap: int) -> Speaker:
     from nalar.data.dialogue import Parser, encode_prompt
     from nalar.engine.sequence import Request, SamplingParams
     from nalar.pipeline.sampler import load_sampler  # imports torch
 
-    sampler, thinking = load_sampler(folder), not asked.no_thinking
+    sampler, thinking = load_sampler(folder, config), not asked.no_thinking
     tokenizer = sampler.tokenizer
 
     def speak(prompt: str, seed: int) -> Iterator[Delta | Reply]:

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from nalar.cli.flags import leading_word
 from nalar.config import ConfigError, UserError, lookup, nearest
-from nalar.pipeline.config import ZeroConfig
+from nalar.pipeline.config import RunConfig, SftConfig, ZeroConfig
 from nalar.recipes.registry import RECIPES
 from nalar.run import Run, run_folders
 
 RUNS = Path("runs")
+C = TypeVar("C", bound=RunConfig)
 
 
 def recipe(name: str) -> ZeroConfig:
@@ -60,10 +62,20 @@ def open_run(name: str) -> Run:
     return Run.open(path)
 
 
-def stored_config(run: Run) -> ZeroConfig:
-    """The config that a run was started with."""
+def stored_config(run: Run, kind: type[C]) -> C:
+    """The config that a run was started with; UserError where it is a run of another kind."""
+    config = run.info.config
+    is_sft = config.get("recipe") == "sft"
+    if issubclass(kind, SftConfig) != is_sft:
+        raise UserError(
+            at=str(run.path),
+            got="a run of `nalar sft`" if is_sft else "a run of a recipe",
+            want="a run of a recipe" if is_sft else "a run of `nalar sft`",
+            hint=f"nalar {'sft' if is_sft else 'demo'} --run {run.path} --resume",
+        )
     try:
-        return ZeroConfig.model_validate(run.info.config)
+        # Runs from before there was a choice of device have all been on the CPU.
+        return kind.model_validate({"device": "cpu"} | config)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "config"
@@ -75,10 +87,12 @@ def stored_config(run: Run) -> ZeroConfig:
         ) from error
 
 
-def chosen_model(name: str) -> tuple[Path, ZeroConfig | None]:
+def chosen_model(name: str) -> tuple[Path, ZeroConfig | SftConfig | None]:
     """The model of a run and the run's config, or a folder that is a model itself, of which no run is known."""
     path = run_path(name)
     if (path / "config.json").is_file() and not (path / "run.json").exists():
         return path, None
     run = open_run(name)
-    return run.model_dir(), stored_config(run)
+    if run.info.config.get("recipe") == "sft":
+        return run.model_dir(), stored_config(run, SftConfig)
+    return run.model_dir(), stored_config(run, ZeroConfig)

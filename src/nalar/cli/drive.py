@@ -3,10 +3,10 @@
 import dataclasses
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from nalar.cli.choice import free_run_path, stored_config
 from nalar.cli.display import watch
@@ -19,8 +19,9 @@ from nalar.evals.report import build_report
 from nalar.evals.table import samples, summary
 from nalar.evals.text import printable
 from nalar.machine import environment
-from nalar.pipeline.config import ZeroConfig
+from nalar.pipeline.config import RunConfig, SftConfig, ZeroConfig
 from nalar.pipeline.forecast import Forecast, forecast
+from nalar.pipeline.observer import Observer
 from nalar.pipeline.preflight import (
     refuse_if_no_data,
     refuse_if_not_installed,
@@ -28,8 +29,11 @@ from nalar.pipeline.preflight import (
     refuse_if_too_small,
     this_machine,
 )
+from nalar.pipeline.state import Outcome
 from nalar.run import Run
 
+AnyConfig = ZeroConfig | SftConfig
+C = TypeVar("C", bound=RunConfig)
 Until = Literal["pretrain", "report"]
 
 
@@ -61,7 +65,7 @@ class Job:
     """What a verb wants done."""
 
     verb: str
-    config: ZeroConfig
+    config: AnyConfig
     path: Path
     args: tuple[str, ...]
     """The verb's own words, for the record."""
@@ -80,16 +84,18 @@ class Job:
         return shlex.join(["nalar", self.verb, *words, *(["--force"] if self.force else [])])
 
 
-def show_plan(config: ZeroConfig, path: Path | None, out: Output) -> int:
+def show_plan(config: AnyConfig, path: Path | None, out: Output) -> int:
     """Print what a config will take and, where a run would be written to `path`, all of it; touches nothing."""
     if path:
         refuse_if_no_data(config)
-    plan = forecast(config)
+        config = _settled(config)
+    plan = _planned(config)
     settings = config.model_dump(mode="json")
     if not out.json:
         if path:
             out.text(config.model_dump_json(indent=2) + "\n")
-        out.text(f"recipe        {config.recipe}, seed {config.seed}, {config.threads} threads")
+        how = f"{config.threads} threads, {config.device}, {config.dtype}"
+        out.text(f"recipe        {config.recipe}, seed {config.seed}, {how}")
         for line in forecast_lines(plan):
             out.text(line)
         out.text(forecast_table(plan))
@@ -100,9 +106,17 @@ def show_plan(config: ZeroConfig, path: Path | None, out: Output) -> int:
     return 0
 
 
-def go_on_config(run: Run, flagged: ZeroConfig) -> ZeroConfig:
+def _planned(config: AnyConfig) -> Forecast:
+    if isinstance(config, ZeroConfig):
+        return forecast(config)
+    from nalar.pipeline.sft import plan_sft  # imports torch
+
+    return plan_sft(config)
+
+
+def go_on_config(run: Run, flagged: C) -> C:
     """The run's own config; UserError where flags ask for another."""
-    stored = stored_config(run)
+    stored = stored_config(run, type(flagged))
     refuse_change(flagged.model_dump(mode="json"), stored.model_dump(mode="json"), at=run.path)
     return stored
 
@@ -110,9 +124,12 @@ def go_on_config(run: Run, flagged: ZeroConfig) -> ZeroConfig:
 def drive(job: Job, out: Output) -> int:
     """Run the stages and say how it ended. Nothing is written before the checks have passed."""
     root = job.path.parent
+    job = dataclasses.replace(job, config=_settled(job.config))
     if job.is_new:
         refuse_if_no_data(job.config)
-    refuse_if_too_small(job.config, this_machine(root))
+    # A fine-tuned model that goes on needs no base any more, by which its size was told.
+    if job.is_new or isinstance(job.config, ZeroConfig):
+        refuse_if_too_small(job.config, _planned(job.config), this_machine(root))
     refuse_if_not_writable(root)
     refuse_if_not_installed(job.config)
     if job.is_new:
@@ -121,29 +138,46 @@ def drive(job: Job, out: Output) -> int:
     out.outlive_reader(f"the run goes on and writes {run.path}")
     spent = {total.name: total.usd for total in run.stage_totals()}
     out.text(f"run folder: {run.path}")
+    out.text(f"computing on: {job.config.device}, in {job.config.dtype}")
     if not job.is_new and (moved := _moved(run)):
         out.text(f"this run began with {moved}: it goes on, but not to the bit")
     try:
-        from nalar.pipeline import zero  # imports torch
-
         with (
             only_writer(run.path),
             watch(out.console, spent) as display,
             StopSignal(display.stopping) as should_stop,
         ):
-            outcome = zero.run_zero(
-                job.config, run, display, should_stop, force=job.force, until=job.until
-            )
+            outcome = _train(job, run, display, should_stop)
     except KeyboardInterrupt:
         return _stopped(job, out, "stopped at once; the last checkpoint is kept")
     except UserError:
         print(f"to go on: {job.resume}", file=sys.stderr)
         raise
-    if outcome is zero.Outcome.STOPPED:
+    if outcome == Outcome.STOPPED:
         return _stopped(job, out, "stopped and saved")
-    if outcome is zero.Outcome.PROBE_FAILED:
+    if outcome == Outcome.PROBE_FAILED:
         return _probe_failed(job, run, out)
     return _finished(job, run, out)
+
+
+def _train(job: Job, run: Run, observer: Observer, should_stop: Callable[[], bool]) -> Outcome:
+    """Imports torch."""
+    if isinstance(job.config, SftConfig):
+        from nalar.pipeline.sft import run_sft
+
+        return run_sft(job.config, run, observer, should_stop)
+    from nalar.pipeline import zero
+
+    return zero.run_zero(job.config, run, observer, should_stop, force=job.force, until=job.until)
+
+
+def _settled(config: AnyConfig) -> AnyConfig:
+    """On a device that is here; UserError where what is asked for is not."""
+    if config.device == "cpu":
+        return config  # without loading torch
+    from nalar.pipeline.place import settled
+
+    return settled(config)
 
 
 def _moved(run: Run) -> str | None:
@@ -152,10 +186,12 @@ def _moved(run: Run) -> str | None:
     libraries = [name for name in ("torch", "numpy") if name in then.packages]
     before: dict[str, str | None] = {
         "cpu": then.cpu,
+        "gpu": then.gpu,
         **{name: then.packages[name] for name in libraries},
     }
     now: dict[str, str | None] = {
         "cpu": here.cpu,
+        "gpu": here.gpu,
         **{name: here.packages.get(name) for name in libraries},
     }
     changes = [
@@ -209,27 +245,36 @@ def _probe_failed(job: Job, run: Run, out: Output) -> int:
 
 
 def _finished(job: Job, run: Run, out: Output) -> int:
-    report = build_report(run) if job.until == "report" else None
+    is_sft = isinstance(job.config, SftConfig)
+    report = build_report(run) if is_sft or job.until == "report" else None
     if report is not None:
         shown = samples(report, count=1)
         for part in (shown, summary(report)):
             if part is not None:
                 out.text("")
                 out.text(part)
-    for line in _how_to_go_on(run.path, has_report=report is not None):
+    for line in _how_to_go_on(job, has_report=report is not None):
         out.text(line)
-    form = None if report is None else report.model_dump(mode="json")
-    out.document(RunDocument(run=str(run.path), outcome="finished", resume=None, report=form))
+    out.document(
+        RunDocument(
+            run=str(run.path),
+            outcome="finished",
+            resume=None,
+            report=None if report is None else report.model_dump(mode="json"),
+        )
+    )
     return 0
 
 
-def _how_to_go_on(path: Path, *, has_report: bool) -> Sequence[str]:
-    name = shlex.quote(str(path))
+def _how_to_go_on(job: Job, *, has_report: bool) -> Sequence[str]:
+    name = shlex.quote(str(job.path))
+    if isinstance(job.config, SftConfig):
+        return ("", "Go on:", f"  nalar chat {name}", f"  nalar report {name}")
     if not has_report:
         return ("", "The base is trained. Go on:", f"  nalar rl {name}", f"  nalar eval {name}")
     return (
         "",
-        f"The report: {path / 'report.html'}",
+        f"The report: {job.path / 'report.html'}",
         "Go on:",
         f"  nalar chat {name}",
         f"  nalar eval {name} --task countdown",

@@ -14,6 +14,7 @@ from nalar.cli.summary import results_table
 from nalar.config import UserError, lookup
 from nalar.evals.config import EvalConfig
 from nalar.evals.results import TaskResult
+from nalar.pipeline.config import ZeroConfig
 from nalar.tasks.problem import Split
 from nalar.tasks.registry import TASKS
 
@@ -62,11 +63,11 @@ def run(args: Sequence[str]) -> int:
     for name in asked.task:
         lookup(name, TASKS, at="--task")
     folder, run_config = chosen_model(asked.run)
-    config = _config(asked, run_config.evals if run_config else EvalConfig())
+    of_recipe = run_config if isinstance(run_config, ZeroConfig) else None
+    config = _config(asked, of_recipe.evals if of_recipe else EvalConfig())
     from nalar.pipeline.sampler import load_sampler, measure, tasks_for  # imports torch
 
-    threads = run_config.threads if run_config else None
-    sampler, tasks = load_sampler(folder, threads=threads), tasks_for(run_config)
+    sampler, tasks = load_sampler(folder, run_config), tasks_for(of_recipe)
     seed = {} if asked.seed is None else {"seed": asked.seed}
     results: dict[str, TaskResult] = {}
     for name in config.tasks:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import tyro
+from pydantic import ValidationError
 
 from nalar.config import UserError
 from nalar.data.config import AnySource
@@ -16,7 +17,7 @@ T = TypeVar("T")
 
 SWITCHES = ("--json", "--dry-run", "--resume", "--force")
 """Flags without a value, which may stand before the word that a verb takes off itself."""
-_BOX = re.compile(r"[─-╿]")
+_BOX = re.compile(r"[─-╿]|-{4,}")
 _UNKNOWN = re.compile(r"Unrecognized options: (?P<flag>[^\s,]+)")
 _MEANT = re.compile(r"(?:Perhaps you meant|similar).*?(?P<flag>--[\w.-]+)", re.DOTALL)
 _CONFIG_ERROR = re.compile(
@@ -68,6 +69,12 @@ def parse(
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
                 default=tyro.MISSING_NONPROP if default is None else default,
             )
+    except (
+        ValidationError
+    ) as error:  # of a config that has no default, and so is made by tyro itself
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        raise UserError(at=at, got=repr(first["input"]), want=first["msg"]) from None
     except SystemExit as stop:
         if not stop.code:
             raise

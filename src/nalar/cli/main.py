@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nalar.config import UserError, nearest
+from nalar.machine import keep_freed_memory
 
 VERBS = {
     "demo": "train the small model from random weights and show what it learned",
     "pretrain": "train a recipe's base model and stop before RL",
     "rl": "go on from a pretrained run: evaluate, RL, evaluate, report",
+    "sft": "fine-tune a model on dialogues",
     "tokenizer": "learn a tokenizer from a corpus of one's own",
     "eval": "measure a run's model on held-out problems",
     "chat": "talk to a model in the terminal",
@@ -51,6 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # Read when torch loads. By default an idle OpenMP thread spins for so long that on two cores shared
     # with anything else a step takes 5 to 20 times as long (LOG.md); with a short spin it costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    keep_freed_memory()
     try:
         code = _dispatch(args)
         sys.stdout.flush()

@@ -51,6 +51,10 @@ def run(args: Sequence[str]) -> int:
     if name is not None and name in PUBLISHED:
         published = PUBLISHED[name]
         return _show(name, published.source, published.config, rest, out)
+    if name == "sft":
+        from nalar.cli import sft
+
+        return sft.run([*rest, "--dry-run"])
     from nalar.recipes.registry import RECIPES
 
     if name is None or name in RECIPES:

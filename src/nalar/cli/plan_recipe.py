@@ -21,6 +21,8 @@ class Plan:
     NAME is a recipe, with the flags below: parameters, operations, memory, time and price of a run. Or it is a
     published model, a run, or a folder with a config.json: parameters, operations, bytes of weights and of the
     cache; these take --json and --context N, the length of the sequences that operations are counted for.
+    Or it is sft, with the flags of that verb.
+
     Try:
 
     nalar plan zero-cpu --rl.steps 200 --price.usd-per-hour 0.10

@@ -11,6 +11,7 @@ from nalar.cli.choice import open_run, stored_config
 from nalar.cli.drive import Job, drive, show_plan
 from nalar.cli.output import Output
 from nalar.config import UserError
+from nalar.pipeline.config import ZeroConfig
 from nalar.run import Run
 
 
@@ -37,7 +38,7 @@ def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(Rl, args, verb="rl")
     found = open_run(asked.run)
-    config = stored_config(found)
+    config = stored_config(found, ZeroConfig)
     _refuse_without_base(found)
     if asked.dry_run:
         return show_plan(config, found.path, out)

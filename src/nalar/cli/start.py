@@ -1,9 +1,9 @@
-"""What `demo` and `pretrain` share: a recipe, flags over its config, and a run's folder, new or to go on with."""
+"""What verbs that train share: flags over a config, and a run's folder, new or to go on with."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -16,7 +16,7 @@ from nalar.cli.choice import (
     run_path,
     stored_config,
 )
-from nalar.cli.drive import Job, Until, drive, go_on_config, show_plan
+from nalar.cli.drive import AnyConfig, Job, Until, drive, go_on_config, show_plan
 from nalar.cli.output import Output
 from nalar.config import UserError
 from nalar.pipeline.config import ZeroConfig
@@ -26,20 +26,26 @@ DEFAULT_RECIPE = "zero-cpu"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RecipeFlags:
-    """The flags of a verb that starts a recipe."""
+class RunFlags:
+    """The flags of a verb that trains; `config` is each verb's own."""
 
-    config: Annotated[ZeroConfig, tyro.conf.arg(name="")]
     run: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The run's folder: a name under runs/, or a path. None: runs/RECIPE-N, the next that is free."""
     resume: bool = False
     """Go on with the run that --run names, by its own config."""
-    force: bool = False
-    """Go on to RL even where the probe says that the base is not ready."""
     dry_run: bool = False
     """Print the resolved config, parameters, memory, hours and price; write nothing."""
     json: bool = False
     """Print one JSON document on stdout, all else on stderr."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecipeFlags(RunFlags):
+    """The flags of a verb that starts a recipe."""
+
+    config: Annotated[ZeroConfig, tyro.conf.arg(name="")]
+    force: bool = False
+    """Go on to RL even where the probe says that the base is not ready."""
 
 
 F = TypeVar("F", bound=RecipeFlags)
@@ -47,15 +53,19 @@ F = TypeVar("F", bound=RecipeFlags)
 
 def start(verb: str, cls: type[F], args: Sequence[str], *, until: Until) -> int:
     """Parse, check, run. A recipe's name may stand first, or behind --recipe."""
-    out = Output(json="--json" in args)
     words = recipe_first(args)
     asked = flags.parse(
         cls, words, verb=verb, usage="[RECIPE]", default=cls(config=_defaults(words))
     )
+    return proceed(verb, asked, asked.config, args, until=until, force=asked.force)
+
+
+def proceed(verb: str, asked: RunFlags, config: AnyConfig, args: Sequence[str], **how: Any) -> int:
+    """Show what was asked for, or do it. how: more of the job."""
+    out = Output(json="--json" in args)
     if asked.resume:
-        config, path = _resumed(verb, asked)
+        config, path = _resumed(verb, asked, config)
     else:
-        config = asked.config
         path = free_run_path(config.recipe) if asked.run is None else run_path(asked.run)
         refuse_occupied(path)
     if asked.dry_run:
@@ -67,22 +77,25 @@ def start(verb: str, cls: type[F], args: Sequence[str], *, until: Until) -> int:
         args=tuple(args),
         is_new=not asked.resume,
         is_named=asked.run is not None,
-        until=until,
-        force=asked.force,
+        **how,
     )
     return drive(job, out)
 
 
+def resumed_run(words: Sequence[str]) -> str | None:
+    """The run that is to go on, by words that are not parsed yet: its config is the default of all flags."""
+    return flags.peek(words, "--run") if "--resume" in words else None
+
+
 def _defaults(words: Sequence[str]) -> ZeroConfig:
     """What flags change: the config of the run that goes on, or of the recipe."""
-    name = flags.peek(words, "--run")
-    if "--resume" in words and name:
-        return stored_config(open_run(name))
+    if name := resumed_run(words):
+        return stored_config(open_run(name), ZeroConfig)
     chosen = flags.peek(words, "--recipe")
     return recipe(DEFAULT_RECIPE if chosen is None else chosen)
 
 
-def _resumed(verb: str, asked: RecipeFlags) -> tuple[ZeroConfig, Path]:
+def _resumed(verb: str, asked: RunFlags, config: AnyConfig) -> tuple[AnyConfig, Path]:
     if asked.run is None:
         raise UserError(
             at=f"nalar {verb} --resume",
@@ -91,4 +104,4 @@ def _resumed(verb: str, asked: RecipeFlags) -> tuple[ZeroConfig, Path]:
             hint="`nalar runs list` shows the runs there are",
         )
     run = open_run(asked.run)
-    return go_on_config(run, asked.config), run.path
+    return go_on_config(run, config), run.path

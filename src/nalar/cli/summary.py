@@ -57,6 +57,7 @@ def forecast_lines(plan: Forecast) -> list[str]:
         f"parameters    {plan.total_params:,}, of which {plan.active_params:,} active a token",
         f"operations    {units.scaled(plan.train_flops_per_token, 'FLOP')} a trained token",
         f"memory        {plan.memory_bytes / 1e9:.2f} GB, interpreter included",
+        *([f"of the GPU    {plan.gpu_bytes / 1e9:.2f} GB"] if plan.gpu_bytes else []),
         f"disk          {plan.disk_bytes / 1e6:.0f} MB",
         "assumed       " + "; ".join(plan.assumptions),
     ]

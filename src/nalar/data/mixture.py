@@ -7,7 +7,7 @@ no state of a loader: a checkpoint that knows its step knows where to go on.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nalar.data.cache import TokenCache
-from nalar.data.packing import Packed, Packing, Piece, pack_pieces
+from nalar.data.packing import Mask, Packed, Packing, Piece, pack_pieces
 
 # D documents · U units: stretches of at most `longest` targets of one document · P pieces
 Indices = npt.NDArray[np.int64]
@@ -87,19 +87,30 @@ class CachedStream:
     """A cached source, pass after pass, in a new order each time: that of its units.
 
     A unit is a document, or a stretch of `longest` targets of a longer one. With `is_whole`, for dialogues, longer ones
-    are left out and none is ever cut: a step takes those that begin in its share.
+    are left out and none is ever cut: a step takes those that begin in its share. Only then is it said which targets
+    are the assistant's own: to pretraining all count.
     """
 
     def __init__(
-        self, cache: TokenCache, *, longest: int, name: str, is_whole: bool = False
+        self,
+        cache: TokenCache,
+        *,
+        longest: int,
+        name: str,
+        is_whole: bool = False,
+        chosen_D: Mask | None = None,
     ) -> None:
-        """name: seeds the orders, so it names the run's seed and the source."""
+        """name: seeds the orders, so it names the run's seed and the source. chosen_D: documents that belong to it."""
         self._cache, self._longest, self._name, self._is_whole = cache, longest, name, is_whole
         targets_D: Indices = cache.lengths_D - 1
         units_D = -(-targets_D // longest)
+        if chosen_D is not None:
+            units_D = np.where(chosen_D, units_D, 0)
+        chosen = int((units_D > 0).sum())
         if is_whole:
             units_D = np.where(targets_D <= longest, units_D, 0)
-        self.left_out = int((units_D == 0).sum())
+        self.documents = int((units_D > 0).sum())
+        self.left_out = chosen - self.documents
         """Documents that are too long to come whole."""
         self._ends_D: Indices = np.cumsum(units_D)
         # As documents stand: all units of one are of the full length but its last.
@@ -109,6 +120,16 @@ class CachedStream:
         self.targets = int(self._targets_U.sum())
         """Of one pass."""
         self._epoch: _Epoch | None = None
+
+    def once(self, max_tokens: int) -> Iterator[Packed]:
+        """One pass in the order of the source, in batches of at most `max_tokens` (one unit at least)."""
+        first, ends_U = 0, np.cumsum(self._targets_U)
+        while first < len(ends_U):
+            until = ends_U[first] - self._targets_U[first] + max_tokens
+            end = max(int(np.searchsorted(ends_U, until, side="right")), first + 1)
+            units = np.arange(first, end)
+            yield pack_pieces(self._pieces(units, np.zeros_like(units), self._targets_U[units]))
+            first = end
 
     def take(self, step: int, start: int, stop: int) -> list[Piece]:
         pieces: list[Piece] = []
@@ -145,7 +166,9 @@ class CachedStream:
         return [
             Piece(
                 self._cache.ids(int(document), int(start), int(stop) + 1),
-                self._cache.counted(int(document), int(start) + 1, int(stop) + 1),
+                self._cache.counted(int(document), int(start) + 1, int(stop) + 1)
+                if self._is_whole
+                else None,
             )
             for document, start, stop in spans
         ]

@@ -26,7 +26,7 @@ class Packed:
     lengths: tuple[int, ...]
     """Tokens of each document, as inputs; their sum is N."""
     counted_N: Mask | None = None
-    """Targets that count where only an assistant's own words do. None: no document has others."""
+    """Targets that are in the loss. None: all."""
 
     def split(self, max_tokens: int | None) -> list["Packed"]:
         """Parts of whole documents, in order, of at most `max_tokens` (one document at least)."""

@@ -93,6 +93,9 @@ class BlockPool:
         """
         if not self.caching or before == UNKNOWN:
             return UNKNOWN
+        if block in self._content_of:
+            # By another owner, and perhaps behind a block that can no longer be found.
+            return self._content_of[block]
         key = (before, tuple(token_ids), salt)
         twin = self._block_of.get(key)
         if twin is not None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +33,8 @@ class Progress:
     """Tokens drawn so far."""
 
 
-class Event(NamedTuple):
+@dataclass(frozen=True)
+class Event:
     """What a step brought for one sample of a request."""
 
     request_id: int
@@ -44,8 +44,8 @@ class Event(NamedTuple):
     logprobs: tuple[float, ...]
     completion: Completion | None = None
     """Once it is finished."""
-    error: UserError | None = None
-    """Why it ended without a completion: its own rule did not hold."""
+    error: Exception | None = None
+    """Why it ended without a completion: its own rule raised this, or did not hold."""
 
 
 OnStep = Callable[[Progress], None]
@@ -56,7 +56,8 @@ class Engine:
 
     `add`, `step` and `abort` are for servers; `generate` and `stream` are made of them, and can be
     under way side by side. An exception, from the model, a callback or Ctrl-C, drops the call it came
-    through as a whole and leaves the engine as it was.
+    through as a whole and leaves the engine as it was: other calls go on and give the same tokens.
+    A rule of a request that raises ends this request alone.
     """
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
@@ -73,16 +74,14 @@ class Engine:
         self._device = _device(model)
         self._overlaps = self._device.type == "cuda"
         """Whether a step is launched before the tokens of the one before are known."""
-        self._pool = BlockPool(
-            _num_blocks(model, config, self._device),
-            config.block_size,
-            caching=config.enable_prefix_caching,
-        )
-        self._scheduler = Scheduler(config, self._pool)
-        self._runner = Runner(model, config, self._pool.num_blocks, self._device)
+        self._num_blocks = _num_blocks(model, config, self._device)
+        pool = BlockPool(self._num_blocks, config.block_size, caching=config.enable_prefix_caching)
+        self._scheduler = Scheduler(config, pool)
+        self._runner = Runner(model, config, self._num_blocks, self._device)
         self._requests: dict[int, list[Sample]] = {}
         """Samples of requests that are not answered in full."""
         self._pending: Pending | None = None
+        """The step under way."""
         self._events: list[Event] = []
         """For the next who calls `step`."""
         self._inboxes: dict[int, list[Event]] = {}
@@ -107,13 +106,20 @@ class Engine:
         return request_id
 
     def abort(self, request_id: int) -> None:
-        """Drop what is left of a request, at any moment; unknown and answered ones are none of its business."""
-        self._drop(request_id)
-        self._inboxes.pop(request_id, None)
+        """End a request at any moment: each sample is answered with what it has, by reason "abort".
+
+        Unknown and answered requests are none of its business.
+        """
+        for sample in self._drop(request_id):
+            self._deliver(sample, completion=sample.completion("abort", self.policy_version))
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would do something."""
+        """Whether a step would do or say something."""
+        return bool(self._events) or self._is_busy
+
+    @property
+    def _is_busy(self) -> bool:
         return self._pending is not None or self._scheduler.has_work
 
     def step(self) -> list[Event]:
@@ -165,8 +171,8 @@ class Engine:
         cached of prompts is forgotten.
         """
         if self._requests:
-            raise RuntimeError("engine.load: a generate or stream is still open; end it first")
-        self._settle()
+            raise RuntimeError("engine.load: a request is still open; end or abort it first")
+        self._pending = None  # of requests that were aborted
         own = self._model.state_dict()
         foreign = {name: new for name, new in params.items() if not _is_same(own.get(name), new)}
         if foreign:
@@ -180,75 +186,75 @@ class Engine:
     def sleep(self) -> None:
         """Free the memory of the cache, for a trainer on the same device. The next step takes it again.
 
-        Requests under way wait, and their prompts are computed anew.
+        Requests under way wait, and all their tokens are computed anew; the next ones are the same.
         """
-        self._settle()
+        self._pending = None
         self._scheduler.preempt_all()
         self._scheduler.flush()
         self._runner.drop_cache()
 
     def _advance(self) -> None:
+        """One step. What an exception interrupts is done again: the same, since random numbers go by position."""
         try:
-            self._deliver(self._step())
-        except BaseException:
-            # What was under way is lost, and drawn again: the same, since random numbers go by position.
+            self._step()
+        except BaseException as error:
             self._pending = None
             self._scheduler.preempt_all()
+            if isinstance(error, FloatingPointError):
+                # NaN in the cache would reach whoever gets its blocks next: times a weight of 0 it is NaN.
+                self._scheduler.flush()
+                self._runner.drop_cache()
             raise
 
-    def _deliver(self, events: Sequence[Event]) -> None:
-        for event in events:
-            self._inboxes.get(event.request_id, self._events).append(event)
-
-    def _step(self) -> list[Event]:
-        before = self._pending
+    def _step(self) -> None:
         runs_ahead = self._overlaps and not self._scheduler.needs_host
-        events: list[Event] = []
-        if before is not None and not runs_ahead:
-            self._pending = None
-            events += self._collect(before)
-            before = None
-        plan = self._scheduler.schedule(may_preempt=before is None)
+        if not runs_ahead:
+            self._settle()
+        plan = self._scheduler.schedule(may_preempt=self._pending is None)
         if plan is None:
-            assert before is not None
-            self._pending = None
-            return self._collect(before)
-        launched = None
-        if plan.prefills or plan.decodes:
-            rulings, failed = self._rulings(plan)
-            launched = self._runner.launch(plan, rulings)
-            for request_id, error in failed.items():
-                events += self._fail(request_id, error)
-        self._pending = None
+            self._settle()
+            return
+        before, self._pending = self._pending, self._launch(plan)
         if before is not None:
-            events += self._collect(before)
-        if launched is not None and not runs_ahead:
-            events += self._collect(launched)
-        elif launched is not None:
-            self._pending = launched
-        return events
+            self._collect(before)
+        if not runs_ahead:
+            self._settle()
 
-    def _rulings(self, plan: Plan) -> tuple[dict[int, Ruling], dict[int, UserError]]:
-        """What the host has a say in, by place among the draws; and requests whose own rules do not hold."""
+    def _launch(self, plan: Plan) -> Pending | None:
+        if not (plan.prefills or plan.decodes):
+            return None
         rulings: dict[int, Ruling] = {}
-        failed: dict[int, UserError] = {}
+        failed: dict[int, Exception] = {}
         for i, sample in enumerate(plan.drawing):
             if sample.has_rules:
                 try:
                     rulings[i] = ruling(sample, self._model.config.vocab_size)
-                except UserError as error:
+                except Exception as error:  # a callback's own, of any kind
                     failed[sample.request_id] = error
-        return rulings, failed
+        # Those that fail are computed with the others once more: nobody reads what they draw.
+        launched = self._runner.launch(plan, rulings)
+        for request_id, why in failed.items():
+            self._fail(request_id, why)
+        return launched
 
-    def _collect(self, pending: Pending) -> list[Event]:
+    def _settle(self) -> None:
+        """Take in what is under way."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._collect(pending)
+
+    def _collect(self, pending: Pending) -> None:
         """Take in the tokens of a step."""
+        tokens = pending.tokens()
         for sample, entries in pending.prompts:
             known = sample.prompt_logprobs or [None]
-            # Else it was preempted, and its prompt computed anew.
+            # A prompt that was preempted is computed anew: what is known of it stays.
             sample.prompt_logprobs = [*known, *entries] if len(known) < sample.num_prompt else known
-        return [self._accept(token) for token in pending.tokens() if not token.sample.is_finished]
+        for token in tokens:
+            if not token.sample.is_finished:
+                self._accept(token)
 
-    def _accept(self, token: Token) -> Event:
+    def _accept(self, token: Token) -> None:
         sample = token.sample
         if token.is_forced:
             sample.forced.append(len(sample.token_ids) - sample.num_prompt)
@@ -260,37 +266,49 @@ class Engine:
         if sample.has_rules:
             follow(sample, token.id)
         self._scheduler.publish(sample)
-        reason = _finish_reason(sample)
+        try:
+            reason = _finish_reason(sample)
+        except Exception as error:  # the stop matcher's own, of any kind
+            self._fail(sample.request_id, error)
+            return
         completion = None if reason is None else self._completed(sample, reason)
-        return Event(sample.request_id, sample.sample_id, (token.id,), (token.logprob,), completion)
+        self._deliver(sample, (token.id,), (token.logprob,), completion)
 
     def _completed(self, sample: Sample, reason: FinishReason) -> Completion:
-        siblings = self._requests[sample.request_id]
-        sample.prompt_logprobs = siblings[0].prompt_logprobs
+        samples = self._requests[sample.request_id]
+        # Samples that did not compute the prompt themselves have it from the first.
+        sample.prompt_logprobs = sample.prompt_logprobs or samples[0].prompt_logprobs
         self._scheduler.finish(sample)
-        if all(s.is_finished for s in siblings):
+        if all(s.is_finished for s in samples):
             del self._requests[sample.request_id]
         return sample.completion(reason, self.policy_version)
 
-    def _fail(self, request_id: int, error: UserError) -> list[Event]:
-        samples = [s for s in self._requests[request_id] if not s.is_finished]
-        self._drop(request_id)
-        return [Event(request_id, s.sample_id, (), (), error=error) for s in samples]
+    def _fail(self, request_id: int, error: Exception) -> None:
+        for sample in self._drop(request_id):
+            self._deliver(sample, error=error)
 
-    def _drop(self, request_id: int) -> None:
-        for sample in self._requests.pop(request_id, []):
-            if not sample.is_finished:
-                self._scheduler.finish(sample)
+    def _drop(self, request_id: int) -> list[Sample]:
+        """What was left of a request: nothing of it is computed any more."""
+        samples = [s for s in self._requests.pop(request_id, []) if not s.is_finished]
+        for sample in samples:
+            self._scheduler.finish(sample)
+        return samples
 
-    def _settle(self) -> None:
-        """Take in what is under way, for its owners to read later."""
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            self._deliver(self._collect(pending))
+    def _deliver(
+        self,
+        sample: Sample,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[float, ...] = (),
+        completion: Completion | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        """At once, so that no later exception loses it."""
+        event = Event(sample.request_id, sample.sample_id, token_ids, logprobs, completion, error)
+        self._inboxes.get(sample.request_id, self._events).append(event)
 
     @contextmanager
     def _call(self, requests: Sequence[Request]) -> Iterator[tuple[list[int], list[Event]]]:
-        """Requests that are answered, or dropped, by the end of the block, and where their events arrive."""
+        """Requests that are answered, or dropped, by the end of the block; and where their events come."""
         ids: list[int] = []
         inbox: list[Event] = []
         try:
@@ -300,11 +318,13 @@ class Engine:
             yield ids, inbox
         finally:
             for request_id in ids:
-                self.abort(request_id)
+                self._drop(request_id)
+                self._inboxes.pop(request_id, None)
 
     def _next_events(self, inbox: list[Event]) -> list[Event]:
-        """What has arrived, after as many steps as it takes for something to; an error is raised."""
+        """Of a call, after as many steps as that takes; raises what one of its requests failed by."""
         while not inbox:
+            assert self._is_busy, "a request was lost"
             self._advance()
         events = list(inbox)
         inbox.clear()
@@ -335,7 +355,7 @@ class Engine:
                 want=f"at most max_model_len={limit} together",
                 hint="a shorter prompt, a smaller max_tokens, or a larger engine.max_model_len",
             )
-        capacity = (self._pool.num_blocks - 1) * self.config.block_size
+        capacity = (self._num_blocks - 1) * self.config.block_size
         if num_prompt + max_tokens > capacity:
             raise UserError(
                 at=at,
@@ -374,12 +394,18 @@ def _device(model: Model) -> torch.device:
 
 def _num_blocks(model: Model, config: EngineConfig, device: torch.device) -> int:
     """Enough for all sequences at full length, or what memory allows."""
-    if config.num_blocks is not None:
-        return config.num_blocks
     c = model.config
-    wanted = config.max_num_seqs * -(-config.max_model_len // config.block_size) + 1
     each = c.num_hidden_layers * config.block_size * c.cache_dim * cache_dtype(model).itemsize
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
+    free = _free_bytes(device)
+    if config.num_blocks is not None:
+        if config.num_blocks * each > free:
+            raise ConfigError(
+                at="engine.num_blocks",
+                got=f"{config.num_blocks:,} blocks of {each:,} bytes",
+                want=f"at most {free // each:,}: {free:,} bytes are free on {device}",
+            )
+        return config.num_blocks
+    wanted = config.max_num_seqs * -(-config.max_model_len // config.block_size) + 1
     affordable = int(free * config.memory_frac) // each
     if affordable < 2:
         raise ConfigError(
@@ -389,6 +415,14 @@ def _num_blocks(model: Model, config: EngineConfig, device: torch.device) -> int
             hint="free memory on the device, or a smaller model",
         )
     return min(wanted, affordable)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return free_memory_bytes()
+    # What PyTorch holds without using it is free for us too.
+    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + idle
 
 
 def _is_same(own: Tensor | None, new: Tensor) -> bool:

@@ -39,7 +39,7 @@ class Rows:
         self.nobody = num_rows
         self._vocab_size, self._device, self._block_size = vocab_size, device, block_size
         self.ids_R = new(torch.int64)
-        """The newest token, drawn but not computed."""
+        """The newest token, which a sample that decodes has drawn but not computed."""
         self.positions_R = new(torch.int64)
         """Where it stands."""
         self.tables_RM = new(torch.int64, num_blocks)
@@ -62,7 +62,8 @@ class Rows:
         params = [sample.request.params for sample in samples]
         keys = [stream_key(s.request.params.seed, s.sample_id) for s in samples]
         top_k = [min(p.top_k or self._vocab_size, self._vocab_size) for p in params]
-        # Of a prompt's last token; the first one drawn stands behind it.
+        # The last token known, of prompt or output; the next one drawn stands behind it.
+        self.ids_R[rows] = self._tensor([s.token_ids[-1] for s in samples])
         self.positions_R[rows] = self._tensor([len(s.token_ids) - 1 for s in samples])
         self._keys_R[rows] = self._tensor(keys)
         self._temperature_R[rows] = self._tensor([p.temperature for p in params], torch.float32)
@@ -162,4 +163,9 @@ class Rows:
         self._in_prompt_RV[sample.row, self._tensor(sample.request.prompt_ids)] = True
 
     def _tensor(self, values: Sequence[object], dtype: torch.dtype = torch.int64) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=self._device)
+        return on_device(values, dtype, self._device)
+
+
+def on_device(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Without waiting for what the device is doing, as `torch.tensor(..., device=...)` would."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nalar.config import ConfigError
 from nalar.engine.config import EngineConfig
-from nalar.engine.rows import Batch, Rows
+from nalar.engine.rows import Batch, Rows, on_device
 from nalar.engine.rules import Ruling
 from nalar.engine.sample import Sample
 from nalar.engine.sampler import Changes, Drawn, draw
@@ -137,7 +138,15 @@ class Runner:
         if self._cache_LPSC is None:
             c = self._model.config
             shape = (c.num_hidden_layers, self._num_blocks, self._config.block_size, c.cache_dim)
-            self._cache_LPSC = zeros(shape, cache_dtype(self._model), self._device)
+            try:
+                self._cache_LPSC = zeros(shape, cache_dtype(self._model), self._device)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                raise ConfigError(
+                    at="engine.num_blocks",
+                    got=f"{self._num_blocks:,} blocks: a cache that {self._device} has no room for",
+                    want="a cache that fits in the memory that is free",
+                    hint="a smaller engine.num_blocks or engine.memory_frac",
+                ) from error
         return self._cache_LPSC
 
     def _flat(self, plan: Plan) -> tuple[Tensor, Prompts]:
@@ -325,7 +334,7 @@ class Runner:
         return tuple(found)
 
     def _tensor(self, values: Sequence[object], dtype: torch.dtype = torch.int64) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=self._device)
+        return on_device(values, dtype, self._device)
 
 
 def _by_token(logprobs_TV: Tensor, ids_T: Tensor, num_top: int) -> list[PromptLogprob]:

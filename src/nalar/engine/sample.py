@@ -72,7 +72,7 @@ class Sample:
     followers: list["Sample"] = field(default_factory=list)
     """Samples of the same request that wait for this one to compute the prompt."""
     num_cached: int | None = None
-    """Tokens of the prompt found in the cache when it was first admitted."""
+    """Tokens of the prompt found in the cache when the request was first admitted."""
     is_finished: bool = False
     thought: Thought = field(default_factory=Thought)
     grammar: Grammar | None = None
@@ -92,6 +92,11 @@ class Sample:
         self.has_rules = self.request.has_rules
 
     @property
+    def rank(self) -> tuple[int, int]:
+        """Lower goes first."""
+        return self.request.priority, self.arrival
+
+    @property
     def output_ids(self) -> list[int]:
         return self.token_ids[self.num_prompt :]
 
@@ -109,6 +114,11 @@ class Sample:
     def is_decoding(self) -> bool:
         """Whether the newest token alone is not computed."""
         return self.num_drawn > 0 and self.num_computed == self.num_tokens - 1
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no token is left to draw, though the host may not know the last ones yet."""
+        return self.num_drawn >= self.request.params.max_tokens
 
     @property
     def needs_host(self) -> bool:

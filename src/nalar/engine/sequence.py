@@ -64,24 +64,24 @@ class ThinkingParams(Config):
 class SamplingParams(Config):
     """How to sample one request. Names and meanings as in vLLM."""
 
-    n: int = Field(default=1, ge=1)
+    n: int = 1
     """Samples per request; the prompt is prefilled once for all of them."""
-    max_tokens: int = Field(default=256, ge=1)
+    max_tokens: int = 256
     """Cap on generated tokens, the stop token included."""
-    min_tokens: int = Field(default=0, ge=0)
+    min_tokens: int = 0
     """A stop token or match counts only behind this many tokens; stop tokens are not drawn before."""
     temperature: float = 1.0
     """0: greedy."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_p: float = 1.0
     """1: off."""
-    top_k: int | None = Field(default=None, ge=1)
+    top_k: int | None = None
     """None: off."""
-    min_p: float = Field(default=0.0, ge=0, le=1)
+    min_p: float = 0.0
     """Tokens less likely than this share of the likeliest are cut. 0: off."""
-    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     """Taken off the logits of ids generated before: once, and once for each time."""
-    repetition_penalty: float = Field(default=1.0, gt=0)
+    repetition_penalty: float = 1.0
     """Divides positive logits of ids in prompt or output, multiplies negative ones. 1: off."""
     logit_bias: Mapping[int, float] = {}
     """Added to the logits of these ids."""
@@ -89,30 +89,37 @@ class SamplingParams(Config):
     """Sampling one of these ends the sequence; it stays in the output."""
     seed: int = 0
     """Sample i of a request draws from a stream of its own, set by (seed, i) and nothing else in the batch."""
-    logprobs: int | None = Field(default=None, ge=0)
+    logprobs: int | None = None
     """How many of the likeliest ids to report beside each drawn one, by the model's own distribution."""
-    prompt_logprobs: int | None = Field(default=None, ge=0)
+    prompt_logprobs: int | None = None
     """The same for the prompt, which then is computed in full, cached or not."""
     thinking: ThinkingParams | None = None
     """None: the engine does not know what a thought is. Where it does, a grammar holds outside of thoughts alone."""
 
     def model_post_init(self, _context: object) -> None:
+        at_least_1, from_0 = "at least 1", "from 0 up, or None (off)"
+        biases = self.logit_bias.items()
         checks = (
-            (
-                "temperature",
-                self.temperature >= 0 and math.isfinite(self.temperature),
-                "a finite number from 0 (greedy) up",
-            ),
+            ("n", 1 <= self.n <= 16384, "from 1 to 16384"),
+            ("max_tokens", self.max_tokens >= 1, at_least_1),
             (
                 "min_tokens",
-                self.min_tokens <= self.max_tokens,
-                f"at most max_tokens={self.max_tokens}",
+                0 <= self.min_tokens <= self.max_tokens,
+                f"from 0 to max_tokens={self.max_tokens}",
             ),
+            ("temperature", 0 <= self.temperature < math.inf, "a number from 0 (greedy) up"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1 (1: off)"),
+            ("top_k", self.top_k is None or self.top_k >= 1, f"{at_least_1}, or None (off)"),
+            ("min_p", 0 <= self.min_p <= 1, "from 0 (off) to 1"),
+            ("presence_penalty", -2 <= self.presence_penalty <= 2, "from -2 to 2"),
+            ("frequency_penalty", -2 <= self.frequency_penalty <= 2, "from -2 to 2"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0 (1: off)"),
             ("stop_token_ids", all(t >= 0 for t in self.stop_token_ids), "token ids from 0 up"),
-            ("repetition_penalty", math.isfinite(self.repetition_penalty), "a finite number"),
+            ("logprobs", self.logprobs is None or self.logprobs >= 0, from_0),
+            ("prompt_logprobs", self.prompt_logprobs is None or self.prompt_logprobs >= 0, from_0),
             (
                 "logit_bias",
-                all(t >= 0 and math.isfinite(b) for t, b in self.logit_bias.items()),
+                all(t >= 0 and math.isfinite(bias) for t, bias in biases),
                 "token ids from 0 up with finite numbers (an id is banned by -100, as at OpenAI)",
             ),
         )

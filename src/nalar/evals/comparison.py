@@ -13,6 +13,9 @@ _TITLES = {"countdown": "Countdown", "chain_sum": "Chain sums"}
 _STAGES = {
     "data": "Reading the corpus",
     "pretrain": "Pretraining",
+    "held_out_before": "Held-out loss before",
+    "sft": "Fine-tuning",
+    "held_out_after": "Held-out loss after",
     "evaluate_base": "Evaluation before RL",
     "rl": "Reinforcement learning",
     "evaluate_final": "Evaluation after RL",
@@ -98,6 +101,10 @@ def headline(report: Report) -> str:
     took = ""
     if report.total is not None:
         took = f" in {units.duration(report.total.wall_s)} for {units.money(report.total.usd)}"
+    if len(report.held_out) == 2:
+        before, after = (report.held_out[when] for when in ("before", "after"))
+        losses = f"from {before.loss:.3f} to {after.loss:.3f} nats a token"
+        return f"A model fine-tuned{took}: the loss on {after.dialogues:,} held-out dialogues went {losses}."
     if not report.is_complete:
         last = report.stages[-1].name if report.stages else None
         done = f"after the stage {stage_title(last)!r}" if last else "at its start"

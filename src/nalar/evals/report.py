@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from nalar.config import UserError
 from nalar.evals.baselines import Baselines, mean_tries
-from nalar.evals.results import Estimate, Finite, ProbeResult, TaskResult
+from nalar.evals.results import Estimate, Finite, HeldOut, ProbeResult, TaskResult
 from nalar.model.config import ModelConfig
 from nalar.plan.model import count_parameters
 from nalar.run import Metric, Receipt, Run
@@ -18,6 +18,8 @@ from nalar.stats import paired_difference
 SCHEMA_VERSION = 1
 STAGES = {"before": "evaluate_base", "after": "evaluate_final"}
 """Which stage's samples belong to which results."""
+HELD_OUT = {"before": "held_out_before.json", "after": "held_out_after.json"}
+"""Where fine-tuning leaves what it measured."""
 SAMPLES_PER_TASK = 4
 CURVE_POINTS = 400
 _PLOTTABLE = 1e100
@@ -67,6 +69,7 @@ class Hardware(Finite):
     cores: int
     """That the process may use."""
     memory_bytes: int
+    gpu: str | None = None
     platform: str
 
 
@@ -100,7 +103,7 @@ class Curves(Finite):
     """What the plots draw."""
 
     loss: Curve | None = None
-    """Of pretraining, over tokens."""
+    """Of pretraining, or of fine-tuning, over tokens."""
     accuracy: dict[str, Curve] = Field(default_factory=dict)
     """Of RL's own samples on train problems, over steps, by task id."""
     response_tokens: dict[str, Curve] = Field(default_factory=dict)
@@ -121,6 +124,8 @@ class Report(Finite):
     is_complete: bool
     """Whether the run came to its last evaluation."""
     results: Results
+    held_out: dict[str, HeldOut]
+    """Of fine-tuning, under `before` and `after`."""
     difference: dict[str, Estimate]
     """After less before of pass@1, paired by problem, by task id."""
     tries: dict[str, float]
@@ -162,6 +167,8 @@ def _build(run: Run) -> Report:
         after=_read(run, "results_after.json", dict[str, TaskResult]) or {},
     )
     rows = {when: _sample_rows(run, stage) for when, stage in STAGES.items()}
+    measured = {when: _read(run, name, HeldOut) for when, name in HELD_OUT.items()}
+    held_out = {when: found for when, found in measured.items() if found is not None}
     price = config.get("price")
     stages = [Stage(**vars(total)) for total in run.stage_totals()]
     return Report(
@@ -172,8 +179,9 @@ def _build(run: Run) -> Report:
         seed=run.info.seed,
         commit=environment.commit,
         dirty=environment.dirty,
-        is_complete=bool(results.after),
+        is_complete=bool(results.after) or "after" in held_out,
         results=results,
+        held_out=held_out,
         difference=_differences(results, rows, run.info.seed),
         tries=_tries(rows),
         baselines=_read(run, "baselines.json", Baselines),
@@ -238,7 +246,7 @@ def _total(stages: Sequence[Receipt]) -> Cost | None:
 
 
 def _model_size(config: Mapping[str, Any]) -> ModelSize | None:
-    if "model" not in config:
+    if not isinstance(config.get("model"), Mapping):  # of fine-tuning: the name of a folder
         return None
     count = count_parameters(ModelConfig.model_validate(config["model"]))
     return ModelSize(total_params=count.total_params, active_params=count.active_params)
@@ -291,7 +299,7 @@ def _pairs(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[SamplePair]:
 
 
 def _curves(run: Run) -> Curves:
-    pretrain, rl = run.metrics("pretrain"), run.metrics("rl")
+    pretrain, rl = run.metrics("pretrain") or run.metrics("sft"), run.metrics("rl")
     keys = list(dict.fromkeys(key for metric in rl for key in metric.values))
 
     def by_task(kind: str) -> dict[str, Curve]:

@@ -24,6 +24,14 @@ class Estimate(Finite):
         return self.ci95[0] <= other.ci95[1] and other.ci95[0] <= self.ci95[1]
 
 
+class HeldOut(Finite):
+    """The loss on dialogues that were not trained on. Only gains keys."""
+
+    loss: float
+    """Nats a token that the assistant chose."""
+    dialogues: int
+
+
 def estimate(values_per_problem: Sequence[float], *, seed: int) -> Estimate:
     """From one value a problem."""
     interval = bootstrap_ci(values_per_problem, seed=seed)

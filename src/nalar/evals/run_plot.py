@@ -22,7 +22,7 @@ Axis = Literal["steps", "tokens", "seconds"]
 Form = Literal["svg", "png", "pdf"]
 
 SIZE_IN = (7.0, 4.2)
-STAGES = ("pretrain", "rl", "evaluate_base", "evaluate_final")
+STAGES = ("pretrain", "sft", "rl", "evaluate_base", "evaluate_final")
 """Where a metric is looked for, in this order."""
 # Okabe and Ito's palette, which people with any colour vision tell apart; then the same, dashed.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

@@ -11,7 +11,7 @@ from nalar.run import Receipt, Run
 
 T = TypeVar("T")
 
-STAGES = ("pretrain", "rl")
+STAGES = ("pretrain", "sft", "rl")
 """Those that log steps of training."""
 FINAL_FRAC = 0.1
 """Of a stage's lines, from its end: what a final metric is the mean of."""

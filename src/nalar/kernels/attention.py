@@ -1,10 +1,11 @@
 """Causal attention over whole documents (training, prefill), and of a few queries a row over a cache (decode)."""
 
 # N tokens of a flat batch · B batch · T tokens · H heads · K query/key width · W value width
-# R latent · G heads of keys and values · Q queries of a row · X queries of one head of keys
-# C what a token has in the cache
+# S slots of all sides · J2 sides, padded · R latent · G heads of keys and values · Q queries of a row
+# X queries of one head of keys (also: S*H) · C what a token has in the cache
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,10 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
 from nalar.kernels.documents import Documents
+from nalar.kernels.opaque import apart, opaque
 
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 KEY_TILE = 64
 """Keys that deterministic attention takes at a time."""
 
@@ -33,6 +37,21 @@ def document_attention(
 
     H is a multiple of G: neighbouring heads of queries share one of keys and values.
     """
+    if q_NHK.device.type == "cpu" and q_NHK.shape[-1] == v_NGW.shape[-1] and observe != "exact":
+        return _attend_on_cpu(q_NHK, k_NGK, v_NGW, documents, scale, observe)
+    return _attend_by_side(q_NHK, k_NGK, v_NGW, documents, scale, observe)
+
+
+@apart
+def _attend_by_side(
+    q_NHK: Tensor,
+    k_NGK: Tensor,
+    v_NGW: Tensor,
+    documents: Documents,
+    scale: float,
+    observe: Observe,
+) -> tuple[Tensor, Tensor | None]:
+    """One call a side. Sides are others in every batch, and so would programs be."""
     outs, seen = [], []
     spread = [documents.spread(x) for x in (q_NHK, k_NGK, v_NGW)]
     for q_BTHK, k_BTGK, v_BTGW in zip(*spread, strict=True):
@@ -49,6 +68,105 @@ def document_attention(
     return documents.join(outs), torch.stack(seen).amax(0) if seen else None
 
 
+def _attend_on_cpu(
+    q_NHK: Tensor,
+    k_NGK: Tensor,
+    v_NGK: Tensor,
+    documents: Documents,
+    scale: float,
+    observe: Observe,
+) -> tuple[Tensor, Tensor | None]:
+    """All sides as one operation: few nodes for autograd, and one that torch.compile need not look into."""
+    k_NHK, v_NHK = _for_each_query_head(q_NHK.shape[1], 1, k_NGK, v_NGK)
+    slots = [documents.into_slots(x) for x in (q_NHK, k_NHK, v_NHK)]
+    out_SHK, bound_H = _Attend.apply(*slots, documents.sides_J2, scale)  # type: ignore[no-untyped-call]
+    return documents.out_of_slots(out_SHK), bound_H.float() if observe == "bound" else None
+
+
+def _attend_shapes(
+    q_SHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, sides_J2: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    lse_X = q_SHK.new_empty(
+        q_SHK.shape[0] * q_SHK.shape[1], dtype=torch.promote_types(q_SHK.dtype, torch.float32)
+    )
+    return torch.empty_like(q_SHK), lse_X, lse_X.new_empty(q_SHK.shape[1])
+
+
+@opaque(_attend_shapes)
+def _attend(
+    q_SHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, sides_J2: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention within each row of each side: [S, H, K], log-sum-exps, their largest of each head."""
+    outs, lses, bounds = [], [], []
+    for q, k, v in _by_side(sides_J2, q_SHK, k_SHK, v_SHK):
+        # what scaled_dot_product_attention calls on a CPU, by name for its second output
+        out, lse_BHT = FLASH.default(q, k, v, 0.0, True, scale=scale)
+        outs.append(out.transpose(1, 2).flatten(0, 1))
+        lses.append(lse_BHT.transpose(1, 2).reshape(-1))  # as stored: heads behind tokens
+        bounds.append(lse_BHT.amax((0, 2)))
+    return torch.cat(outs), torch.cat(lses), torch.stack(bounds).amax(0)
+
+
+def _attend_backward_shapes(
+    grad_SHK: Tensor,
+    q_SHK: Tensor,
+    k_SHK: Tensor,
+    v_SHK: Tensor,
+    out_SHK: Tensor,
+    lse_X: Tensor,
+    sides_J2: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q_SHK), torch.empty_like(q_SHK), torch.empty_like(q_SHK)
+
+
+@opaque(_attend_backward_shapes)
+def _attend_backward(
+    grad_SHK: Tensor,
+    q_SHK: Tensor,
+    k_SHK: Tensor,
+    v_SHK: Tensor,
+    out_SHK: Tensor,
+    lse_X: Tensor,
+    sides_J2: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grads: list[tuple[Tensor, ...]] = []
+    lse_SH = lse_X.view(q_SHK.shape[:2])
+    for *each, lse_BHT in _by_side(sides_J2, grad_SHK, q_SHK, k_SHK, v_SHK, out_SHK, lse_SH):
+        found = FLASH_BACKWARD.default(*each, lse_BHT, 0.0, True, scale=scale)
+        grads.append(tuple(x.transpose(1, 2).flatten(0, 1) for x in found))
+    q, k, v = (torch.cat(parts) for parts in zip(*grads, strict=True))
+    return q, k, v
+
+
+def _by_side(sides_J2: Tensor, *tensors_SH: Tensor) -> Iterator[list[Tensor]]:
+    """Each tensor [S, H, ...] as one [B, H, T, ...] a side."""
+    sides = [(B, T) for B, T in sides_J2.tolist() if B]
+    sizes = [B * T for B, T in sides]
+    for (B, T), *parts in zip(sides, *(x.split(sizes) for x in tensors_SH), strict=True):
+        yield [part.view(B, T, *part.shape[1:]).transpose(1, 2) for part in parts]
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q_SHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, sides_J2: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        out_SHK, lse_X, bound_H = _attend(q_SHK, k_SHK, v_SHK, sides_J2, scale)
+        ctx.save_for_backward(q_SHK, k_SHK, v_SHK, out_SHK, lse_X, sides_J2)
+        ctx.scale = scale
+        ctx.mark_non_differentiable(bound_H)
+        return out_SHK, bound_H
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q_SHK, k_SHK, v_SHK, out_SHK, lse_X, sides_J2 = ctx.saved_tensors
+        grad_SHK = grads[0].contiguous()
+        found = _attend_backward(grad_SHK, q_SHK, k_SHK, v_SHK, out_SHK, lse_X, sides_J2, ctx.scale)
+        return *found, None, None
+
+
 def causal_attention(
     q_BHTK: Tensor, k_BGTK: Tensor, v_BGTW: Tensor, *, scale: float, observe: Observe = "nothing"
 ) -> tuple[Tensor, Tensor | None]:
@@ -57,23 +175,21 @@ def causal_attention(
     The bound is the largest log-sum-exp of a row per head, over batch and rows: never below the
     largest pre-softmax logit and at most log(T) above it.
     """
-    k_BHTK, v_BHTW = _for_each_query_head(q_BHTK.shape[1], k_BGTK, v_BGTW)
+    k_BHTK, v_BHTW = _for_each_query_head(q_BHTK.shape[1], 1, k_BGTK, v_BGTW)
     exact_H = max_logit(q_BHTK, k_BHTK, scale=scale) if observe == "exact" else None
     if q_BHTK.device.type == "cpu" and q_BHTK.shape[-1] == v_BHTW.shape[-1]:
         # what scaled_dot_product_attention calls on a CPU, by name for its second output
-        out, lse_BHT = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q_BHTK, k_BHTK, v_BHTW, 0.0, True, scale=scale
-        )
+        out, lse_BHT = FLASH.default(q_BHTK, k_BHTK, v_BHTW, 0.0, True, scale=scale)
         return out, lse_BHT.detach().amax((0, 2)).float() if observe == "bound" else exact_H
     out = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTW, is_causal=True, scale=scale)
     return out, max_logit(q_BHTK, k_BHTK, scale=scale) if observe == "bound" else exact_H
 
 
-def _for_each_query_head(num_heads: int, *kv_BGTK: Tensor) -> list[Tensor]:
+def _for_each_query_head(num_heads: int, dim: int, *kv: Tensor) -> list[Tensor]:
     """Heads of keys and values, each repeated for the query heads that share it."""
     return [
-        x if x.shape[1] == num_heads else x.repeat_interleave(num_heads // x.shape[1], 1)
-        for x in kv_BGTK
+        x if x.shape[dim] == num_heads else x.repeat_interleave(num_heads // x.shape[dim], dim)
+        for x in kv
     ]
 
 
@@ -94,7 +210,7 @@ def max_logit(q_BHTK: Tensor, k_BHTK: Tensor, *, scale: float, chunk: int = 512)
 def chunk_attention(q_QHK: Tensor, k_TGK: Tensor, v_TGW: Tensor, *, scale: float) -> Tensor:
     """The last Q tokens of a sequence of T, causal: [Q, H, W]."""
     q, k, v = (x.transpose(0, 1)[None] for x in (q_QHK, k_TGK, v_TGW))
-    k, v = _for_each_query_head(q.shape[1], k, v)
+    k, v = _for_each_query_head(q.shape[1], 1, k, v)
     behind = causal_lower_right(q.shape[2], k.shape[2])
     out_1HQW: Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=behind, scale=scale)
     return out_1HQW[0].transpose(0, 1)

@@ -8,11 +8,17 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 LEAST_FILLED = 0.7
 """A side takes documents down to this share of its longest: fewer sides cost fewer calls, more cost less padding."""
+
+
+MOST_SIDES = 64
+"""Of documents of up to 2**31 tokens."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Documents:
     """int64: the slot of each token."""
     lengths: tuple[int, ...]
     """Tokens of each document, in the order of the batch."""
+    sides_J2: Tensor
+    """`sides` on the CPU, behind them zeros: int64 of one shape for all batches, as torch.compile likes it."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], *, device: torch.device | str = "cpu") -> "Documents":
@@ -41,35 +49,38 @@ class Documents:
         starts = [0, *accumulate(lengths)]
         by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
         sides: list[tuple[int, int]] = []
-        slots: list[Tensor] = []
-        back = torch.empty(starts[-1], dtype=torch.int64)
+        slots: list[npt.NDArray[np.int64]] = []
+        back = np.empty(starts[-1], dtype=np.int64)
+        offsets = np.arange(max(lengths, default=0))
         at = first = 0
         while first < len(by_length):
             longest = lengths[by_length[first]]
             end = first
             while end < len(by_length) and lengths[by_length[end]] >= LEAST_FILLED * longest:
                 i = by_length[end]
-                offsets = torch.arange(longest)
-                slots.append(starts[i] + offsets.clamp(max=lengths[i] - 1))
+                slots.append(starts[i] + np.minimum(offsets[:longest], lengths[i] - 1))
                 back[starts[i] : starts[i + 1]] = at + offsets[: lengths[i]]
                 at += longest
                 end += 1
             sides.append((end - first, longest))
             first = end
-        positions = torch.cat([torch.arange(n) for n in lengths])
+        positions = np.concatenate([offsets[:n] for n in lengths])
         return cls(
-            positions.to(device),
+            torch.from_numpy(positions).to(device),
             tuple(sides),
-            torch.cat(slots).to(device),
-            back.to(device),
+            torch.from_numpy(np.concatenate(slots)).to(device),
+            torch.from_numpy(back).to(device),
             tuple(lengths),
+            _padded(sides),
         )
 
     @classmethod
     def rows(cls, rows: int, tokens: int, *, device: torch.device | str = "cpu") -> "Documents":
         """A rectangle: every row is a document."""
         positions = torch.arange(tokens, device=device).repeat(rows)
-        return cls(positions, ((rows, tokens),), None, None, (tokens,) * rows)
+        return cls(
+            positions, ((rows, tokens),), None, None, (tokens,) * rows, _padded([(rows, tokens)])
+        )
 
     def tails(self) -> tuple["Documents", Tensor]:
         """Each document without its first token, those that have more; and int64 [M]: the tokens that are left.
@@ -97,20 +108,29 @@ class Documents:
         """int64: which document each token is of, from 0."""
         return (self.positions_N == 0).cumsum(0) - 1
 
+    def into_slots(self, x_N: Tensor) -> Tensor:
+        """[N, ...] to [S, ...]."""
+        if self.slots_S is None or self.back_N is None:
+            return x_N
+        x_S: Tensor = _Reorder.apply(x_N, self.slots_S, self.back_N)  # type: ignore[no-untyped-call]
+        return x_S
+
+    def out_of_slots(self, x_S: Tensor) -> Tensor:
+        """[S, ...] back to [N, ...]; what stands in padding is dropped."""
+        return x_S if self.back_N is None else x_S.index_select(0, self.back_N)
+
     def spread(self, x_N: Tensor) -> list[Tensor]:
         """[N, ...] to one [B, T, ...] a side."""
-        if self.slots_S is not None and self.back_N is not None:
-            x_N = _Reorder.apply(x_N, self.slots_S, self.back_N)  # type: ignore[no-untyped-call]
-        parts = x_N.split([rows * tokens for rows, tokens in self.sides])
+        parts = self.into_slots(x_N).split([rows * tokens for rows, tokens in self.sides])
         return [part.unflatten(0, side) for part, side in zip(parts, self.sides, strict=True)]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """One [B, T, ...] a side back to [N, ...]; what stands in padding is dropped."""
-        flat = [part.flatten(0, 1) for part in parts]
-        if self.back_N is None:
-            return flat[0]
-        out: Tensor = torch.cat(flat).index_select(0, self.back_N)
-        return out
+        return self.out_of_slots(torch.cat([part.flatten(0, 1) for part in parts]))
+
+
+def _padded(sides: Sequence[tuple[int, int]]) -> Tensor:
+    return torch.tensor([*sides, *[(0, 0)] * (MOST_SIDES - len(sides))], dtype=torch.int64)
 
 
 class _Reorder(torch.autograd.Function):

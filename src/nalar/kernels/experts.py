@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nalar.kernels.opaque import opaque
+
 FEW_FLOPS = 5e6
 """Below this a CPU is done with all experts sooner than with sorting tokens by theirs (bench/engine.py)."""
 
@@ -34,9 +36,9 @@ def experts(
     Rows are sorted by expert, so each expert is one dense product; gathers both ways replace
     scatter-adds, which are slow on a CPU and not deterministic on a GPU.
     """
-    out_TD: Tensor = _Experts.apply(  # type: ignore[no-untyped-call]
-        x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF
-    )
+    # Uncompiled, one function of many operations is the cheapest; a compiler wants to see them.
+    compute = _experts_in_parts if torch.compiler.is_compiling() else _Experts.apply
+    out_TD: Tensor = compute(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)
     return out_TD
 
 
@@ -67,13 +69,9 @@ def _grouped_experts(
     x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
 ) -> Tensor:
     T, K = ids_TK.shape
-    ids_R = ids_TK.flatten()
-    order_R = ids_R.argsort(stable=True)
-    rows_R = torch.arange(T * K, device=x_TD.device)
-    place_R = torch.empty_like(order_R).scatter_(0, order_R, rows_R)
-    counts_E = ids_R.new_zeros(len(down_EDF)).scatter_add_(0, ids_R, torch.ones_like(ids_R))
-    ends_E = counts_E.cumsum(0, dtype=torch.int32)
-    rows_RD = x_TD.index_select(0, order_R // K)
+    _, place_R, token_R = _order(ids_TK)
+    ends_E = count(ids_TK, len(down_EDF)).cumsum(0, dtype=torch.int32)
+    rows_RD = x_TD.index_select(0, token_R)
     gate_up = gate_up_E2FD.flatten(1, 2).transpose(1, 2)
     gate, up = torch._grouped_mm(rows_RD, gate_up, offs=ends_E).chunk(2, dim=-1)
     y_RD = torch._grouped_mm(F.silu(gate) * up, down_EDF.transpose(1, 2), offs=ends_E)
@@ -97,24 +95,94 @@ def every_expert(
     return torch.bmm(weights_TE[:, None], y_ETD.transpose(0, 1)).squeeze(1)
 
 
-def _by_expert(rows: Tensor, sizes: list[int], weight_E: Tensor) -> Tensor:
-    """rows[R, a] times each expert's weight[E, b, a], transposed: [R, b]."""
-    out = rows.new_empty(len(rows), weight_E.shape[1])
-    start = 0
-    for e, size in enumerate(sizes):
-        torch.mm(rows[start : start + size], weight_E[e].T, out=out[start : start + size])
-        start += size
+def count(ids_TK: Tensor, num_experts: int) -> Tensor:
+    """Tokens sent to each expert, int64 [E]. Unlike bincount it has a shape that nobody waits for."""
+    ids_R = ids_TK.flatten()
+    return ids_R.new_zeros(num_experts).scatter_add_(0, ids_R, torch.ones_like(ids_R))
+
+
+def _order(ids_TK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows sorted by expert: which choice is at each row, the row of each choice, the token at each row; all [R]."""
+    order_R = ids_TK.flatten().argsort(stable=True)
+    rows_R = torch.arange(ids_TK.numel(), device=ids_TK.device)
+    place_R = torch.empty_like(order_R).scatter_(0, order_R, rows_R)
+    return order_R, place_R, order_R // ids_TK.shape[1]
+
+
+def _experts_in_parts(
+    x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up: Tensor, down: Tensor
+) -> Tensor:
+    T, K = ids_TK.shape
+    with torch.no_grad():
+        order_R, place_R, token_R = _order(ids_TK)
+        sizes_E = count(ids_TK, len(down))
+    rows_RD = _ToRows.apply(x_TD, token_R, place_R, K)  # type: ignore[no-untyped-call]
+    gate, up = _ByExpert.apply(rows_RD, sizes_E, gate_up.flatten(1, 2)).chunk(2, dim=-1)  # type: ignore[no-untyped-call]
+    y_RD = _ByExpert.apply(F.silu(gate) * up, sizes_E, down)  # type: ignore[no-untyped-call]
+    y_TKD = _ToRows.apply(y_RD, place_R, order_R, 1).view(T, K, -1)  # type: ignore[no-untyped-call]
+    out_TD: Tensor = (weights_TK[..., None] * y_TKD).sum(1)
+    return out_TD
+
+
+def _by_expert_shape(rows_RA: Tensor, sizes_E: Tensor, weight_EBA: Tensor) -> Tensor:
+    return rows_RA.new_empty(rows_RA.shape[0], weight_EBA.shape[1])
+
+
+@opaque(_by_expert_shape)
+def _by_expert(rows_RA: Tensor, sizes_E: Tensor, weight_EBA: Tensor) -> Tensor:
+    """Rows times each expert's weight, transposed: [R, B]."""
+    out = rows_RA.new_empty(len(rows_RA), weight_EBA.shape[1])
+    sizes = sizes_E.tolist()
+    parts = (rows_RA.split(sizes), weight_EBA.transpose(1, 2).unbind(), out.split(sizes))
+    for rows, weight_AB, result in zip(*parts, strict=True):
+        torch.mm(rows, weight_AB, out=result)
     return out
 
 
-def _weight_grad(grad_rows: Tensor, rows: Tensor, sizes: list[int], like_E: Tensor) -> Tensor:
-    """For each expert grad_rows^T @ rows over its own rows: [E, b, a]."""
-    out = torch.empty_like(like_E)
-    start = 0
-    for e, size in enumerate(sizes):
-        torch.mm(grad_rows[start : start + size].T, rows[start : start + size], out=out[e])
-        start += size
+def _weight_grad_shape(grad_RB: Tensor, rows_RA: Tensor, sizes_E: Tensor) -> Tensor:
+    return rows_RA.new_empty(sizes_E.shape[0], grad_RB.shape[1], rows_RA.shape[1])
+
+
+@opaque(_weight_grad_shape)
+def _weight_grad(grad_RB: Tensor, rows_RA: Tensor, sizes_E: Tensor) -> Tensor:
+    """For each expert grad^T @ rows over its own rows: [E, B, A]."""
+    out = rows_RA.new_empty(len(sizes_E), grad_RB.shape[1], rows_RA.shape[1])
+    sizes = sizes_E.tolist()
+    parts = (grad_RB.T.split(sizes, 1), rows_RA.split(sizes), out.unbind())
+    for grad_BR, rows, result in zip(*parts, strict=True):
+        torch.mm(grad_BR, rows, out=result)
     return out
+
+
+class _ToRows(torch.autograd.Function):
+    """Rows of x by index, each `times` times in all; `back` says where, so that the derivative is a gather too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index_R: Tensor, back_R: Tensor, times: int) -> Tensor:
+        ctx.save_for_backward(back_R)
+        ctx.times = times
+        return x.index_select(0, index_R)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (back_R,) = ctx.saved_tensors
+        grad = grads[0].index_select(0, back_R)
+        grad = grad if ctx.times == 1 else grad.unflatten(0, (-1, ctx.times)).sum(1)
+        return grad, None, None, None
+
+
+class _ByExpert(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, sizes_E: Tensor, weight_E: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, sizes_E, weight_E)
+        return _by_expert(rows, sizes_E, weight_E)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:
+        rows, sizes_E, weight_E = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        grad_rows = _by_expert(grad, sizes_E, weight_E.transpose(1, 2))
+        return grad_rows, None, _weight_grad(grad, rows, sizes_E)
 
 
 class _Experts(torch.autograd.Function):
@@ -123,11 +191,8 @@ class _Experts(torch.autograd.Function):
         ctx: Any, x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up: Tensor, down: Tensor
     ) -> Tensor:
         T, K = ids_TK.shape
-        order_R = ids_TK.flatten().argsort(stable=True)
-        place_R = torch.empty_like(order_R)
-        place_R[order_R] = torch.arange(T * K, device=x_TD.device)
-        sizes = torch.bincount(ids_TK.flatten(), minlength=len(down)).tolist()
-        token_R = order_R.div(K, rounding_mode="floor")
+        order_R, place_R, token_R = _order(ids_TK)
+        sizes = count(ids_TK, len(down))
         rows_RD = x_TD.index_select(0, token_R)
         gu_R2F = _by_expert(rows_RD, sizes, gate_up.flatten(1, 2))
         gate, up = gu_R2F.chunk(2, dim=-1)
@@ -136,23 +201,32 @@ class _Experts(torch.autograd.Function):
         y_TKD = y_RD.index_select(0, place_R).view(T, K, -1)
         out_TD = torch.bmm(weights_TK[:, None], y_TKD).squeeze(1)
         ctx.save_for_backward(
-            rows_RD, gu_R2F, act_RF, y_TKD, weights_TK, gate_up, down, token_R, order_R, place_R
+            rows_RD,
+            gu_R2F,
+            act_RF,
+            y_TKD,
+            weights_TK,
+            gate_up,
+            down,
+            token_R,
+            order_R,
+            place_R,
+            sizes,
         )
-        ctx.sizes = sizes
         return out_TD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
         (grad_TD,) = grads
-        rows, gu, act, y_TKD, weights_TK, gate_up, down, token_R, order_R, place_R = (
+        rows, gu, act, y_TKD, weights_TK, gate_up, down, token_R, order_R, place_R, sizes = (
             ctx.saved_tensors
         )
         T, K = weights_TK.shape
         grad_weights_TK = torch.bmm(y_TKD, grad_TD[:, :, None]).squeeze(-1)
         weight_R1 = weights_TK.flatten().index_select(0, order_R)[:, None]
         grad_y = grad_TD.index_select(0, token_R).mul_(weight_R1)
-        grad_down = _weight_grad(grad_y, act, ctx.sizes, down)
-        grad_act = _by_expert(grad_y, ctx.sizes, down.transpose(1, 2))
+        grad_down = _weight_grad(grad_y, act, sizes)
+        grad_act = _by_expert(grad_y, sizes, down.transpose(1, 2))
         gate, up = gu.chunk(2, dim=-1)
         gate_sigmoid = gate.sigmoid()
         grad_gu = torch.empty_like(gu)
@@ -162,7 +236,7 @@ class _Experts(torch.autograd.Function):
         torch.mul(grad_act, silu, out=grad_up)
         torch.mul(grad_act * up, gate_sigmoid + silu * (1 - gate_sigmoid), out=grad_gate)
         flat_gate_up = gate_up.flatten(1, 2)
-        grad_gate_up = _weight_grad(grad_gu, rows, ctx.sizes, flat_gate_up).view_as(gate_up)
-        grad_rows = _by_expert(grad_gu, ctx.sizes, flat_gate_up.transpose(1, 2))
+        grad_gate_up = _weight_grad(grad_gu, rows, sizes).view_as(gate_up)
+        grad_rows = _by_expert(grad_gu, sizes, flat_gate_up.transpose(1, 2))
         grad_x = grad_rows.index_select(0, place_R).view(T, K, -1).sum(1)
         return grad_x, None, grad_weights_TK, grad_gate_up, grad_down

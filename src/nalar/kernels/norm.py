@@ -14,7 +14,7 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
     On a CPU torch has no fused kernel for it, and its derivative takes some twenty passes; here it takes eight.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32:
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
         if not torch.is_grad_enabled():  # without the cost of a node that nobody asks for
             return _normed(x, eps)[0].mul_(weight_D)
         out: Tensor = _RMSNorm.apply(x, weight_D, eps)  # type: ignore[no-untyped-call]

@@ -23,6 +23,7 @@ from nalar.kernels.documents import Documents
 from nalar.kernels.norm import rms_norm
 from nalar.kernels.paging import Paging, read, write
 from nalar.model.config import ModelConfig
+from nalar.model.linear import Linear
 from nalar.model.rope import rotate, softmax_factor
 
 # The published code builds the inner norms with this, whatever rms_norm_eps says.
@@ -54,15 +55,15 @@ class LatentAttention(nn.Module):
         nope = config.qk_head_dim - rope
         self.latent_dim, self.nope_dim, self.rope_dim, self.value_dim = R, nope, rope, value
         if config.q_lora_rank is None:
-            self.q_proj = nn.Linear(D, H * config.qk_head_dim, bias=False)
+            self.q_proj = Linear(D, H * config.qk_head_dim, bias=False)
         else:
-            self.q_a_proj = nn.Linear(D, config.q_lora_rank, bias=False)
+            self.q_a_proj = Linear(D, config.q_lora_rank, bias=False)
             self.q_a_layernorm = RMSNorm(config.q_lora_rank, LATENT_NORM_EPS)
-            self.q_b_proj = nn.Linear(config.q_lora_rank, H * config.qk_head_dim, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(D, R + rope, bias=False)
+            self.q_b_proj = Linear(config.q_lora_rank, H * config.qk_head_dim, bias=False)
+        self.kv_a_proj_with_mqa = Linear(D, R + rope, bias=False)
         self.kv_a_layernorm = RMSNorm(R, LATENT_NORM_EPS)
-        self.kv_b_proj = nn.Linear(R, H * (nope + value), bias=False)
-        self.o_proj = nn.Linear(H * value, D, bias=False)
+        self.kv_b_proj = Linear(R, H * (nope + value), bias=False)
+        self.o_proj = Linear(H * value, D, bias=False)
         self.scale = _softmax_scale(config) * softmax_factor(config.rope_scaling)
 
     def queries(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,10 +186,10 @@ class GroupedAttention(nn.Module):
         self.kv_heads = config.num_key_value_heads
         queries, keys = config.num_attention_heads * K, self.kv_heads * K
         has_bias = config.attention_bias or config.qkv_bias
-        self.q_proj = nn.Linear(D, queries, bias=has_bias)
-        self.k_proj = nn.Linear(D, keys, bias=has_bias)
-        self.v_proj = nn.Linear(D, keys, bias=has_bias)
-        self.o_proj = nn.Linear(queries, D, bias=config.attention_bias)
+        self.q_proj = Linear(D, queries, bias=has_bias)
+        self.k_proj = Linear(D, keys, bias=has_bias)
+        self.v_proj = Linear(D, keys, bias=has_bias)
+        self.o_proj = Linear(queries, D, bias=config.attention_bias)
         if config.qk_norm:
             self.q_norm, self.k_norm = RMSNorm(K, eps), RMSNorm(K, eps)
         self.scale = _softmax_scale(config)

@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 from nalar.config import ConfigError
 from nalar.kernels.documents import Documents
-from nalar.kernels.experts import every_expert, experts, infer_experts
+from nalar.kernels.experts import count, every_expert, experts, infer_experts
+from nalar.kernels.linear import linear
+from nalar.kernels.opaque import apart
 from nalar.model.buffers import Float32Buffers
 from nalar.model.config import ModelConfig
+from nalar.model.linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -18,9 +21,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, width, bias=False)
-        self.up_proj = nn.Linear(hidden_size, width, bias=False)
-        self.down_proj = nn.Linear(width, hidden_size, bias=False)
+        self.gate_proj = Linear(hidden_size, width, bias=False)
+        self.up_proj = Linear(hidden_size, width, bias=False)
+        self.down_proj = Linear(width, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -44,7 +47,7 @@ class Router(Float32Buffers):
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Expert ids int64 [T, K], their fp32 weights [T, K], and all scores [T, E]."""
         c = self.config
-        logits_TE = F.linear(x_TD.float(), self.weight.float())
+        logits_TE = linear(x_TD.float(), self.weight.float())
         scores_TE = logits_TE.sigmoid() if c.scoring_func == "sigmoid" else logits_TE.softmax(-1)
         with torch.no_grad():
             ids_TK = self._merits(scores_TE).topk(c.num_experts_per_tok, dim=-1).indices
@@ -123,7 +126,7 @@ class MoE(nn.Module):
         out_TD = self.experts(x_TD, ids_TK, weights_TK)
         if self.gate.config.n_shared_experts:
             out_TD = out_TD + self.shared_experts(x_TD)
-        load_E = torch.bincount(ids_TK.flatten(), minlength=scores_TE.shape[-1])
+        load_E = count(ids_TK, scores_TE.shape[-1])
         balance = None if balanced is None else sequence_balance(scores_TE, ids_TK, balanced)
         return out_TD, load_E, balance
 
@@ -136,6 +139,7 @@ class MoE(nn.Module):
         return out_TD + self.shared_experts(x_TD) if self.gate.config.n_shared_experts else out_TD
 
 
+@apart  # one row a document is a shape of its own in every batch
 def sequence_balance(scores_TE: Tensor, ids_TK: Tensor, documents: Documents) -> Tensor:
     """How unevenly documents use the experts, fp32 []: 1 where evenly, E / K at worst (arXiv:2412.19437, 17 to 20).
 

@@ -16,6 +16,7 @@ from nalar.kernels.documents import Documents
 from nalar.model.attention import RMSNorm
 from nalar.model.block import Block, Passed
 from nalar.model.config import ModelConfig
+from nalar.model.linear import Linear
 from nalar.model.moe import MoE
 
 
@@ -37,7 +38,7 @@ class PredictionBlock(Block):
         self.config = config
         D, eps = config.hidden_size, config.rms_norm_eps
         self.enorm, self.hnorm = RMSNorm(D, eps), RMSNorm(D, eps)
-        self.eh_proj = nn.Linear(2 * D, D, bias=False)
+        self.eh_proj = Linear(2 * D, D, bias=False)
         self.shared_head = nn.ModuleDict({"norm": RMSNorm(D, eps)})
 
     def predict(

@@ -19,6 +19,7 @@ from nalar.kernels.paging import Paging
 from nalar.model.attention import RMSNorm
 from nalar.model.block import Block, Passed
 from nalar.model.buffers import Float32Buffers
+from nalar.model.compiled import CompiledBlocks
 from nalar.model.config import ModelConfig
 from nalar.model.moe import MoE, Router
 from nalar.model.mtp import Ahead, PredictionBlock
@@ -67,6 +68,8 @@ class Transformer(Float32Buffers):
     """A decoder-only transformer of any family; parameters are named as in the published deepseek_v3 checkpoints."""
 
     turn_table: Tensor
+    compiled: CompiledBlocks | None = None
+    """What runs the blocks in training; None: they run as they are written."""
     recompute: bool = False
     """Keep only the input of each block for the backward pass and run the block again there."""
 
@@ -126,7 +129,7 @@ class Transformer(Float32Buffers):
         turn_NP = self._turn(documents.positions_N)
         each: list[Passed] = []
         for block in self.model.blocks():
-            each.append(self._pass(block, x_ND, turn_NP, documents, observe, balance))
+            each.append(self._pass(block.forward, x_ND, turn_NP, documents, observe, balance))
             x_ND = each[-1].x_ND
         states_ND = self.model.norm(x_ND)
         depths: list[Ahead] = []
@@ -168,9 +171,15 @@ class Transformer(Float32Buffers):
             yield Ahead(states_MD, at_M), passed
 
     def _pass(self, block: Callable[..., Passed], *args: Any) -> Passed:
-        if self.recompute and torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            return block(*args)
+        if self.compiled is not None:
+            *states, turn_NP, documents, observe, balance = args
+            args = (block, tuple(states), turn_NP, documents, observe, balance)
+            block = self.compiled
+        if self.recompute:
             return Passed(*checkpoint(block, *args, use_reentrant=False))
-        return Passed(*block(*args))
+        return block(*args)
 
     @property
     def head_weight(self) -> Tensor:

@@ -1,20 +1,33 @@
 """A whole run from random weights to a report, as one config. Imports no torch."""
 
 import math
+from typing import Literal
+
+from pydantic import Field
 
 from nalar.config import Config, ConfigError, lookup
-from nalar.data.config import CorpusConfig, DataConfig, PackingConfig, TokenizerConfig
+from nalar.data.config import (
+    CorpusConfig,
+    DataConfig,
+    DatasetSource,
+    FileSource,
+    PackingConfig,
+    ProceduralSource,
+    Source,
+    TokenizerConfig,
+)
 from nalar.evals.config import EvalConfig, ProbeConfig
 from nalar.model.config import ModelConfig
 from nalar.model.families.registry import FAMILIES
+from nalar.optim.config import OptimConfig, ScheduleConfig
 from nalar.plan.cost import PriceConfig
 from nalar.rl.config import RLConfig
 from nalar.tasks.registry import TASKS
 from nalar.train.config import CheckpointConfig, PretrainConfig
 
 
-class ZeroConfig(Config):
-    """Pretrain, probe, evaluate, RL, evaluate again, report."""
+class RunConfig(Config):
+    """What every run has, whatever it trains."""
 
     recipe: str
     """The name that this config came from."""
@@ -22,18 +35,13 @@ class ZeroConfig(Config):
     """Sets weights, corpus, prompts and samples."""
     threads: int = 2
     """CPU threads; the same seed and threads give the same weights to the bit."""
-    model: ModelConfig
-    data: DataConfig = DataConfig()
-    tokenizer: TokenizerConfig
-    corpus: CorpusConfig
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model lies and computes. auto: cuda where torch finds a GPU, else cpu; a run stays where it began."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights, activations and checkpoints. The optimizer's state, router and output head compute in float32."""
     packing: PackingConfig
-    pretrain: PretrainConfig
-    probe: ProbeConfig | None
-    """None: nothing is probed, every slice is trained, and whatever follows begins at once."""
-    rl: RLConfig
-    evals: EvalConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
-    price: PriceConfig
+    price: PriceConfig = PriceConfig()
     tensorboard: bool = False
     """Write TensorBoard files beside metrics.jsonl; wants `pip install 'nalar[tensorboard]'`."""
 
@@ -43,6 +51,23 @@ class ZeroConfig(Config):
             raise ConfigError(at="seed", got=str(self.seed), want="a number from 0 to 2**63 - 1")
         if self.threads < 1:
             raise ConfigError(at="threads", got=str(self.threads), want="at least 1")
+
+
+class ZeroConfig(RunConfig):
+    """Pretrain, probe, evaluate, RL, evaluate again, report."""
+
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    tokenizer: TokenizerConfig
+    corpus: CorpusConfig
+    pretrain: PretrainConfig
+    probe: ProbeConfig | None
+    """None: nothing is probed, every slice is trained, and whatever follows begins at once."""
+    rl: RLConfig
+    evals: EvalConfig
+
+    def model_post_init(self, context: object) -> None:
+        RunConfig.model_post_init(self, context)
         for field, names in (("rl.tasks", self.rl.tasks), ("evals.tasks", self.evals.tasks)):
             for name in names:
                 lookup(name, TASKS, at=field)
@@ -101,6 +126,95 @@ class ZeroConfig(Config):
                     got=f"{speed} with model.topk_method='greedy'",
                     want="0: the router has no bias to move",
                 )
+
+
+class SftConfig(RunConfig):
+    """Fine-tune a model on dialogues. Only what the assistant says is in the loss."""
+
+    recipe: Literal["sft"] = "sft"
+    """These settings are of one kind."""
+    model: str
+    """A run, or a folder with a model and its tokenizer: what is fine-tuned."""
+    data: Source
+    """Dialogues: a file, a folder, a glob or hf:ID, with settings such as ,field=turns (docs/data.md)."""
+    cache_dir: str = DataConfig().cache_dir
+    """Where the dialogues are kept as token ids."""
+    max_bad_frac: float = Field(default=DataConfig().max_bad_frac, ge=0, le=1)
+    """Records that cannot be used are skipped and counted; more than this share is an error."""
+    held_out_frac: float = Field(default=0.05, ge=0, lt=1)
+    """Dialogues, chosen by a hash, that are never trained on: the loss on them is measured before and after."""
+    packing: PackingConfig = PackingConfig(step_tokens=4096, document_tokens=512)
+    """Whole dialogues fill a step, so step_tokens is a mean; those of more than document_tokens are left out."""
+    epochs: int = Field(default=2, ge=1)
+    """Passes over the dialogues. After each the run saves."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak step size of every parameter, for models as small as the recipes'; DeepSeek-R1 had 5e-5."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """muon: matrices under Muon, the rest under AdamW, as the recipes pretrain."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Largest global norm of the gradients. None: not clipped."""
+    schedule: ScheduleConfig = ScheduleConfig(
+        shape="cosine", warmup_steps=5, stable_frac=0.0, final_lr_frac=0.1
+    )
+    """Its horizon is all epochs."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of one forward and backward pass at most (one dialogue at least). None: the whole step's."""
+    mtp_loss_weight: float = Field(default=0.0, ge=0)
+    """Of multi-token prediction. 0: its blocks, if there are any, are not trained."""
+    recompute: bool = False
+    """Run each block again in the backward pass instead of keeping what it computed."""
+    log_every_steps: int = Field(default=10, ge=1)
+    save_every_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps from one checkpoint to the next, beside the end of each epoch. None: only there."""
+
+    def model_post_init(self, context: object) -> None:
+        RunConfig.model_post_init(self, context)
+        if isinstance(self.data, ProceduralSource) or self.data.weight != 1:
+            raise ConfigError(
+                at="data",
+                got=f"{self.data.where} with weight={self.data.weight}",
+                want="one source of dialogues, without a weight",
+            )
+        if self.packing.step_tokens < self.packing.document_tokens:
+            raise ConfigError(
+                at="packing.step_tokens",
+                got=str(self.packing.step_tokens),
+                want=f"room for a dialogue of packing.document_tokens={self.packing.document_tokens}",
+            )
+
+    @property
+    def dialogues(self) -> FileSource | DatasetSource:
+        """The source, as one of dialogues."""
+        assert not isinstance(self.data, ProceduralSource)
+        return self.data.model_copy(update={"content": "dialogue"})
+
+    @property
+    def reading(self) -> DataConfig:
+        return DataConfig(
+            sources=(self.dialogues,), cache_dir=self.cache_dir, max_bad_frac=self.max_bad_frac
+        )
+
+    def training(self, epoch_tokens: int) -> PretrainConfig:
+        """The same as settings of the loop: an epoch is a slice. The routers' bias stays as it is."""
+        return PretrainConfig(
+            slice_tokens=epoch_tokens,
+            max_slices=self.epochs,
+            optim=OptimConfig(
+                name=self.optimizer,
+                lr=self.lr,
+                adamw_lr=self.lr,
+                weight_decay=self.weight_decay,
+                clip_grad_norm=self.clip_grad_norm,
+            ),
+            schedule=self.schedule,
+            micro_batch_tokens=self.micro_batch_tokens,
+            balance_speed=0.0,
+            mtp_loss_weight=self.mtp_loss_weight,
+            recompute=self.recompute,
+            log_every_steps=self.log_every_steps,
+            save_every_steps=self.save_every_steps,
+        )
 
 
 PROMPT_TOKENS = 64

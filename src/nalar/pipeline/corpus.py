@@ -1,6 +1,8 @@
 """What pretraining reads: the run's tokenizer and batches, the same ones whenever the run goes on."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -10,10 +12,11 @@ from nalar.data.loader import Loaded, SourceRecord, load
 from nalar.data.mixture import Mixture
 from nalar.data.tokenizer import Tokenizer
 from nalar.pipeline.config import ZeroConfig
-from nalar.pipeline.session import Session
+from nalar.pipeline.session import C, Session
 from nalar.train.checkpoint import Resumed
 
 DATA_FILE = "data.json"
+T = TypeVar("T")
 
 
 class DataRecord(BaseModel):
@@ -23,34 +26,40 @@ class DataRecord(BaseModel):
     sources: list[SourceRecord]
 
 
-def prepare(session: Session, resumed: Resumed | None) -> tuple[Tokenizer, Mixture] | None:
-    """None: told to stop, what is cached so far is kept. UserError where the sources are not what they were.
+def prepare(
+    session: Session[ZeroConfig], resumed: Resumed | None
+) -> tuple[Tokenizer, Mixture] | None:
+    """None: told to stop, what is cached so far is kept. UserError where the sources are not what they were."""
+    config = session.config
 
-    Reading files is a stage with a receipt of its own; a run that goes on finds them in the cache.
-    """
-    is_procedural = all(source.kind == "procedural" for source in session.config.data.sources)
-    if is_procedural or resumed or session.is_done("data"):
-        tokenizer = tokenizer_of(session.config, resumed)
+    def read() -> tuple[Tokenizer, Mixture] | None:
+        tokenizer = tokenizer_of(config, resumed)
         loaded = _load(session, tokenizer)
         if loaded is None:
             return None
-        if not is_procedural:
-            _keep(session, loaded.records)
+        if loaded.records:
+            is_new = keep(session, loaded.records)
+            trained = config.pretrain.slice_tokens * config.pretrain.max_slices
+            for record in loaded.records if is_new else ():
+                passes = trained * record.weight_frac / record.tokens
+                session.observer.note(f"{record.source}: at most {passes:.2g} passes over it")
         return tokenizer, loaded.batches
+
+    is_procedural = all(source.kind == "procedural" for source in config.data.sources)
+    return read() if is_procedural or resumed else metered(session, read)
+
+
+def metered(session: Session[C], read: Callable[[], T | None]) -> T | None:
+    """Reading files is a stage with a receipt of its own; a run that goes on finds them in the cache."""
+    if session.is_done("data"):
+        return read()
     with session.start("data", steps=None) as meter:
-        tokenizer = tokenizer_of(session.config, None)
-        loaded = _load(session, tokenizer)
+        found = read()
         session.receipt("data", meter)
-    if loaded is None:
-        return None
-    _keep(session, loaded.records)
-    session.mark_done("data")
-    trained = session.config.pretrain.slice_tokens * session.config.pretrain.max_slices
-    for record in loaded.records:
-        passes = trained * record.weight_frac / record.tokens
-        session.observer.note(f"{record.source}: at most {passes:.2g} passes over it")
-    session.observer.stage_finished("data")
-    return tokenizer, loaded.batches
+    if found is not None:
+        session.mark_done("data")
+        session.observer.stage_finished("data")
+    return found
 
 
 def tokenizer_of(config: ZeroConfig, resumed: Resumed | None) -> Tokenizer:
@@ -88,7 +97,7 @@ def named_or_learned(config: ZeroConfig) -> Tokenizer:
     return tokenizer
 
 
-def _load(session: Session, tokenizer: Tokenizer) -> Loaded | None:
+def _load(session: Session[ZeroConfig], tokenizer: Tokenizer) -> Loaded | None:
     config = session.config
     return load(
         config.data,
@@ -101,12 +110,15 @@ def _load(session: Session, tokenizer: Tokenizer) -> Loaded | None:
     )
 
 
-def _keep(session: Session, records: list[SourceRecord]) -> None:
-    """Write down what was read; UserError where a run that goes on would read something else than it began with."""
+def keep(session: Session[C], records: list[SourceRecord]) -> bool:
+    """Write down what was read; whether that is the first time.
+
+    UserError where a run that goes on would read something else than it began with.
+    """
     path = session.run.path / DATA_FILE
     if not path.exists():
         session.run.write_json(DATA_FILE, DataRecord(sources=records).model_dump())
-        return
+        return True
     try:
         known = DataRecord.model_validate(session.run.read_json(DATA_FILE))
     except ValidationError as error:
@@ -122,3 +134,4 @@ def _keep(session: Session, records: list[SourceRecord]) -> None:
                 want="the same, so that it goes on as if it had never stopped",
                 hint="put the files back as they were, or start a new run",
             )
+    return False

@@ -1,10 +1,12 @@
 """What a recipe will take: parameters, tokens, operations, memory, disk, time, money. Imports no torch."""
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel
 
 from nalar.model.config import ModelConfig
-from nalar.pipeline.config import ZeroConfig
-from nalar.plan.cost import FP32_BYTES, training_memory
+from nalar.pipeline.config import RunConfig, SftConfig, ZeroConfig
+from nalar.plan.cost import BYTES_OF, FP32_BYTES, Dtype, training_memory
 from nalar.plan.model import count_parameters, flops_per_token, sampling_flops
 
 # Assumptions, as a run of zero-cpu gave on two cores of a server: a model of 0.3M parameters, where overhead and not
@@ -41,6 +43,9 @@ class Forecast(BaseModel):
     train_flops_per_token: float
     """Forward and backward, at the mean context of a full row."""
     memory_bytes: int
+    """Of the machine."""
+    gpu_bytes: int = 0
+    """Of the GPU, where `device` says cuda."""
     disk_bytes: int
     stages: list[StageForecast]
     tokens: int
@@ -52,41 +57,95 @@ class Forecast(BaseModel):
 
 def forecast(config: ZeroConfig) -> Forecast:
     """Arithmetic on the config under the assumptions that it states."""
-    count = count_parameters(config.model)
-    stages = [_pretrain(config), _evaluate(config, "evaluate_base"), _rl(config)]
-    stages.append(_evaluate(config, "evaluate_final"))
+    trained = config.pretrain.slice_tokens * config.pretrain.max_slices
+    stages = [
+        _training(config, config.model, "pretrain", trained),
+        _evaluate(config, "evaluate_base"),
+        _rl(config),
+        _evaluate(config, "evaluate_final"),
+    ]
+    batch = max(config.rl.micro_batch_tokens, config.packing.step_tokens)
+    samples = max(config.rl.prompts_per_step * config.rl.group_size, 256)
+    context = PROMPT_TOKENS + max(config.rl.max_tokens, config.evals.max_tokens)
+    slices = config.pretrain.max_slices if config.checkpoint.keep_slices else 0
+    found = _forecast(
+        config,
+        config.model,
+        stages,
+        _Peak(batch, context, samples),
+        checkpoints=slices + 2 * config.checkpoint.keep + 1,
+    )
+    found.assumptions[-1:-1] = [
+        "pretraining uses all its slices; the probe may end it earlier",
+        f"a response fills {RESPONSE_FILL_FRAC:.0%} of its cap",
+    ]
+    return found
+
+
+def forecast_sft(config: SftConfig, model: ModelConfig, epoch_tokens: int) -> Forecast:
+    """The same for fine-tuning a model on dialogues of so many tokens."""
+    batch = config.micro_batch_tokens or config.packing.step_tokens
+    epochs = config.epochs if config.checkpoint.keep_slices else 0
+    return _forecast(
+        config,
+        model,
+        [_training(config, model, "sft", config.epochs * epoch_tokens)],
+        _Peak(batch, config.packing.document_tokens, 0),
+        checkpoints=epochs + config.checkpoint.keep + 1,
+    )
+
+
+@dataclass(frozen=True)
+class _Peak:
+    """What lies in memory at once beside weights and their state."""
+
+    batch_tokens: int
+    row_tokens: int
+    samples: int
+    """Rows of the cache in sampling."""
+
+
+def _forecast(
+    config: RunConfig,
+    model: ModelConfig,
+    stages: list[StageForecast],
+    peak: _Peak,
+    *,
+    checkpoints: int,
+) -> Forecast:
+    """checkpoints: those on the disk at once, at most; the one that is being written is among them."""
+    count = count_parameters(model)
+    memory_bytes, gpu_bytes = _memory_bytes(config, model, peak)
     return Forecast(
         total_params=count.total_params,
         active_params=count.active_params,
         train_flops_per_token=flops_per_token(
-            config.model,
-            config.packing.document_tokens * DOCUMENT_FILL_FRAC / 2,
-            backward=True,
-            with_mtp=True,
+            model, _mean_context(config), backward=True, with_mtp=True
         ),
-        memory_bytes=_memory_bytes(config),
-        disk_bytes=_checkpoints(config) * FP32_BYTES * _checkpoint_numbers(config.model)
-        + LOGS_BYTES,
+        memory_bytes=memory_bytes,
+        gpu_bytes=gpu_bytes,
+        disk_bytes=checkpoints * _checkpoint_bytes(model, config.dtype) + LOGS_BYTES,
         stages=stages,
         tokens=sum(s.tokens for s in stages),
         flops=sum(s.flops for s in stages),
         wall_s=SECONDS_FOR_START_S + sum(s.wall_s for s in stages),
         usd=config.price.usd(SECONDS_FOR_START_S) + sum(s.usd for s in stages),
         assumptions=[
+            *(["times are a CPU's: a GPU's are not known here"] if gpu_bytes else []),
             f"{TRAIN_FLOPS_PER_S / 1e9:.0f} GFLOP/s in training and "
             f"{SAMPLE_FLOPS_PER_S / 1e9:.0f} in sampling, as two cores of a server gave",
-            "pretraining uses all its slices; the probe may end it earlier",
-            f"a response fills {RESPONSE_FILL_FRAC:.0%} of its cap",
             f"{config.price.usd_per_hour} USD an hour",
         ],
     )
 
 
-def _pretrain(config: ZeroConfig) -> StageForecast:
-    tokens = config.pretrain.slice_tokens * config.pretrain.max_slices
-    context = DOCUMENT_FILL_FRAC * config.packing.document_tokens / 2
-    flops = tokens * flops_per_token(config.model, context, backward=True, with_mtp=True)
-    return _stage(config, "pretrain", tokens, flops, flops / TRAIN_FLOPS_PER_S)
+def _mean_context(config: RunConfig) -> float:
+    return DOCUMENT_FILL_FRAC * config.packing.document_tokens / 2
+
+
+def _training(config: RunConfig, model: ModelConfig, name: str, tokens: int) -> StageForecast:
+    each = flops_per_token(model, _mean_context(config), backward=True, with_mtp=True)
+    return _stage(config, name, tokens, tokens * each, tokens * each / TRAIN_FLOPS_PER_S)
 
 
 def _rl(config: ZeroConfig) -> StageForecast:
@@ -115,35 +174,38 @@ def _sampling(config: ZeroConfig, prompts: int, samples: int, max_tokens: int) -
 
 
 def _stage(
-    config: ZeroConfig, name: str, tokens: int, flops: float, seconds: float
+    config: RunConfig, name: str, tokens: int, flops: float, seconds: float
 ) -> StageForecast:
     return StageForecast(
         name=name, tokens=tokens, flops=flops, wall_s=seconds, usd=config.price.usd(seconds)
     )
 
 
-def _checkpoint_numbers(model: ModelConfig) -> int:
-    """Weights, two numbers of the optimizer for each, and copies of embedding and head for draft blocks."""
+def _checkpoint_bytes(model: ModelConfig, dtype: Dtype) -> int:
+    """Weights, two numbers of the optimizer for each, masters of rounded ones, embedding and head for draft blocks."""
     count = count_parameters(model)
     copies = 2 * model.num_nextn_predict_layers * count.embedding_params
-    return 3 * (count.total_params + count.mtp_params) + copies
+    weight_bytes, state = BYTES_OF[dtype], 2 if dtype == "float32" else 3
+    numbers = count.total_params + count.mtp_params
+    return (weight_bytes + state * FP32_BYTES) * numbers + weight_bytes * copies
 
 
-def _checkpoints(config: ZeroConfig) -> int:
-    """That lie on the disk at once, at most: those of both stages, slices, and the one that is being written."""
-    slices = config.pretrain.max_slices if config.checkpoint.keep_slices else 0
-    return slices + 2 * config.checkpoint.keep + 1
+def _memory_bytes(config: RunConfig, model: ModelConfig, peak: _Peak) -> tuple[int, int]:
+    """The larger of training and sampling, a copy that is being saved, and what an interpreter with torch takes.
 
-
-def _memory_bytes(config: ZeroConfig) -> int:
-    """The larger of training and sampling, a copy that is being saved, and what an interpreter with torch takes."""
-    model, rl = config.model, config.rl
-    batch = max(rl.micro_batch_tokens, config.packing.step_tokens)
-    context = PROMPT_TOKENS + max(rl.max_tokens, config.evals.max_tokens)
-    training = training_memory(model, batch_tokens=batch, row_tokens=context, with_mtp=True)
-    samples = max(rl.prompts_per_step * rl.group_size, 256)
-    cache = FP32_BYTES * samples * context * model.num_hidden_layers * model.cache_dim
+    Of the machine; then of the GPU, which has the first where it is in use.
+    """
+    training = training_memory(
+        model,
+        batch_tokens=peak.batch_tokens,
+        row_tokens=peak.row_tokens,
+        with_mtp=True,
+        dtype=config.dtype,
+    )
+    entry_bytes = BYTES_OF[config.dtype] * model.num_hidden_layers * model.cache_dim
+    work_bytes = training.total_bytes + peak.samples * peak.row_tokens * entry_bytes
     # The optimizer's state is copied for every save, the weights where training goes on meanwhile.
     weights_bytes = training.parameters_bytes if config.checkpoint.background else 0
-    copy_bytes = training.optimizer_bytes + weights_bytes
-    return INTERPRETER_BYTES + training.total_bytes + copy_bytes + cache
+    rest_bytes = INTERPRETER_BYTES + training.optimizer_bytes + weights_bytes
+    on_gpu = config.device == "cuda"
+    return (rest_bytes, work_bytes) if on_gpu else (rest_bytes + work_bytes, 0)

@@ -10,8 +10,8 @@ from pathlib import Path
 from nalar.config import UserError
 from nalar.data.files import refuse_missing
 from nalar.machine import environment
-from nalar.pipeline.config import ZeroConfig
-from nalar.pipeline.forecast import Forecast, forecast
+from nalar.pipeline.config import RunConfig, SftConfig, ZeroConfig
+from nalar.pipeline.forecast import Forecast
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,8 @@ def existing_parent(path: Path) -> Path:
     return path
 
 
-def refuse_if_too_small(config: ZeroConfig, machine: Machine) -> Forecast:
-    """UserError where the machine lacks cores, memory or disk for the recipe; else what it will take."""
-    need = forecast(config)
+def refuse_if_too_small(config: RunConfig, need: Forecast, machine: Machine) -> None:
+    """UserError where the machine lacks the cores, memory or disk that a run needs."""
     if config.threads > machine.cores:
         raise UserError(
             at="threads",
@@ -49,17 +48,16 @@ def refuse_if_too_small(config: ZeroConfig, machine: Machine) -> Forecast:
             want="at most one thread a core",
             hint=f"--threads {machine.cores}: slower, and other weights for the same seed",
         )
-    _enough("memory", machine.memory_bytes, need.memory_bytes, "a smaller --rl.micro-batch-tokens")
+    _enough("memory", machine.memory_bytes, need.memory_bytes, "smaller micro-batches")
     _enough(
         "disk",
         machine.free_disk_bytes,
         need.disk_bytes,
         "free some space, or choose --run on another disk",
     )
-    return need
 
 
-def refuse_if_not_installed(config: ZeroConfig) -> None:
+def refuse_if_not_installed(config: RunConfig) -> None:
     """UserError where the config asks for a package that is not there."""
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError(
@@ -70,8 +68,11 @@ def refuse_if_not_installed(config: ZeroConfig) -> None:
         )
 
 
-def refuse_if_no_data(config: ZeroConfig) -> None:
+def refuse_if_no_data(config: ZeroConfig | SftConfig) -> None:
     """UserError where a source, or the tokenizer that the config names, is not there."""
+    if isinstance(config, SftConfig):
+        refuse_missing(config.reading)
+        return
     refuse_missing(config.data)
     path = config.tokenizer.path
     if path is not None and not (Path(path).expanduser() / "tokenizer.json").is_file():

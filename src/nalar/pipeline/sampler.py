@@ -12,8 +12,10 @@ from nalar.engine.engine import Engine
 from nalar.evals.config import EvalConfig
 from nalar.evals.protocol import evaluate
 from nalar.evals.results import TaskResult
+from nalar.model.config import ModelConfig
 from nalar.model.weights import load_model
-from nalar.pipeline.config import ZeroConfig
+from nalar.pipeline.config import RunConfig, ZeroConfig
+from nalar.pipeline.place import Place, place_of
 from nalar.pipeline.zero import EVAL_SEED, tasks_of
 from nalar.tasks.problem import Split, Task
 from nalar.tasks.registry import TASKS
@@ -27,20 +29,32 @@ class Sampler:
     tokenizer: Tokenizer
 
 
-def load_sampler(folder: Path, *, threads: int | None = None) -> Sampler:
-    """The model in a Hugging Face folder, for inference alone; on a run's own threads its figures repeat."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    model = load_model(folder, with_mtp=False).eval().requires_grad_(False)
+def load_sampler(folder: Path, config: RunConfig | None = None) -> Sampler:
+    """The model in a Hugging Face folder, for inference alone.
+
+    config: of its run, on whose device, dtype and threads its figures repeat. The CPU where its GPU is not here.
+    """
+    place = Place(torch.device("cpu"), torch.float32)
+    if config is not None:
+        torch.set_num_threads(config.threads)
+        has_device = config.device != "cuda" or torch.cuda.is_available()
+        place = place_of(config if has_device else config.model_copy(update={"device": "cpu"}))
+    model = load_model(folder, device=place.device, dtype=place.dtype, with_mtp=False)
+    model.eval().requires_grad_(False)
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise UserError(
-            at=str(folder),
-            got=f"a tokenizer of {tokenizer.vocab_size} ids and a model of {model.config.vocab_size}",
-            want="a model that knows every id of its tokenizer",
-        )
+    refuse_foreign_ids(folder, tokenizer, model.config)
     limits = EngineConfig(max_model_len=model.config.max_position_embeddings)
     return Sampler(Engine(model, limits), tokenizer)
+
+
+def refuse_foreign_ids(folder: Path, tokenizer: Tokenizer, model: ModelConfig) -> None:
+    """UserError where a folder's tokenizer has ids that its model lacks."""
+    if tokenizer.vocab_size > model.vocab_size:
+        raise UserError(
+            at=str(folder),
+            got=f"a tokenizer of {tokenizer.vocab_size} ids and a model of {model.vocab_size}",
+            want="a model that knows every id of its tokenizer",
+        )
 
 
 def tasks_for(config: ZeroConfig | None) -> dict[str, Task]:

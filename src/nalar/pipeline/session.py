@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Generic, Protocol, Self, TypeVar
 
 from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
@@ -14,8 +14,9 @@ from nalar.kernels.ceiling import Ceiling, measure_ceiling
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
-from nalar.pipeline.config import ZeroConfig
+from nalar.pipeline.config import RunConfig
 from nalar.pipeline.observer import Observer
+from nalar.pipeline.place import place_of
 from nalar.pipeline.state import State, lost_work
 from nalar.plan.model import sampling_flops
 from nalar.run import Lost, Meter, Receipt, Run
@@ -70,11 +71,14 @@ class Work:
     flops: float = 0.0
 
 
+C = TypeVar("C", bound=RunConfig)
+
+
 @dataclass
-class Session:
+class Session(Generic[C]):
     """One process working on one run. What writes does so within a `with` block, which ends when all is written."""
 
-    config: ZeroConfig
+    config: C
     run: Run
     observer: Observer
     should_stop: Callable[[], bool]
@@ -89,6 +93,7 @@ class Session:
     """FLOP and seconds of the stage at the last line of metrics; None before this session's first."""
 
     def __post_init__(self) -> None:
+        self.place = place_of(self.config)
         self._shelf = Shelf(self.run.path / "checkpoints")
         self._writer = Writer(background=self.config.checkpoint.background)
         self._saved: Path | None = None
@@ -261,7 +266,7 @@ class Session:
         self._set_aside(found)
         self._retain(stage)
         self._saved = found.folder
-        return load_checkpoint(found.folder)
+        return load_checkpoint(found.folder, device=self.place.device, dtype=self.place.dtype)
 
     def load(self, stage: str) -> Resumed:
         """The checkpoint with which a stage ended; LostEndError where it is not whole."""
@@ -273,7 +278,7 @@ class Session:
         end = self._state.checkpoints.get(stage, found.folder.name)
         if end != found.folder.name:
             raise LostEndError(stage, self._shelf.folder / end, "no such folder")
-        return load_checkpoint(found.folder)
+        return load_checkpoint(found.folder, device=self.place.device, dtype=self.place.dtype)
 
     def _set_aside(self, found: Found) -> None:
         for folder, wrong in found.damaged.items():

@@ -1,6 +1,7 @@
 """`state.json`: which stages of a run are done, how far its logs had come by then, and what a kill has cost."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -9,6 +10,16 @@ from nalar.config import UserError
 from nalar.run import Beyond, Lost, Run, add_up
 
 FILE = "state.json"
+
+
+class Outcome(StrEnum):
+    """How a session of a run ended."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    """Asked to stop; everything is saved."""
+    PROBE_FAILED = "probe_failed"
+    """The base does not recognise its own hits, so RL would unlearn to search."""
 
 
 class PendingLoss(BaseModel):

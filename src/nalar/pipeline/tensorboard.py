@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nalar.disk import disk_errors
-from nalar.pipeline.config import ZeroConfig
+from nalar.pipeline.config import RunConfig
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.preflight import refuse_if_not_installed
 from nalar.run import Run
@@ -66,7 +66,7 @@ class TensorBoard:
 
 
 @contextlib.contextmanager
-def watched(config: ZeroConfig, run: Run, observer: Observer) -> Iterator[Observer]:
+def watched(config: RunConfig, run: Run, observer: Observer) -> Iterator[Observer]:
     """The observer that a run reports to: with files beside it where the config asks for them."""
     if not config.tensorboard:
         yield observer

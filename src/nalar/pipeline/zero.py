@@ -1,13 +1,11 @@
 """R1-Zero from random weights: pretrain, probe, evaluate, RL, evaluate again, report. Resumes where it stopped."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict
-from enum import StrEnum
 from typing import Any, Literal
 
-import torch
-
-from nalar.config import UserError, lookup
+from nalar.config import lookup
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
@@ -23,8 +21,10 @@ from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.config import PROMPT_TOKENS, ZeroConfig
 from nalar.pipeline.corpus import prepare
 from nalar.pipeline.observer import Observer
-from nalar.pipeline.session import Learner, LostEndError, Session
-from nalar.pipeline.tensorboard import watched
+from nalar.pipeline.place import Place
+from nalar.pipeline.session import Learner, Session
+from nalar.pipeline.state import Outcome
+from nalar.pipeline.training import Trained, Training, run_stages, train_slices
 from nalar.plan.model import sequence_flops
 from nalar.rl.loop import RLProgress, train_rl
 from nalar.rl.rollout import Rollout
@@ -35,21 +35,14 @@ from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task
 from nalar.train.checkpoint import Resumed, load_optimizer
 from nalar.train.idle_experts import IdleExperts
-from nalar.train.pretrain import Progress, pretrain_slice, steps_per_slice
-from nalar.train.step import StepMetrics
 
 Stage = Literal["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
 STAGES: tuple[Stage, ...] = ("pretrain", "evaluate_base", "rl", "evaluate_final", "report")
-MAX_SKIPPED = 10
+SPIKE_REMEDY = (
+    "a lower --pretrain.optim.lr, in a new run; "
+    "--pretrain.optim.no-skip-spikes where a jump is wanted"
+)
 EVAL_SEED = 7  # the same samples' seeds before and after
-
-
-class Outcome(StrEnum):
-    FINISHED = "finished"
-    STOPPED = "stopped"
-    """Asked to stop; everything is saved."""
-    PROBE_FAILED = "probe_failed"
-    """The base does not recognise its own hits, so RL would unlearn to search."""
 
 
 def run_zero(
@@ -62,23 +55,11 @@ def run_zero(
     until: Stage = "report",
 ) -> Outcome:
     """Do every stage up to `until` that the run has not done. `force` goes on after a failed probe."""
-    torch.set_num_threads(config.threads)
     stages = STAGES[: STAGES.index(until) + 1]
-    with (
-        watched(config, run, observer) as observer,
-        Session(config, run, observer, should_stop) as session,
-    ):
-        while left := [stage for stage in stages if not session.is_done(stage)]:
-            try:
-                outcome = _STAGES[left[0]](session, force)
-            except LostEndError as lost:
-                session.reopen(lost)
-                continue
-            if outcome is not Outcome.FINISHED:
-                return outcome
-            session.mark_done(left[0])
-            observer.stage_finished(left[0])
-    return Outcome.FINISHED
+    chosen: dict[str, Callable[[Session[ZeroConfig]], Outcome]] = {
+        stage: functools.partial(_STAGES[stage], force=force) for stage in stages
+    }
+    return run_stages(config, run, observer, should_stop, chosen)
 
 
 def tasks_of(config: ZeroConfig) -> dict[str, Task]:
@@ -94,71 +75,35 @@ def engine_for(model: Transformer, config: ZeroConfig) -> Engine:
     return Engine(model, EngineConfig(max_model_len=PROMPT_TOKENS + config.longest_response))
 
 
-def _pretrain(session: Session, force: bool) -> Outcome:
+def _pretrain(session: Session[ZeroConfig], force: bool) -> Outcome:
     config, resumed = session.config, session.resume("pretrain")
     prepared = prepare(session, resumed)
     if prepared is None:
         return Outcome.STOPPED
     tokenizer, batches = prepared
-    learner = _base(config, resumed, tokenizer)
-    step = resumed.progress.step if resumed else 0
-    with_mtp = config.pretrain.mtp_loss_weight > 0
-    per_slice = steps_per_slice(config.pretrain, batches.tokens_per_step)
-    total = per_slice * config.pretrain.max_slices
-
-    with session.start("pretrain", steps=total, resumed=resumed) as meter:
-        session.find_ceiling(learner.model)
-        alarm = IdleExperts()
-
-        def save(step: int) -> None:
-            session.save("pretrain", step, learner, meter, is_kept=step % per_slice == 0)
-
-        def on_step(progress: Progress) -> None:
-            session.work.tokens += batches.tokens_per_step
-            session.work.flops += sum(
-                sequence_flops(config.model, n, backward=True, with_mtp=with_mtp)
-                for n in progress.lengths
-            )
-            if progress.step % config.pretrain.log_every_steps == 0:
-                metrics = progress.outcome.metrics()
-                refuse_endless_skips(progress.step, metrics)
-                session.log("pretrain", progress.step, meter, pretrain_values(metrics))
-                if warning := alarm.see(metrics.idle):
-                    session.observer.note(warning)
-            every = config.pretrain.save_every_steps
-            if every and progress.step % every == 0:
-                save(progress.step)
-
-        while True:
-            at_boundary = step > 0 and step % per_slice == 0
-            if at_boundary and _probe_passed(session, learner, step // per_slice):
-                session.receipt("pretrain", meter)
-                return Outcome.FINISHED
-            if step >= total:
-                session.receipt("pretrain", meter)
-                is_free = force or config.probe is None
-                return Outcome.FINISHED if is_free else Outcome.PROBE_FAILED
-            step = pretrain_slice(
-                learner.model,
-                learner.optimizer,
-                batches,
-                config.pretrain,
-                first_step=step,
-                on_step=on_step,
-                should_stop=session.should_stop,
-            )
-            save(step)
-            if session.should_stop():
-                return Outcome.STOPPED
+    learner = _base(config, resumed, tokenizer, session.place)
+    trained = train_slices(
+        session,
+        Training("pretrain", learner, batches, config.pretrain, SPIKE_REMEDY),
+        resumed,
+        lambda number: _probe_passed(session, learner, number),
+    )
+    if trained is Trained.STOPPED:
+        return Outcome.STOPPED
+    is_free = trained is Trained.ENOUGH or force or config.probe is None
+    return Outcome.FINISHED if is_free else Outcome.PROBE_FAILED
 
 
-def _base(config: ZeroConfig, resumed: Resumed | None, tokenizer: Tokenizer) -> Learner:
+def _base(
+    config: ZeroConfig, resumed: Resumed | None, tokenizer: Tokenizer, place: Place
+) -> Learner:
     """From random weights, or as a checkpoint of pretraining has it."""
     if resumed:
         model = resumed.model
     else:
         model = Transformer(config.model)
-        model.initialize(config.seed)
+        model.initialize(config.seed)  # on the CPU: the same weights on every device
+        model.to(place.device, place.dtype)
     with_mtp = config.pretrain.mtp_loss_weight > 0
     optimizer = MuonClip(model.trained_parameters(ahead=with_mtp), config.pretrain.optim)
     if resumed:
@@ -166,33 +111,7 @@ def _base(config: ZeroConfig, resumed: Resumed | None, tokenizer: Tokenizer) -> 
     return Learner(model, optimizer, tokenizer)
 
 
-def refuse_endless_skips(step: int, metrics: StepMetrics) -> None:
-    """UserError where so many steps in a row were dropped that the run would go on without learning."""
-    if metrics.skipped_in_a_row < MAX_SKIPPED:
-        return
-    what = (
-        f"the gradient of {metrics.bad_parameter} is not finite"
-        if metrics.bad_parameter
-        else "a loss or gradient far above those before"
-    )
-    raise UserError(
-        at=f"pretraining, step {step}",
-        got=f"{metrics.skipped_in_a_row} steps in a row dropped; at the last, {what}",
-        want="steps that count",
-        hint="a lower --pretrain.optim.lr, in a new run; --pretrain.optim.no-skip-spikes where a jump is wanted",
-    )
-
-
-def pretrain_values(metrics: StepMetrics) -> dict[str, float]:
-    """A step's report as flat metrics."""
-    values = {f"load_frac/{i}": frac for i, frac in enumerate(metrics.layer_load_frac)}
-    for name, value in vars(metrics).items():
-        if isinstance(value, (int, float)):
-            values[name] = float(value)
-    return values
-
-
-def _probe_passed(session: Session, learner: Learner, slice_number: int) -> bool:
+def _probe_passed(session: Session[ZeroConfig], learner: Learner, slice_number: int) -> bool:
     """Probe after a slice, write it down, say what came out. Without a probe no slice is the last before its time."""
     config, model = session.config, learner.model
     if config.probe is None:
@@ -212,7 +131,9 @@ def _probe_passed(session: Session, learner: Learner, slice_number: int) -> bool
     return result.passed
 
 
-def _evaluate(session: Session, stage: Stage, model_stage: str, results_name: str) -> Outcome:
+def _evaluate(
+    session: Session[ZeroConfig], stage: Stage, model_stage: str, results_name: str
+) -> Outcome:
     config = session.config
     ended = session.load(model_stage)
     model, tokenizer = ended.model, Tokenizer.load(ended.folder)
@@ -240,15 +161,15 @@ def _evaluate(session: Session, stage: Stage, model_stage: str, results_name: st
     return Outcome.FINISHED
 
 
-def _evaluate_base(session: Session, force: bool) -> Outcome:
+def _evaluate_base(session: Session[ZeroConfig], force: bool) -> Outcome:
     return _evaluate(session, "evaluate_base", "pretrain", "results_before.json")
 
 
-def _evaluate_final(session: Session, force: bool) -> Outcome:
+def _evaluate_final(session: Session[ZeroConfig], force: bool) -> Outcome:
     return _evaluate(session, "evaluate_final", "rl", "results_after.json")
 
 
-def _rl(session: Session, force: bool) -> Outcome:
+def _rl(session: Session[ZeroConfig], force: bool) -> Outcome:
     config, resumed = session.config, session.resume("rl")
     learner = _policy(config, resumed, resumed or session.load("pretrain"))
     first_step = resumed.progress.step if resumed else 0
@@ -293,7 +214,7 @@ def _policy(config: ZeroConfig, resumed: Resumed | None, begun: Resumed) -> Lear
     return Learner(begun.model, optimizer, Tokenizer.load(begun.folder))
 
 
-def _report(session: Session, force: bool) -> Outcome:
+def _report(session: Session[ZeroConfig], force: bool) -> Outcome:
     with session.start("report", steps=None) as meter:
         write_baselines(session)
         session.receipt("report", meter)
@@ -301,7 +222,7 @@ def _report(session: Session, force: bool) -> Outcome:
     return Outcome.FINISHED
 
 
-def write_baselines(session: Session) -> None:
+def write_baselines(session: Session[ZeroConfig]) -> None:
     """What is reached without a model, on the same test problems and under the same cap."""
     config = session.config
     tasks = tasks_of(config)
@@ -324,7 +245,9 @@ def test_problems(task: Task, config: ZeroConfig) -> list[Problem]:
     return task.problems("test", config.evals.problems, EVAL_SEED)
 
 
-def trained_flops(session: Session, model: ModelConfig, groups: list[list[Rollout]]) -> float:
+def trained_flops(
+    session: Session[ZeroConfig], model: ModelConfig, groups: list[list[Rollout]]
+) -> float:
     """Forward and backward over the sequences of an RL step that had something to teach."""
     rollouts, _ = useful(groups, session.config.rl)
     lengths = [r.num_prompt_tokens + len(r.completion.token_ids) - 1 for r in rollouts]
@@ -366,7 +289,7 @@ def rl_values(progress: RLProgress) -> dict[str, float]:
     return values
 
 
-_STAGES: dict[Stage, Callable[[Session, bool], Outcome]] = {
+_STAGES: dict[Stage, Callable[..., Outcome]] = {
     "pretrain": _pretrain,
     "evaluate_base": _evaluate_base,
     "rl": _rl,

@@ -1,5 +1,6 @@
 """What a run will take: memory, hours and money, from a config and stated assumptions. Arithmetic only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
@@ -10,6 +11,8 @@ from nalar.plan.matrices import balance_params, model_matrices, mtp_matrices
 from nalar.plan.model import count_parameters
 
 FP32_BYTES = 4
+Dtype = Literal["float32", "bfloat16"]
+BYTES_OF: Mapping[Dtype, int] = {"float32": FP32_BYTES, "bfloat16": 2}
 Optimizer = Literal["muonclip", "adamw"]
 
 
@@ -56,7 +59,7 @@ def training_memory(
     row_tokens: int,
     optimizer: Optimizer = "muonclip",
     logit_chunk_tokens: int = 8192,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Dtype = "float32",
     recompute: bool = False,
     with_mtp: bool = False,
 ) -> MemoryEstimate:
@@ -73,7 +76,7 @@ def training_memory(
         parameters += count.mtp_params - balance_params(config, mtp=True)
         under_muon += sum(m.copies * m.size for m in mtp_matrices(config) if m.part != "router")
     muon = under_muon if optimizer == "muonclip" else 0
-    size = FP32_BYTES if dtype == "float32" else 2
+    size = BYTES_OF[dtype]
     master = 0 if dtype == "float32" else parameters
     chunk = min(batch_tokens, logit_chunk_tokens)
     layers = config.num_hidden_layers + with_mtp * config.num_nextn_predict_layers

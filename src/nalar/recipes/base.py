@@ -14,6 +14,7 @@ def base_cpu() -> ZeroConfig:
     """For `nalar pretrain`: a tokenizer of 4,096 ids learned from the sources, and no probe."""
     return ZeroConfig(
         recipe="base-cpu",
+        device="cpu",
         data=DataConfig(sources=()),
         model=ModelConfig(
             vocab_size=4096,

@@ -14,6 +14,7 @@ def zero_cpu() -> ZeroConfig:
     """The demo: about eight minutes on two cores."""
     return ZeroConfig(
         recipe="zero-cpu",
+        device="cpu",
         model=ModelConfig(
             vocab_size=320,
             hidden_size=64,

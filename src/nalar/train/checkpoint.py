@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -139,7 +140,9 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def load_checkpoint(folder: Path) -> Resumed:
+def load_checkpoint(
+    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Resumed:
     """Model, progress and random state. Does not look for damage beyond what it reads."""
     progress, state = read_progress(folder), folder / STATE / RANDOM
     random = decode(state.read_bytes()) if state.is_file() else None
@@ -147,7 +150,7 @@ def load_checkpoint(folder: Path) -> Resumed:
         raise UserError(
             at=str(state), got="no random state that can be read", want="a file as nalar wrote it"
         )
-    return Resumed(folder, load_model(folder), random, progress)
+    return Resumed(folder, load_model(folder, device=device, dtype=dtype), random, progress)
 
 
 def read_progress(folder: Path) -> Progress:

@@ -26,6 +26,8 @@ class PretrainConfig(Config):
     """Of multi-token prediction; DeepSeek-V3 has 0.3, later 0.1. 0: its blocks, if there are any, are not trained."""
     recompute: bool = False
     """Run each block again in the backward pass instead of keeping what it computed."""
+    compile: bool = False
+    """Run blocks as torch.compile makes them: faster steps, after a first that takes up to a minute."""
     log_every_steps: int = Field(default=20, ge=1)
     save_every_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps from one checkpoint to the next, beside the end of each slice. None: only there."""

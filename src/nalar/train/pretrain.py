@@ -1,5 +1,7 @@
 """The loop of pretraining: a slice of tokens at a time, stoppable after any step."""
 
+import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,7 +9,9 @@ from typing import Protocol
 import torch
 
 from nalar.data.packing import Packed
+from nalar.kernels.compiler import why_no_compiler
 from nalar.kernels.documents import Documents
+from nalar.model.compiled import CompiledBlocks
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
@@ -60,6 +64,7 @@ def pretrain_slice(
     device = model.head_weight.device
     model.train()
     model.recompute = config.recompute
+    model.compiled = compiled_blocks(device) if config.compile else None
     while step < (slice_index + 1) * per_slice and not should_stop():
         factor = lr_factor(config.schedule, step, total, tokens_per_step=batches.tokens_per_step)
         packed = batches.batch(step)
@@ -79,9 +84,28 @@ def pretrain_slice(
     return step
 
 
+def compiled_blocks(device: torch.device) -> CompiledBlocks | None:
+    """None, and once a warning, where this machine cannot compile: training goes on as without."""
+    reason = why_no_compiler(device)
+    if reason is None:
+        return CompiledBlocks()
+    _warn_once(reason)
+    return None
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        f"pretrain.compile: this machine cannot compile ({reason}); training goes on without. "
+        "torch.compile wants a C++ compiler: on Debian and Ubuntu, apt install g++",
+        stacklevel=3,
+    )
+
+
 def on_device(packed: Packed, device: torch.device) -> Batch:
     return Batch(
         torch.from_numpy(packed.ids_N).to(device, torch.int64),
         torch.from_numpy(packed.targets_N).to(device, torch.int64),
         Documents.of(packed.lengths, device=device),
+        None if packed.counted_N is None else torch.from_numpy(packed.counted_N).to(device),
     )

@@ -25,6 +25,8 @@ class Batch:
     targets_N: Tensor
     """int64: the next token of each."""
     documents: Documents
+    counted_N: Tensor | None = None
+    """bool: targets that are in the loss. None: all."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def pretrain_step(
     balance_loss_weight: float = 0.0,
     mtp_loss_weight: float = 0.0,
 ) -> StepOutcome:
-    """Mean next-token loss over all tokens of the micro-batches, one update.
+    """Mean next-token loss over all counted targets of the micro-batches, one update.
 
     Two losses are added to the gradient and left out of the reported one. balance_loss_weight: of the
     sequence-wise balance loss (arXiv:2412.19437, equation 17). mtp_loss_weight: of the mean over the
@@ -147,7 +149,8 @@ def pretrain_step(
     optimizer.zero_grad()
     tau, ahead = optimizer.config.qk_clip_tau, mtp_loss_weight > 0
     observe: Observe = "nothing" if tau is None else "bound"
-    counts = _target_counts(batches, model.config.num_nextn_predict_layers if ahead else 0)
+    targets = _target_counts(batches, model.config.num_nextn_predict_layers if ahead else 0)
+    counts = _denominators(batches, targets)
     seen = _Seen.nothing(batches[0].ids_N.device)
     for batch in batches:
         hidden = model(
@@ -157,15 +160,15 @@ def pretrain_step(
             balance=balance_loss_weight > 0,
             ahead=ahead,
         )
-        loss = _loss(model, hidden.states, batch.targets_N, counts[0])
+        loss = _loss(model, hidden.states, batch.targets_N, batch.counted_N, counts[0])
         mtp_loss = _mtp_loss(model, hidden, batch, counts[1:]) if ahead else None
         total = loss if mtp_loss is None else loss + mtp_loss_weight * mtp_loss
         if hidden.balance_loss is not None:
-            share = len(batch.ids_N) / counts[0]
+            share = len(batch.ids_N) / targets[0]
             total = total + balance_loss_weight * hidden.balance_loss * share
         total.backward()
         seen.add(loss, mtp_loss, hidden)
-    if not all(counts):  # no document was long enough for the deepest blocks
+    if not all(targets):  # no document was long enough for the deepest blocks
         _fill_gradients(model)
     if tau is not None and any(bool((bound_H > tau).any()) for bound_H in seen.max_logits):
         # A bound passed the ceiling: only now is the exact value worth a pass.
@@ -206,8 +209,26 @@ def _target_counts(batches: Sequence[Batch], depth: int) -> list[int]:
     return [sum(max(n - k, 0) for n in lengths) for k in range(depth + 1)]
 
 
-def _loss(model: Transformer, states_ND: Tensor, targets_N: Tensor, count: int) -> Tensor:
-    """Sum over these tokens, as a part of the mean over `count`."""
+def _denominators(batches: Sequence[Batch], targets: Sequence[int]) -> Sequence[int | Tensor]:
+    """Targets in the loss, at least 1; of the model, then of each depth. Counted on the device where a mask says."""
+    masks = [(b.counted_N, b.documents.positions_N) for b in batches if b.counted_N is not None]
+    if not masks:
+        return [max(n, 1) for n in targets]
+    assert len(masks) == len(batches), "a mask for every micro-batch of a step, or for none"
+    return [
+        torch.stack([(mask_N & (at_N >= k)).sum() for mask_N, at_N in masks]).sum().clamp(min=1)
+        for k in range(len(targets))
+    ]
+
+
+def _loss(
+    model: Transformer,
+    states_ND: Tensor,
+    targets_N: Tensor,
+    counted_N: Tensor | None,
+    count: int | Tensor,
+) -> Tensor:
+    """Sum over those of these tokens that count, as a part of the mean over `count`."""
     logprobs_N, _ = token_logprobs(
         states_ND,
         model.head_weight,
@@ -215,13 +236,24 @@ def _loss(model: Transformer, states_ND: Tensor, targets_N: Tensor, count: int) 
         logits_scaling=model.config.logits_scaling,
         entropy=False,
     )
-    return -logprobs_N.sum() / max(count, 1)
+    if counted_N is not None:
+        logprobs_N = torch.where(counted_N, logprobs_N, 0.0)
+    return -logprobs_N.sum() / count
 
 
-def _mtp_loss(model: Transformer, hidden: Hidden, batch: Batch, counts: Sequence[int]) -> Tensor:
+def _mtp_loss(
+    model: Transformer, hidden: Hidden, batch: Batch, counts: Sequence[int | Tensor]
+) -> Tensor:
     """Mean over depths of the mean over the tokens that a depth has a target for."""
+    mask_N = batch.counted_N
     losses = [
-        _loss(model, ahead.states_MD, batch.targets_N[ahead.at_M], count)
+        _loss(
+            model,
+            ahead.states_MD,
+            batch.targets_N[ahead.at_M],
+            None if mask_N is None else mask_N[ahead.at_M],
+            count,
+        )
         for ahead, count in zip(hidden.ahead, counts, strict=True)
     ]
     return torch.stack(losses).mean()
