@@ -12,6 +12,8 @@ from nalar.data.stopping import StopStrings
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
+from nalar.engine.rules import begin, follow
+from nalar.engine.sample import Sample
 from nalar.engine.sampler import stream_key, uniforms
 from nalar.engine.sequence import Request, SamplingParams, ThinkingParams
 
@@ -384,6 +386,28 @@ def test_budgets_hold_for_samples_in_a_crowd_that_is_preempted(engine):
     assert [[c.token_ids for c in group] for group in tight] == [
         [c.token_ids for c in group] for group in alone
     ]
+
+
+@pytest.mark.parametrize(
+    ("known", "num_drawn", "waits"),
+    [
+        ((), 1, False),  # one of two tokens under way
+        ((1,), 2, True),  # the token under way may be the last of the budget
+        ((1, 1), 2, True),  # the closing is due
+        ((1, 1, WORD), 4, True),
+        ((1, 1, WORD, END_THINK), 5, False),  # spent, so that no other thought can begin
+        ((END_THINK,), 2, False),  # one that begins in the token under way has all its budget left
+    ],
+)
+def test_the_host_is_waited_for_only_where_the_closing_may_be_due(known, num_drawn, waits):
+    request = Request(OPEN, thinking(2, (WORD, END_THINK)))
+    sample = Sample(0, 0, request, 0, list(request.prompt_ids))
+    begin(sample)
+    for token in known:
+        sample.token_ids.append(token)
+        follow(sample, token)
+    sample.num_drawn = num_drawn
+    assert sample.needs_host == waits
 
 
 def test_closing_ids_outside_the_vocabulary_are_refused(make_engine):
