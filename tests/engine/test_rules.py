@@ -209,10 +209,10 @@ def test_prompt_logprobs_do_not_read_what_is_cached(engine, model):
 
 
 def test_no_stop_token_comes_among_the_first_min_tokens(engine):
-    lengths = set()
+    made, lengths = engine(), set()
     for seed in range(20):
         params = SamplingParams(max_tokens=40, min_tokens=7, stop_token_ids=(STOP, 4, 5), seed=seed)
-        ids = one(engine(), Request(PROMPT, params)).token_ids
+        ids = one(made, Request(PROMPT, params)).token_ids
         assert not {STOP, 4, 5} & set(ids[:7])
         lengths.add(len(ids))
     assert min(lengths) == 8
@@ -309,10 +309,10 @@ def test_forced_tokens_carry_the_models_logprob_and_are_certain(engine, model):
 
 def test_a_thought_that_ends_early_is_left_alone(engine):
     own = {"logit_bias": {THINK: NEVER, END_THINK: 1.0}}
-    early = 0
+    made, early = engine(), 0
     for seed in range(12):
-        free = one(engine(), Request(OPEN, thinking(None, seed=seed, **own)))
-        kept = one(engine(), Request(OPEN, thinking(25, seed=seed, **own)))
+        free = one(made, Request(OPEN, thinking(None, seed=seed, **own)))
+        kept = one(made, Request(OPEN, thinking(25, seed=seed, **own)))
         if END_THINK in free.token_ids[:25]:
             assert kept.token_ids == free.token_ids and kept.forced == ()
             early += 1
@@ -321,10 +321,10 @@ def test_a_thought_that_ends_early_is_left_alone(engine):
 
 def test_several_thoughts_share_one_budget(engine):
     bias = {THINK: 2.5, END_THINK: 1.0, STOP: NEVER}
-    spent, several = 0, 0
+    made, spent, several = engine(), 0, 0
     for seed in range(12):
         params = thinking(9, (WORD, END_THINK), seed=seed, max_tokens=60, logit_bias=bias)
-        completion = one(engine(), Request(PROMPT, params))
+        completion = one(made, Request(PROMPT, params))
         is_open, thoughts, tokens = False, 0, 0
         for place, token in enumerate(completion.token_ids):
             if place in completion.forced:
@@ -408,6 +408,13 @@ def test_the_host_is_waited_for_only_where_the_closing_may_be_due(known, num_dra
         follow(sample, token)
     sample.num_drawn = num_drawn
     assert sample.needs_host == waits
+
+
+def test_marks_that_are_no_two_ids_and_closings_that_do_not_close_are_refused():
+    with pytest.raises(ConfigError, match="two ids of their own"):
+        ThinkingParams(start_id=5, end_id=5)
+    with pytest.raises(ConfigError, match="end_id=11 is the last"):
+        ThinkingParams(start_id=THINK, end_id=END_THINK, closing_ids=(END_THINK, WORD))
 
 
 def test_closing_ids_outside_the_vocabulary_are_refused(make_engine):
@@ -510,6 +517,26 @@ def test_a_grammar_at_a_dead_end_fails_its_request_alone(engine):
         with pytest.raises(UserError, match="make_grammar: got no token that may come after"):
             made.generate([request, good])
         assert one(made, good) == one(engine(), good)
+
+
+def test_a_grammar_that_raises_fails_its_request_alone(engine):
+    class Broken(Steps):
+        def accept(self, token_id):
+            if len(self.seen) == 3:
+                raise ZeroDivisionError
+            super().accept(token_id)
+
+    made = engine()
+    good = Request(PROMPT, SamplingParams(max_tokens=9))
+    bad_id = made.add(Request(PROMPT, SamplingParams(n=2), make_grammar=Broken))
+    good_id = made.add(good)
+    events = []
+    while made.has_work:
+        events += made.step()
+    errors = [(e.request_id, e.sample_id, type(e.error)) for e in events if e.error is not None]
+    assert sorted(errors) == [(bad_id, 0, ZeroDivisionError), (bad_id, 1, ZeroDivisionError)]
+    assert [e.completion for e in events if e.completion] == [one(made, good)]
+    assert {e.request_id for e in events if e.error is None} <= {bad_id, good_id}
 
 
 def test_a_grammar_that_cannot_be_made_is_an_error_before_anything_runs(engine, model):

@@ -3,6 +3,7 @@
 import random
 import resource
 import shutil
+import time
 import threading
 from pathlib import Path
 
@@ -312,6 +313,8 @@ def test_a_disk_that_fills_up_behind_the_loop_ends_the_run_as_bad_input(
     def fill(stage, step, values):
         seen(stage, step, values)
         if step == 8:
+            while "pretrain-000006" not in names(run):  # it is written behind the loop
+                time.sleep(0.01)
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
 
     recorder.step = fill

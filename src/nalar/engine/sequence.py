@@ -49,6 +49,12 @@ class ThinkingParams(Config):
     """What closes it, `end_id` last. Empty: `end_id` alone."""
 
     def model_post_init(self, _context: object) -> None:
+        if self.start_id == self.end_id:
+            raise ConfigError(
+                at="thinking.end_id",
+                got=f"{self.end_id}, which start_id is too",
+                want="two ids of their own",
+            )
         if self.closing_ids and self.closing_ids[-1] != self.end_id:
             raise ConfigError(
                 at="thinking.closing_ids",
