@@ -5,13 +5,15 @@ import shutil
 import pytest
 
 from nalar.cli.main import main
-from nalar.config import UserError
+from nalar.config import ConfigError, UserError
 from nalar.data.config import TokenizerConfig
 from nalar.data.tokenizer import Tokenizer
+from nalar.engine.config import SpeculationConfig
+from nalar.engine.sequence import Request, SamplingParams
 from nalar.evals.config import EvalConfig
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
-from nalar.model.weights import save_model
+from nalar.model.weights import load_model, save_model
 from nalar.pipeline.sampler import load_sampler, measure
 from nalar.tasks.registry import TASKS
 
@@ -51,6 +53,24 @@ def test_a_model_on_disk_is_measured_the_same_each_time(folder):
     ]
     assert results[0] == results[1]
     assert (results[0].n, results[0].k) == (3, 2)
+
+
+@pytest.mark.parametrize("method", ["mtp", "ngram"])
+def test_a_sampler_guesses_where_it_is_asked_to(folder, tmp_path, method):
+    shutil.copytree(folder, tmp_path / "model")
+    deep = load_model(folder).config.model_copy(update={"num_nextn_predict_layers": 1})
+    model = Transformer(deep)
+    model.initialize(seed=0)
+    save_model(model, tmp_path / "model", token_ids={"eos_token_id": 0})
+    request = Request((5, 6, 5, 6, 5), SamplingParams(max_tokens=40, temperature=0))
+    speculation = SpeculationConfig(method=method, num_speculative_tokens=2)
+    guessing = load_sampler(tmp_path / "model", speculation=speculation).engine
+    plain = load_sampler(tmp_path / "model").engine
+    assert guessing.generate([request])[0][0].token_ids == plain.generate([request])[0][0].token_ids
+    assert guessing.speculated.drafted > 0 == plain.speculated.drafted
+    if method == "mtp":
+        with pytest.raises(ConfigError, match="num_nextn_predict_layers"):
+            load_sampler(folder, speculation=speculation)
 
 
 def test_eval_prints_the_figures_of_each_task(folder, capsys):

@@ -51,6 +51,10 @@ class Drafter:
         self._states_RCD: Tensor | None = None
         """Of each row's last step; the first `num_new` of them stand before tokens that have no entry."""
 
+    def forget(self) -> None:
+        """All states, with the cache that their entries were for."""
+        self._states_RCD = None
+
     def guess(self, plan: Plan, cache_PSC: Tensor) -> Tensor | None:
         """int64 [B, K]: guesses for the samples that decode, of which each uses as many as are planned for it.
 

@@ -135,6 +135,8 @@ class Runner:
     def drop_cache(self) -> None:
         """Free its memory; the next step takes it again."""
         self._cache_LPSC = None
+        if self._drafter is not None:
+            self._drafter.forget()
 
     @torch.inference_mode()
     def launch(self, plan: Plan, rulings: Mapping[int, Ruling]) -> Pending:
@@ -311,7 +313,8 @@ class Runner:
             before_BQ = torch.nn.functional.pad(guesses_BK, (1, 0), value=NO_GUESS)
             before = before_BQ.flatten()[self._tensor(_planned(plan, before_BQ.shape[1]))]
             fresh = len(samples) - len(before)
-            guesses = torch.nn.functional.pad(before, (fresh, 0), value=NO_GUESS).cpu()
+            guesses = torch.nn.functional.pad(before, (fresh, 0), value=NO_GUESS)
+            guesses = guesses.to("cpu", non_blocking=True)
         uniform_D = self._rows.uniforms(batch.rows_B, at_D)
         drawn, top = self._sampled(batch, states_DD, uniform_D, self._changes(rulings))
         self._rows.accept(batch.rows_B, drawn.ids_B, at_D)
