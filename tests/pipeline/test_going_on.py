@@ -3,8 +3,8 @@
 import random
 import resource
 import shutil
-import time
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
