@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from quality import (
     ARMS,
     BASELINE,
@@ -229,6 +231,7 @@ def main() -> None:
     parser.add_argument("--plots", type=Path, default=Path("docs/plots"))
     parser.add_argument("--out", type=Path, default=Path("bench/results/quality-two-cores.json"))
     args = parser.parse_args()
+    torch.set_num_threads(1)  # as in the runs: the results name it
     runs = Runs(args.runs)
     names = runs.finished()
     comparisons = [compare(runs, name) for name in names if name != BASELINE]
