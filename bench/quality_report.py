@@ -1,6 +1,11 @@
 """Results, plots and the tables of docs/pretraining.md from the runs that `quality.py` has made.
 
-PYTHONPATH=src python bench/quality_report.py --runs build/quality
+    PYTHONPATH=src python bench/quality_report.py --runs build/quality
+
+Of each pair the quicker arm has the whole budget, and the slower one as many tokens as fit into the same time. Where
+the slower was trained to just that (`quality.py train --tokens`), that is its loss. Else it is taken from its two ends,
+at half the budget and at all of it, by a straight line over the logarithm of tokens, seed by seed, which is a little
+too high since losses fall ever more slowly. Its curve would not do: that is at a rate which has not fallen yet.
 """
 
 import argparse
@@ -12,11 +17,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from quality import (
     ARMS,
     BASELINE,
     HALF_TOKENS,
     SEEDS,
+    STEP_TOKENS,
     TOKENS,
     best_rate,
 )
@@ -30,6 +38,10 @@ NAMES = {
     "mtp": "experts, MuonClip, multi-token prediction",
     "muon": "experts, Muon",
 }
+
+
+COST_OF = {"adamw_init": "adamw"}
+"""Arms that compute the same as another, which took its steps in turn with the rest."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +92,12 @@ class Runs:
     def losses(self, name: str, tokens: int) -> Spread:
         return Spread(tuple(run["loss"] for run in self.at_best(name, tokens)))
 
-    def loss_after(self, name: str, tokens: float) -> Spread:
-        """Of runs that end there, between half the budget and all of it; ValueError outside."""
+    def loss_after(self, name: str, tokens: int) -> Spread:
+        """Of runs that end there, or between half the budget and all of it; ValueError outside."""
+        if self.at_best(name, tokens):
+            return self.losses(name, tokens)
         if not HALF_TOKENS <= tokens <= TOKENS:
-            raise ValueError(f"{name}: {tokens:.0f} tokens do not lie between the ends of its runs")
+            raise ValueError(f"{name}: {tokens} tokens do not lie between the ends of its runs")
         share = math.log(tokens / HALF_TOKENS) / math.log(TOKENS / HALF_TOKENS)
         half, whole = self.losses(name, HALF_TOKENS).values, self.losses(name, TOKENS).values
         return Spread(tuple(a + share * (b - a) for a, b in zip(half, whole, strict=True)))
@@ -102,14 +116,14 @@ class Comparison:
     at_equal_time: Spread
     time_ratio: float
     """Seconds of a step, of the baseline's."""
-    tokens: float
+    tokens: int
     """Of the arm, at equal time."""
-    base_tokens: float
+    base_tokens: int
 
 
 def compare(runs: Runs, name: str) -> Comparison:
     ratio = cpu_s(runs, name) / cpu_s(runs, BASELINE)
-    tokens, base_tokens = TOKENS / max(ratio, 1.0), TOKENS * min(ratio, 1.0)
+    tokens, base_tokens = in_steps(1 / max(ratio, 1.0)), in_steps(min(ratio, 1.0))
     return Comparison(
         name,
         runs.losses(name, TOKENS) - runs.losses(BASELINE, TOKENS),
@@ -120,9 +134,15 @@ def compare(runs: Runs, name: str) -> Comparison:
     )
 
 
+def in_steps(frac: float) -> int:
+    """That part of the budget, to the nearest five steps."""
+    piece = 5 * STEP_TOKENS
+    return round(frac * TOKENS / piece) * piece
+
+
 def cpu_s(runs: Runs, name: str) -> float:
     """Of a whole run, mean of the seeds."""
-    return fmean(run["cpu_s"] for run in runs.at_best(name, TOKENS))
+    return fmean(run["cpu_s"] for run in runs.at_best(COST_OF.get(name, name), TOKENS))
 
 
 def rows_of(runs: Runs, comparisons: Iterable[Comparison]) -> list[Row]:
@@ -132,7 +152,7 @@ def rows_of(runs: Runs, comparisons: Iterable[Comparison]) -> list[Row]:
             rows.append(Row(f"sweep_{name}_lr{lr:g}", loss, "nat/token"))
     for name in runs.finished():
         rows.append(Row(f"{name}_step_cpu", cpu_s(runs, name) / TOKENS * 1e6, "us/token"))
-        for tokens in (HALF_TOKENS, TOKENS):
+        for tokens in sorted({run["tokens"] for run in runs.all}):
             for run in runs.at_best(name, tokens):
                 label = f"{name}_{tokens}_tokens_seed{run['seed']}"
                 rows.append(Row(f"{label}_loss", run["loss"], "nat/token"))
@@ -156,7 +176,7 @@ def tables(runs: Runs, comparisons: Iterable[Comparison]) -> str:
     for name in runs.finished():
         own = runs.at_best(name, TOKENS)
         cells = [str(runs.losses(name, tokens)) for tokens in budgets]
-        mean_ms = fmean(run["step_cpu_s"] for run in own) * 1e3
+        mean_ms = cpu_s(runs, name) / TOKENS * STEP_TOKENS * 1e3
         steps = sum(len(run["train_losses"]) for run in runs.all if run["arm"] == name)
         skipped = sum(len(run["skipped"]) for run in runs.all if run["arm"] == name)
         lines.append(
@@ -211,6 +231,7 @@ def main() -> None:
     parser.add_argument("--plots", type=Path, default=Path("docs/plots"))
     parser.add_argument("--out", type=Path, default=Path("bench/results/quality-two-cores.json"))
     args = parser.parse_args()
+    torch.set_num_threads(1)  # as in the runs: the results name it
     runs = Runs(args.runs)
     names = runs.finished()
     comparisons = [compare(runs, name) for name in names if name != BASELINE]
