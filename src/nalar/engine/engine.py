@@ -263,12 +263,12 @@ class Engine:
         sample.processed_logprobs.append(token.processed_logprob)
         if token.top is not None:
             sample.top_logprobs.append(token.top)
-        if sample.has_rules:
-            follow(sample, token.id)
         self._scheduler.publish(sample)
         try:
+            if sample.has_rules:
+                follow(sample, token.id)
             reason = _finish_reason(sample)
-        except Exception as error:  # the stop matcher's own, of any kind
+        except Exception as error:  # a grammar's or a stop matcher's own, of any kind
             self._fail(sample.request_id, error)
             return
         completion = None if reason is None else self._completed(sample, reason)
