@@ -482,6 +482,17 @@ class Moody:
         moody_rule(self.past)
 
 
+class Touchy(Moody):
+    """A grammar that cannot take its third token."""
+
+    def accept(self, token_id):
+        super().accept(token_id)
+        moody_rule(self.past)
+
+    def allowed(self):
+        return None
+
+
 def moody_rule(past):
     """Holds for three tokens."""
     if len(past) >= 3:
@@ -494,12 +505,13 @@ def moody(kind):
         "banned": {"banned_tokens": moody_rule},
         "stop": {"stop_matcher": lambda past: bool(moody_rule(past))},
         "grammar": {"make_grammar": Moody},
+        "accept": {"make_grammar": Touchy},
     }
     return Request((1, 2), SamplingParams(n=2, max_tokens=9), **rules[kind])
 
 
 @pytest.mark.parametrize("overlaps", [False, True])
-@pytest.mark.parametrize("kind", ["banned", "stop", "grammar"])
+@pytest.mark.parametrize("kind", ["banned", "stop", "grammar", "accept"])
 def test_a_rule_that_raises_ends_its_request_alone(make_engine, kind, overlaps):
     good = crowd(4)
     want = [list(make_engine().generate([r])[0]) for r in good]
