@@ -235,9 +235,9 @@ def main() -> None:
     runs = Runs(args.runs)
     names = runs.finished()
     comparisons = [compare(runs, name) for name in names if name != BASELINE]
+    record(args.out, "python bench/quality_report.py", rows_of(runs, comparisons))
     plot(runs, names, args.plots / "quality-tokens.svg", by_time=False)
     plot(runs, names, args.plots / "quality-time.svg", by_time=True)
-    record(args.out, "python bench/quality_report.py", rows_of(runs, comparisons))
     print(f"\n{tables(runs, comparisons)}")
 
 
