@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,8 +34,7 @@ class Progress:
     """Tokens drawn so far."""
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """What a step brought for one sample of a request."""
 
     request_id: int
@@ -263,31 +263,39 @@ class Engine:
             known = sample.prompt_logprobs or [None]
             # A prompt that was preempted is computed anew: what is known of it stays.
             sample.prompt_logprobs = [*known, *entries] if len(known) < sample.num_prompt else known
-        for sample, drawn in groupby(tokens, key=lambda token: token.sample):
-            if not sample.is_finished:
-                self._accept(sample, list(drawn))
-
-    def _accept(self, sample: Sample, tokens: Sequence[Token]) -> None:
-        """Take in what a step gave a sample: one token, and what was guessed right behind it."""
-        taken: list[Token] = []
-        reason, before = None, phase(sample) if len(tokens) > 1 else None
-        for token in tokens:
-            if taken and (reason is not None or phase(sample) != before):
-                break
-            if taken:
-                self._scheduler.move_on(sample)
-                sample.num_accepted += 1
-            taken.append(token)
+        if self.config.speculation is None:
+            each = ((token.sample, [token]) for token in tokens)
+        else:
+            each = ((s, list(drawn)) for s, drawn in groupby(tokens, key=lambda t: t.sample))
+        for sample, drawn in each:
+            if sample.is_finished:
+                continue
             try:
-                self._append(sample, token)
-                reason = _finish_reason(sample)
+                reason = self._accept(sample, drawn)
             except Exception as error:  # a grammar's or stop matcher's own, of any kind
                 self._fail(sample.request_id, error)
-                return
-        sample.num_new = len(taken)
-        completion = None if reason is None else self._completed(sample, reason)
-        ids, logprobs = tuple(t.id for t in taken), tuple(t.logprob for t in taken)
-        self._deliver(sample, ids, logprobs, completion)
+                continue
+            completion = None if reason is None else self._completed(sample, reason)
+            ids, logprobs = tuple(t.id for t in drawn), tuple(t.logprob for t in drawn)
+            self._deliver(sample, ids, logprobs, completion)
+
+    def _accept(self, sample: Sample, drawn: list[Token]) -> FinishReason | None:
+        """Take in what a step gave a sample: one token, and of what was guessed right behind it what counts.
+
+        Guesses count as long as nothing has changed that they were drawn under; the rest is taken out of `drawn`.
+        """
+        before = phase(sample) if len(drawn) > 1 else None
+        self._append(sample, drawn[0])
+        reason, taken = _finish_reason(sample), 1
+        while taken < len(drawn) and reason is None and phase(sample) == before:
+            self._scheduler.move_on(sample)
+            sample.num_accepted += 1
+            self._append(sample, drawn[taken])
+            reason = _finish_reason(sample)
+            taken += 1
+        del drawn[taken:]
+        sample.num_new = taken
+        return reason
 
     def _append(self, sample: Sample, token: Token) -> None:
         if token.is_forced:
