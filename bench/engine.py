@@ -26,6 +26,7 @@ from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import Request, SamplingParams
 from nalar.kernels.ceiling import measure_ceiling
+from nalar.machine import keep_freed_memory
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.model.weights import save_model
@@ -260,6 +261,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as the command line does; both sides gain
     is_gpu = args.device != "cpu"
     args.dtype = torch.bfloat16 if is_gpu else torch.float32
     args.batches, args.prompt, args.tokens = (
