@@ -11,6 +11,7 @@ the larger of bytes over measured bandwidth and operations over the measured cei
 """
 
 import argparse
+import gc
 import random
 import tempfile
 import time
@@ -66,6 +67,8 @@ def wait(device: torch.device) -> None:
 
 def seconds(runs: dict[str, Run], device: torch.device, repeats: int) -> dict[str, float]:
     """Median of each, all in turn, after one round that does not count."""
+    gc.collect()
+    gc.freeze()  # else whoever makes objects pays for looking through those of all libraries
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(repeats + 1):
         for name, run in runs.items():
