@@ -32,25 +32,10 @@ from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.model.weights import save_model
 from nalar.plan.model import count_parameters, flops_per_token
+from nalar.plan.published import PUBLISHED
 from nalar.recipes.zero import zero_cpu
 from record import Row, record
 
-QWEN3_600M: dict[str, Any] = {
-    "model_type": "qwen3",
-    "vocab_size": 151_936,
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "kv_lora_rank": None,
-    "qk_norm": True,
-    "tie_word_embeddings": True,
-    "rope_interleave": False,
-    "rope_theta": 1e6,
-    "max_position_embeddings": 4096,
-}
 Run = Callable[[], object]
 
 
@@ -279,7 +264,7 @@ def main() -> None:
     rows = start_rows(args, config, name)
     rows += decode_rows(args, config, name, limit)
     if is_gpu:
-        rows += mixed_rows(args, ModelConfig(**QWEN3_600M), "nano_vllm_bench")
+        rows += mixed_rows(args, PUBLISHED["qwen3-0.6b"].config, "nano_vllm_bench")
     else:
         rows += mixed_rows(args, config, "demo_mixed_load")
     rows += turn_rows(args, config)

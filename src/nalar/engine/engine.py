@@ -67,7 +67,7 @@ class Engine:
                 at="engine.speculation.method",
                 got="mtp, and a model without a block of multi-token prediction",
                 want="a model that has one (num_nextn_predict_layers in its config.json), loaded with it",
-                hint="--engine.speculation.method ngram",
+                hint="engine.speculation.method='ngram', which needs no block",
             )
         if config.max_model_len > longest:
             raise ConfigError(
@@ -99,19 +99,7 @@ class Engine:
     def add(self, request: Request) -> int:
         """Queue a request and return its id; UserError where it cannot be answered."""
         self._check(request, "request")
-        request_id = next(self._ids)
-        samples = [
-            Sample(request_id, i, request, next(self._arrivals), list(request.prompt_ids))
-            for i in range(request.params.n)
-        ]
-        for sample in samples:
-            begin(sample)
-            if request.make_grammar is not None:
-                sample.grammar = request.make_grammar()
-        samples[0].followers = samples[1:]
-        self._requests[request_id] = samples
-        self._scheduler.add(samples[0])
-        return request_id
+        return self._queue(request)
 
     def abort(self, request_id: int) -> None:
         """End a request at any moment: each sample is answered with what it has, by reason "abort".
@@ -205,6 +193,21 @@ class Engine:
         self._scheduler.preempt_all()
         self._scheduler.flush()
         self._runner.drop_cache()
+
+    def _queue(self, request: Request) -> int:
+        request_id = next(self._ids)
+        samples = [
+            Sample(request_id, i, request, next(self._arrivals), list(request.prompt_ids))
+            for i in range(request.params.n)
+        ]
+        for sample in samples:
+            begin(sample)
+            if request.make_grammar is not None:
+                sample.grammar = request.make_grammar()
+        samples[0].followers = samples[1:]
+        self._requests[request_id] = samples
+        self._scheduler.add(samples[0])
+        return request_id
 
     def _advance(self) -> None:
         """One step. What an exception interrupts is done again: the same, since random numbers go by position."""
@@ -351,7 +354,7 @@ class Engine:
         inbox: list[Event] = []
         try:
             for request in requests:
-                ids.append(self.add(request))
+                ids.append(self._queue(request))
                 self._inboxes[ids[-1]] = inbox
             yield ids, inbox
         finally:

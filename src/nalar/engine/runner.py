@@ -4,7 +4,7 @@ N tokens of a step · B rows · D draws of a step · V vocabulary · L layers ·
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any, NamedTuple, Protocol, cast
@@ -160,7 +160,7 @@ class Runner:
         if not samples:
             nothing = torch.empty(0)
             return Pending((), prompts, nothing, nothing, nothing, None, frozenset(), None, None)
-        return self._draw(plan, rulings, states_DD, prompts, guesses_BK)
+        return self._draw(plan, samples, rulings, states_DD, prompts, guesses_BK)
 
     @property
     def _cache(self) -> Tensor:
@@ -194,9 +194,10 @@ class Runner:
         guesses = [sample.drafts + [0] * (K - len(sample.drafts)) for sample in plan.decodes]
         return self._tensor(guesses) if K else None
 
-    def _decoded(self, plan: Plan, guesses_BK: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _decoded(
+        self, plan: Plan, rows_B: Tensor, guesses_BK: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Newest tokens and guesses: ids, positions and slots, [B, Q] each."""
-        rows_B = self._rows.batch(plan.decodes).rows_B
         ids_BQ, newest_B = self._rows.ids_R[rows_B, None], self._rows.positions_R[rows_B]
         if guesses_BK is None:
             return ids_BQ, newest_B[:, None], self._rows.slots(rows_B, newest_B)[:, None]
@@ -213,8 +214,9 @@ class Runner:
         tables_BM, Q = None, 1
         if plan.decodes:
             most = max(len(sample.blocks) for sample in plan.decodes)
-            tables_BM = self._rows.tables_RM[self._rows.batch(plan.decodes).rows_B, :most]
-            decoded = self._decoded(plan, guesses_BK)
+            rows_B = self._rows.batch(plan.decodes).rows_B
+            tables_BM = self._rows.tables_RM[rows_B, :most]
+            decoded = self._decoded(plan, rows_B, guesses_BK)
             Q = decoded[0].shape[1]
             tokens = [[*x, y.flatten()] for x, y in zip(tokens, decoded, strict=True)]
         ids_N, positions_N, slots_N = (_joined(x) for x in tokens)
@@ -229,25 +231,17 @@ class Runner:
         states_ND = self._extend(ids_N, paging)
         if not prefills and Q == 1:
             return states_ND, []
-        at = {}
-        end = 0
-        for p in prefills:
-            at[p.sample] = end
-            end += p.end - p.start
-        last: list[int] = []
-        for p in plan.prefills:
-            if p.draws:
-                last += [at[p.sample] + p.end - p.start - 1] * (1 + len(p.followers))
-        last += (end + i for i in _planned(plan, Q))
-        parts = [(p, states_ND[at[p.sample] : at[p.sample] + p.end - p.start]) for p in prefills]
-        return states_ND[self._tensor(last)], parts
+        num_prompt = sum(p.end - p.start for p in prefills)
+        behind_D = [num_prompt + i for i in _planned(plan, Q)]
+        return self._picked(plan, prefills, states_ND, behind_D)
 
     def _tiled(self, plan: Plan, guesses_BK: Tensor | None) -> tuple[Tensor, list[Part]]:
         """Every token a row of a batch of ROW_TILE rows."""
         tokens = self._prompt_tokens(plan.prefills)
         rows = [row for p in plan.prefills for row in [p.sample.row] * (p.end - p.start)]
         if plan.decodes:
-            decoded = self._decoded(plan, guesses_BK)
+            rows_B = self._rows.batch(plan.decodes).rows_B
+            decoded = self._decoded(plan, rows_B, guesses_BK)
             planned = self._tensor(_planned(plan, decoded[0].shape[1]))
             tokens = [[*x, y.flatten()[planned]] for x, y in zip(tokens, decoded, strict=True)]
             rows += [sample.row for sample in plan.decoded]
@@ -265,15 +259,32 @@ class Runner:
             paging = Paging(positions_N[tile], slots_N[tile], tables_BM=tables_BM, tiled=True)
             states.append(self._extend(ids_N[tile], paging))
         states_ND = torch.cat(states)
-        last: list[int] = []
-        parts: list[Part] = []
-        end = 0
-        for p in plan.prefills:
-            start, end = end, end + p.end - p.start
-            parts.append((p, states_ND[start:end]))
-            last += [end - 1] * (1 + len(p.followers)) if p.draws else []
-        last += range(end, N)
-        return states_ND[self._tensor(last)], parts
+        num_prompt = N - len(plan.decoded)
+        return self._picked(plan, plan.prefills, states_ND, range(num_prompt, N))
+
+    def _picked(
+        self,
+        plan: Plan,
+        prefills: Sequence[Prefill],
+        states_ND: Tensor,
+        decoded: Iterable[int],
+    ) -> tuple[Tensor, list[Part]]:
+        """The states that are drawn from, in the order of `plan.drawing`, and those of each prompt or chunk.
+
+        prefills: as they stand in states_ND; decoded: places of what decodes.
+        """
+        where, start = {}, 0
+        for p in prefills:
+            where[p.sample] = (start, start + p.end - p.start)
+            start += p.end - p.start
+        last = [
+            where[p.sample][1] - 1
+            for p in plan.prefills
+            if p.draws
+            for _ in (p.sample, *p.followers)
+        ]
+        picked_DD = states_ND[self._tensor([*last, *decoded])]
+        return picked_DD, [(p, states_ND[slice(*where[p.sample])]) for p in prefills]
 
     def _prompt_tokens(self, prefills: Sequence[Prefill]) -> list[list[Tensor]]:
         """Ids, positions and slots of prompts and chunks, on the device."""
@@ -299,12 +310,12 @@ class Runner:
     def _draw(
         self,
         plan: Plan,
+        samples: tuple[Sample, ...],
         rulings: Mapping[int, Ruling],
         states_DD: Tensor,
         prompts: Prompts,
         guesses_BK: Tensor | None,
     ) -> Pending:
-        samples = tuple(plan.drawing)
         batch = self._rows.batch(samples)
         at_D = self._rows.positions_R[batch.rows_B] + 1
         guesses = None
