@@ -203,6 +203,19 @@ def test_a_reader_of_a_run_is_told_of_damage_and_changes_nothing(config, whole, 
     assert session.load("pretrain").progress.step == STEPS
 
 
+def test_the_end_of_a_stage_is_looked_for_within_the_run_alone(whole, config, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole.path, folder, symlinks=True)
+    shutil.copytree(folder / "checkpoints" / "pretrain-000020", tmp_path / "elsewhere")
+    run = type(whole).open(folder)
+    state = run.read_json("state.json")
+    state["checkpoints"]["pretrain"] = "../../elsewhere"
+    run.write_json("state.json", state)
+    session = Session(config, run, observer=None, should_stop=lambda: False)
+    with pytest.raises(LostEndError, match="no such folder"):
+        session.load("pretrain")
+
+
 @pytest.mark.parametrize("at", [("pretrain", 3), ("pretrain", 14), ("rl", 2)])
 def test_logs_go_back_with_the_weights_and_time_lost_is_still_paid(
     at, config, whole, work, recorder

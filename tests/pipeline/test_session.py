@@ -12,7 +12,16 @@ from nalar.run import Run, Spent
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"done": 5}', '{"logs": {"rl": 5}}', '{"lost": {"wall_s": "long"}}']
+    "text",
+    [
+        "{",
+        "[]",
+        '{"done": 5}',
+        '{"checkpoints": {"rl": 5}}',
+        '{"checkpoints": "../x"}',
+        '{"logs": {"rl": 5}}',
+        '{"lost": {"wall_s": "long"}}',
+    ],
 )
 def test_a_broken_state_is_bad_input(text, tmp_path):
     config = zero_tiny()
