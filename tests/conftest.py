@@ -5,3 +5,6 @@ import os
 # Read when torch loads, so before any test imports it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+if not os.path.exists("/dev/nvidia0"):  # noqa: PTH110 - nothing is imported yet
+    # Read where a kernel is defined. The interpreter knows nothing of races, shared memory or speed.
+    os.environ.setdefault("TRITON_INTERPRET", "1")

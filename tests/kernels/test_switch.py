@@ -1,0 +1,65 @@
+"""Kernels run where they can and are wanted, and nowhere else."""
+
+import logging
+
+import pytest
+import torch
+
+from nalar.kernels import switch
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    for cached in (switch.refuse, switch._is_off, switch._can_compile):
+        cached.cache_clear()
+    yield
+    for cached in (switch.refuse, switch._is_off, switch._can_compile):
+        cached.cache_clear()
+
+
+class OnGpu:
+    """What `runs` asks of a tensor."""
+
+    is_cuda, device = True, torch.device("cuda", 0)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(switch.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+
+
+def test_no_kernel_runs_on_a_cpu():
+    assert not switch.runs("rms_norm", torch.ones(1))
+
+
+def test_a_kernel_can_be_forced_and_kept_off_and_goes_back_to_what_it_was(gpu):
+    with switch.forced("rms_norm"):
+        assert switch.runs("rms_norm", torch.ones(1))
+        assert not switch.runs("router", torch.ones(1))
+        with switch.forced("rms_norm", on=False):
+            assert not switch.runs("rms_norm", OnGpu())
+        assert switch.runs("rms_norm", torch.ones(1))
+    assert not switch.runs("rms_norm", torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("off", "left"), [("", {"a", "b"}), ("a", {"b"}), ("b, a", set()), ("all", set())]
+)
+def test_the_environment_switches_kernels_off(gpu, monkeypatch, off, left):
+    monkeypatch.setenv(switch.OFF, off)
+    assert {name for name in ("a", "b") if switch.runs(name, OnGpu())} == left
+
+
+def test_an_older_gpu_gets_the_plain_forms_and_is_told_once(gpu, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with caplog.at_level(logging.WARNING):
+        assert not any(switch.runs(name, OnGpu()) for name in "abc")
+    assert caplog.text.count("compute capability 8.0, here is (7, 5)") == 1
+
+
+def test_without_triton_the_plain_forms_compute(gpu, monkeypatch, caplog):
+    monkeypatch.setattr(switch.importlib.util, "find_spec", lambda name: None)
+    with caplog.at_level(logging.WARNING):
+        assert not switch.runs("a", OnGpu())
+    assert "triton is not installed" in caplog.text
