@@ -1,5 +1,7 @@
 """Models whose steps our own kernels compute, in Triton's interpreter, say what they say without."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -9,7 +11,7 @@ from nalar.kernels import switch
 pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # by the interpreter
 
-KERNELS = ("paged_attention",)
+KERNELS = ("paged_attention", "rms_norm", "rotary")
 LENGTHS = [11, 3, 18]
 
 
@@ -48,3 +50,22 @@ def test_a_step_by_kernels_gives_what_the_plain_step_gives(
     assert_close(got, expected, rtol=1e-4, atol=2e-5)
     assert_close(own.cache, plain.cache, rtol=1e-4, atol=2e-5)
     assert not torch.equal(got, expected)  # it was the kernels
+
+
+@torch.no_grad()
+def test_drafts_by_kernels_are_the_plain_drafts(tiny_families, random_model, make_pages):
+    """Entries begin behind the first position, and a row may be nobody's: it sees nothing, and is finite."""
+    config = tiny_families["deepseek_v3-moonlight"].model_copy(
+        update={"num_nextn_predict_layers": 1}
+    )
+    model = random_model(config)
+    gen = torch.Generator().manual_seed(0)
+    states = torch.randn(3, config.hidden_size, generator=gen)
+    ids = torch.randint(config.vocab_size, (3,), generator=gen)
+    plain, own = (make_pages(config, 3, 32) for _ in range(2))
+    paging = replace(plain.rows([9, 30, 0]), first=1)
+    expected = model.draft(states, ids, plain.cache[0], paging)
+    with switch.forced(*KERNELS):
+        got = model.draft(states, ids, own.cache[0], paging)
+    assert_close(got[:2], expected[:2], rtol=1e-4, atol=2e-5)
+    assert got.isfinite().all()
