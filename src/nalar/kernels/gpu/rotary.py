@@ -168,7 +168,8 @@ def _turn(
         tl.store(kept_ptr + row + b_at[None, :], imaginary, mask=is_in)
 
 
-@triton.jit
+# Prompts come in all lengths: of what depends on them there is one program, not one for each kind of number.
+@triton.jit(do_not_specialize=["num_kept"], do_not_specialize_on_alignment=["slots_ptr"])
 def _latent_entry(
     q_ptr,
     kv_ptr,
@@ -216,7 +217,7 @@ def _latent_entry(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_kept"], do_not_specialize_on_alignment=["slots_ptr"])
 def _grouped_entry(
     q_ptr,
     k_ptr,
