@@ -4,7 +4,7 @@ R rows, and one more that belongs to nobody · B some of them · M blocks of the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +17,9 @@ MOST_BATCHES = 8
 """Kept at a time: those that decode, and those that draw, are often the same as in the step before."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some rows that draw together, and what kind of drawing that takes. Stays as long as they do."""
+class Kind(NamedTuple):
+    """What it takes to draw for some rows."""
 
-    rows_B: Tensor
     is_plain: bool
     """Every row draws from the model's own distribution."""
     cuts: bool
@@ -29,6 +27,13 @@ class Batch:
     penalizes: bool
     num_top: int | None
     """Most of the likeliest ids that a row asks for."""
+
+
+class Batch(NamedTuple):
+    """Some rows that draw together. Stays as long as they do."""
+
+    rows_B: Tensor
+    kind: Kind
 
 
 class Rows:
@@ -119,10 +124,12 @@ class Rows:
                 self._batches.clear()
             self._batches[rows] = Batch(
                 self._tensor(rows),
-                is_plain=all(p.is_plain for p in params),
-                cuts=any(p.cuts for p in params),
-                penalizes=any(p.has_penalties for p in params),
-                num_top=max(tops, default=None),
+                Kind(
+                    is_plain=all(p.is_plain for p in params),
+                    cuts=any(p.cuts for p in params),
+                    penalizes=any(p.has_penalties for p in params),
+                    num_top=max(tops, default=None),
+                ),
             )
         return self._batches[rows]
 
@@ -148,17 +155,16 @@ class Rows:
         """The random numbers that go with the tokens at these positions."""
         return uniforms(self._keys_R[rows_B], at_B)
 
-    def shaping(self, batch: Batch) -> Shaping | None:
-        if batch.is_plain:
+    def shaping(self, rows_B: Tensor, kind: Kind) -> Shaping | None:
+        if kind.is_plain:
             return None
-        rows_B = batch.rows_B
         return Shaping(
             self._temperature_R[rows_B],
             self._top_k_R[rows_B],
             self._top_p_R[rows_B],
             self._min_p_R[rows_B],
-            batch.cuts,
-            self._penalties(rows_B) if batch.penalizes else None,
+            kind.cuts,
+            self._penalties(rows_B) if kind.penalizes else None,
         )
 
     def accept(self, rows_B: Tensor, ids_B: Tensor, positions_B: Tensor) -> None:
