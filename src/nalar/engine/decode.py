@@ -93,6 +93,11 @@ class Graphs:
         self._graphs[key].replay()
 
 
+def recorder_for(device: torch.device, config: EngineConfig) -> Callable[[], Recorder] | None:
+    """What records steps there; None: nothing does."""
+    return Graphs if device.type == "cuda" and not config.enforce_eager else None
+
+
 class Decoder:
     """Owns the tensors that steps read and write, besides the rows, the cache and the weights."""
 
@@ -102,11 +107,10 @@ class Decoder:
         config: EngineConfig,
         rows: Rows,
         device: torch.device,
-        make_recorder: Callable[[], Recorder] | None,
     ) -> None:
         self._model, self._rows, self._device = model, rows, device
         self._is_deterministic = config.deterministic
-        self._make_recorder = make_recorder
+        self._make_recorder = recorder_for(device, config)
         self._recorder: Recorder | None = None
         self._recorded_for: Tensor | None = None
         """The cache that recorded steps read and write."""

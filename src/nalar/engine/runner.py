@@ -15,7 +15,7 @@ from torch import Tensor
 from nalar.config import ConfigError
 from nalar.engine.blocks import NOBODY
 from nalar.engine.config import EngineConfig
-from nalar.engine.decode import ROW_TILE, Decoder, Graphs, Model
+from nalar.engine.decode import ROW_TILE, Decoder, Model
 from nalar.engine.drafting import Drafter, DraftModel, Part
 from nalar.engine.rows import Batch, Rows, on_device
 from nalar.engine.rules import Ruling
@@ -119,9 +119,7 @@ class Runner:
             self._rows = Rows(
                 config.max_num_seqs, per_sample, config.block_size, vocab_size, device
             )
-        records = device.type == "cuda" and not config.enforce_eager
-        with torch.inference_mode():
-            self._decoder = Decoder(model, config, self._rows, device, Graphs if records else None)
+            self._decoder = Decoder(model, config, self._rows, device)
         if config.speculation is not None and config.keeps_drafts:
             most = config.speculation.num_speculative_tokens
             draft_model = cast(DraftModel, model)
