@@ -13,6 +13,7 @@ from nalar.engine import engine as engine_module
 from nalar.engine import runner as runner_module
 from nalar.engine.scheduler import Scheduler
 from nalar.engine.sequence import Request, SamplingParams, ThinkingParams
+from nalar.kernels import switch
 
 END = 12
 
@@ -448,6 +449,14 @@ def test_steps_that_are_recorded_give_what_others_give(make_engine, tapes, limit
     assert (
         len(tapes) == 1 and len(tape.steps) <= shapes + 2
     )  # a warm cache makes batches of its own
+
+
+def test_recorded_steps_may_use_kernels_of_their_own(make_engine, tapes):
+    pytest.importorskip("triton")
+    requests = crowd(6)
+    want = said(make_engine(num_scheduler_steps=4).generate(requests))
+    with switch.forced("rows"):
+        assert said(make_engine(num_scheduler_steps=4).generate(requests)) == want
 
 
 def test_what_is_recorded_lasts_as_long_as_cache_and_weights_stay(make_engine, tapes, model):

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from nalar.config import ConfigError
-from nalar.engine.blocks import NOBODY
 from nalar.engine.config import EngineConfig
 from nalar.engine.rows import Batch, Kind, Rows
 from nalar.engine.sample import Sample
 from nalar.engine.sampler import Drawn, draw
 from nalar.kernels.paging import Paging
+from nalar.kernels.rows import Newest, keep, newest
 from nalar.model.config import ModelConfig
 
 ROW_TILE = 32
@@ -124,9 +124,9 @@ class Decoder:
         self._rows_B, self._limits_B = new(torch.int64, most), new(torch.int64, most)
         self._at_1 = new(torch.int64, 1)
         """Steps of this run so far."""
-        self._ids_KB = new(torch.int64, steps, most)
-        self._logprobs_KB = new(torch.float32, steps, most)
-        self._processed_KB = new(torch.float32, steps, most)
+        kept = (torch.int64, torch.float32, torch.float32)
+        ids_KB, logprobs_KB, processed_KB = (new(dtype, steps, most) for dtype in kept)
+        self._kept_3KB = (ids_KB, logprobs_KB, processed_KB)
         self._logits_BV: Tensor | None = None
 
     def forget(self) -> None:
@@ -141,9 +141,8 @@ class Decoder:
         A row that is planned for fewer tokens goes on all the same; it writes to nobody's block then.
         """
         self._launch(samples, batch, batch.kind, num_steps, cache_LPSC)
-        n = len(samples)
-        found = (self._ids_KB, self._logprobs_KB, self._processed_KB)
-        return Drawn(*(x[:num_steps, :n] for x in found))
+        ids_KB, logprobs_KB, processed_KB = (x[:num_steps, : len(samples)] for x in self._kept_3KB)
+        return Drawn(ids_KB, logprobs_KB, processed_KB)
 
     def logits(self, samples: Sequence[Sample], batch: Batch, cache_LPSC: Tensor) -> Tensor:
         """One step without a draw: float32 [B, V]. Valid until the next."""
@@ -191,36 +190,23 @@ class Decoder:
 
     def _step(self, kind: Kind | None, B: int, M: int, cache_LPSC: Tensor) -> None:
         own, rows_B, limits_B = self._rows, self._rows_B[:B], self._limits_B[:B]
-        newest_B = own.positions_R[rows_B]
-        positions_B = torch.minimum(newest_B, limits_B - 1)
-        slots_B = own.slots(rows_B, positions_B).where(newest_B < limits_B, NOBODY)
-        tables_BM = own.tables_RM[rows_B, :M]
-        logits_BV = self._logits(own.ids_R[rows_B], positions_B, slots_B, tables_BM, cache_LPSC)
+        tables = (own.ids_R, own.positions_R, own.tables_RM)
+        step = newest(rows_B, limits_B, *tables, width=M, block_size=own.block_size)
+        logits_BV = self._logits(step, cache_LPSC)
         if kind is None:
             assert self._logits_BV is not None
             self._logits_BV[:B] = logits_BV
             return
-        at_B = positions_B + 1
+        at_B = step.positions_B + 1
         drawn = draw(logits_BV, own.uniforms(rows_B, at_B), own.shaping(rows_B, kind))
-        own.accept(rows_B, drawn.ids_B, at_B)
-        for out_KB, values_B in zip(
-            (self._ids_KB, self._logprobs_KB, self._processed_KB),
-            (drawn.ids_B, drawn.logprobs_B, drawn.processed_B),
-            strict=True,
-        ):
-            out_KB[:, :B].index_copy_(0, self._at_1, values_B[None])
-        self._at_1 += 1
+        new = (drawn.ids_B, drawn.logprobs_B, drawn.processed_B)
+        keep(rows_B, at_B, *new, own.ids_R, own.positions_R, self._kept_3KB, self._at_1)
+        if kind.penalizes:
+            own.count(rows_B, drawn.ids_B)
 
-    def _logits(
-        self,
-        ids_B: Tensor,
-        positions_B: Tensor,
-        slots_B: Tensor,
-        tables_BM: Tensor,
-        cache_LPSC: Tensor,
-    ) -> Tensor:
-        tile = ROW_TILE if self._is_deterministic else len(ids_B)
-        parts = zip(*(x.split(tile) for x in (ids_B, positions_B, slots_B, tables_BM)), strict=True)
+    def _logits(self, step: Newest, cache_LPSC: Tensor) -> Tensor:
+        tile = ROW_TILE if self._is_deterministic else len(step.ids_B)
+        parts = zip(*(x.split(tile) for x in step), strict=True)
         found = []
         for ids, positions, slots, tables in parts:
             paging = Paging(positions, slots, tables_BM=tables, tiled=self._is_deterministic)

@@ -46,7 +46,7 @@ class Rows:
             return torch.zeros((num_rows + 1, *width), dtype=dtype, device=device)
 
         self.nobody = num_rows
-        self._vocab_size, self._device, self._block_size = vocab_size, device, block_size
+        self.block_size, self._vocab_size, self._device = block_size, vocab_size, device
         self.ids_R = new(torch.int64)
         """The newest token, which a sample that decodes has drawn but not computed."""
         self.positions_R = new(torch.int64)
@@ -94,7 +94,7 @@ class Rows:
             assert sample.row is not None
             self._sent[sample.row] = 0
             if sample.request.params.has_penalties:
-                self._count(sample)
+                self._recount(sample)
         self._batches.clear()
 
     def send_tables(self, samples: Sequence[Sample]) -> None:
@@ -135,7 +135,7 @@ class Rows:
 
     def slots(self, rows_B: Tensor, positions_B: Tensor) -> Tensor:
         """Where the entries of these positions lie: int64, of the shape of both."""
-        size = self._block_size
+        size = self.block_size
         blocks_B = self.tables_RM[rows_B, positions_B.div(size, rounding_mode="floor")]
         return blocks_B * size + positions_B % size
 
@@ -171,6 +171,10 @@ class Rows:
         """The tokens just drawn and where they stand."""
         self.ids_R[rows_B] = ids_B
         self.positions_R[rows_B] = positions_B
+        self.count(rows_B, ids_B)
+
+    def count(self, rows_B: Tensor, ids_B: Tensor) -> None:
+        """One more of each in its row's output, where somebody needs to know."""
         if self._counts_RV is not None:
             self._counts_RV[rows_B, ids_B] += 1
 
@@ -180,7 +184,7 @@ class Rows:
         counts_BV, in_prompt_BV = self._counts_RV[rows_B], self._in_prompt_RV[rows_B]
         return Penalties(repetition_B, presence_B, frequency_B, counts_BV, in_prompt_BV)
 
-    def _count(self, sample: Sample) -> None:
+    def _recount(self, sample: Sample) -> None:
         """What a sample's prompt and output hold so far."""
         if self._counts_RV is None or self._in_prompt_RV is None:
             shape = (self.nobody + 1, self._vocab_size)
