@@ -6,8 +6,7 @@ N tokens of a step · B rows · D draws of a step · V vocabulary · L layers ·
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from nalar.config import ConfigError
 from nalar.engine.blocks import NOBODY
 from nalar.engine.config import EngineConfig
+from nalar.engine.decode import ROW_TILE, Decoder, Model
 from nalar.engine.drafting import Drafter, DraftModel, Part
 from nalar.engine.rows import Batch, Rows, on_device
 from nalar.engine.rules import Ruling
@@ -25,10 +25,7 @@ from nalar.engine.scheduler import Plan, Prefill
 from nalar.engine.sequence import PromptLogprob, TopLogprobs
 from nalar.kernels.documents import Documents
 from nalar.kernels.paging import Chunk, Paging
-from nalar.model.config import ModelConfig
 
-ROW_TILE = 32
-"""Tokens that deterministic mode computes at a time, never more and never fewer."""
 NO_GUESS = -1
 LOGIT_ROWS = 512
 """Tokens of a prompt whose logits exist at once."""
@@ -37,78 +34,74 @@ Prompts = tuple[tuple[Sample, tuple[PromptLogprob, ...]], ...]
 """What was found of prompts, a chunk at a time."""
 
 
-class Model(Protocol):
-    """What the engine needs of a model."""
-
-    @property
-    def config(self) -> ModelConfig: ...
-
-    def extend(self, ids_N: Tensor, cache_LPSC: Tensor, paging: Paging, /) -> Tensor:
-        """The tokens of one step: writes their entries, attends up to each, returns states_ND."""
-        ...
-
-    def logits(self, states: Tensor, /) -> Tensor:
-        """float32, [..., V]."""
-        ...
-
-    def state_dict(self) -> Mapping[str, Any]: ...
-
-
-class Token(NamedTuple):
-    """What a sample drew."""
+class Tokens(NamedTuple):
+    """What a step gave one sample, or several steps did, in order."""
 
     sample: Sample
-    id: int
-    logprob: float
-    processed_logprob: float
-    top: TopLogprobs | None
+    ids: list[int]
+    logprobs: list[float]
+    processed_logprobs: list[float]
+    tops: list[TopLogprobs]
+    """Empty where nobody asked."""
     is_forced: bool
+
+    def extend(self, later: "Tokens") -> None:
+        self.ids.extend(later.ids)
+        self.logprobs.extend(later.logprobs)
+        self.processed_logprobs.extend(later.processed_logprobs)
+        self.tops.extend(later.tops)
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A step on its way: `tokens` waits for it."""
+    """Steps on their way: `tokens` waits for them."""
 
     samples: tuple[Sample, ...]
+    """D, whose tokens these are; neighbours that are the same drew one behind the other."""
     prompts: Prompts
     _ids: Tensor
+    """[K, D], as the next two."""
     _logprobs: Tensor
     _processed: Tensor
-    _top: tuple[Tensor, Tensor] | None
-    _forced: frozenset[int]
-    _guesses: Tensor | None
-    """int64, one for each: it counts if the token before it is this one; NO_GUESS: in any case."""
-    _event: torch.cuda.Event | None
+    _run: tuple[int, ...] = ()
+    """Of each of D: how many of K count. Empty: all."""
+    _top: tuple[Tensor, Tensor] | None = None
+    _forced: frozenset[int] = frozenset()
+    _guesses: Tensor | None = None
+    """int64 [D]: a token counts if the one before it is this one; NO_GUESS: in any case."""
+    _event: torch.cuda.Event | None = None
 
-    def tokens(self) -> list[Token]:
+    def tokens(self) -> list[Tokens]:
         if self._event is not None:
             self._event.synchronize()
         if not bool(self._logprobs.isfinite().all()):
             raise FloatingPointError("engine: the model's logits are not finite (NaN or infinite)")
-        logprobs, processed = self._logprobs.tolist(), self._processed.tolist()
-        tops: list[TopLogprobs | None] = [None] * len(logprobs)
+        columns = [x.T.tolist() for x in (self._ids, self._logprobs, self._processed)]
+        if self._run:
+            columns = [[c[:n] for c, n in zip(x, self._run, strict=True)] for x in columns]
+        tops: list[list[TopLogprobs]] = [[] for _ in self.samples]
         if self._top is not None:
-            tops = [
-                _first(row, s.request.params.logprobs)
-                for row, s in zip(_pairs(*self._top), self.samples, strict=True)
-            ]
-        tokens = [
-            Token(sample, token, logprob, own, top, i in self._forced)
-            for i, (sample, token, logprob, own, top) in enumerate(
-                zip(self.samples, self._ids.tolist(), logprobs, processed, tops, strict=True)
-            )
-        ]
-        return (
-            tokens if self._guesses is None else list(compress(tokens, self._counts(self._guesses)))
-        )
+            rows = zip(_pairs(*self._top), self.samples, strict=True)
+            found = [_first(row, s.request.params.logprobs) for row, s in rows]
+            tops = [[] if top is None else [top] for top in found]
+        forced = [i in self._forced for i in range(len(self.samples))]
+        each = map(Tokens, self.samples, *columns, tops, forced)
+        return list(each) if self._guesses is None else self._accepted(each, self._guesses)
 
-    def _counts(self, guesses: Tensor) -> list[bool]:
-        """For each token whether it was drawn behind true ones: all guesses before it were right."""
-        counts: list[bool] = []
-        before = [NO_GUESS, *self._ids.tolist()[:-1]]
-        for guess, drawn in zip(guesses.tolist(), before, strict=True):
-            counts.append(guess == NO_GUESS or (counts[-1] and guess == drawn))
-        return counts
+    def _accepted(self, each: Iterable[Tokens], guesses: Tensor) -> list[Tokens]:
+        """One entry a sample: the tokens drawn behind true ones, since all guesses before them were right."""
+        accepted: list[Tokens] = []
+        is_true, before = True, NO_GUESS
+        for tokens, guess in zip(each, guesses.tolist(), strict=True):
+            if guess == NO_GUESS:
+                is_true = True
+                accepted.append(tokens)
+            else:
+                is_true = is_true and guess == before
+                if is_true:
+                    accepted[-1].extend(tokens)
+            before = tokens.ids[0]
+        return accepted
 
 
 class Runner:
@@ -126,17 +119,27 @@ class Runner:
             self._rows = Rows(
                 config.max_num_seqs, per_sample, config.block_size, vocab_size, device
             )
+            self._decoder = Decoder(model, config, self._rows, device)
         if config.speculation is not None and config.keeps_drafts:
             most = config.speculation.num_speculative_tokens
             draft_model = cast(DraftModel, model)
             self._drafter = Drafter(draft_model, self._rows, most, config.block_size, device)
         self._cache_LPSC: Tensor | None = None
+        self._weight_places = _places(model)
 
     def drop_cache(self) -> None:
         """Free its memory; the next step takes it again."""
         self._cache_LPSC = None
+        self._decoder.forget()
         if self._drafter is not None:
             self._drafter.forget()
+
+    def check_weights(self) -> None:
+        """Forget what was recorded of weights that are no longer where they were."""
+        places = _places(self._model)
+        if places != self._weight_places:
+            self._weight_places = places
+            self._decoder.forget()
 
     @torch.inference_mode()
     def launch(self, plan: Plan, rulings: Mapping[int, Ruling]) -> Pending:
@@ -148,6 +151,8 @@ class Runner:
         if plan.started:
             self._rows.start(plan.started)
         self._rows.send_tables(plan.grown)
+        if plan.decodes and not plan.prefills and self._config.speculation is None:
+            return self._decode(plan, rulings)
         guesses_BK = self._guess(plan)
         run = self._tiled if self._config.deterministic else self._flat
         states_DD, parts = run(plan, guesses_BK)
@@ -158,9 +163,21 @@ class Runner:
         for source, target in plan.copies:
             self._cache[:, target] = self._cache[:, source]
         if not samples:
-            nothing = torch.empty(0)
-            return Pending((), prompts, nothing, nothing, nothing, None, frozenset(), None, None)
-        return self._draw(plan, samples, rulings, states_DD, prompts, guesses_BK)
+            nothing = torch.empty(0, 0)
+            return Pending((), prompts, nothing, nothing, nothing)
+        return self._draw(plan, samples, rulings, self._logits(states_DD), prompts, guesses_BK)
+
+    def _decode(self, plan: Plan, rulings: Mapping[int, Ruling]) -> Pending:
+        """Steps without prompts or guesses: all samples, the same way."""
+        samples = plan.decodes
+        batch = self._rows.batch(samples)
+        if rulings or batch.kind.num_top is not None:
+            logits_DV = self._decoder.logits(samples, batch, self._cache)
+            return self._draw(plan, samples, rulings, logits_DV, (), None)
+        drawn = self._decoder.run(samples, batch, max(plan.run, default=1), self._cache)
+        found = (drawn.ids_B, drawn.logprobs_B, drawn.processed_B)
+        ids, logprobs, processed = (self._to_host(x) for x in found)
+        return Pending(samples, (), ids, logprobs, processed, plan.run, _event=self._event())
 
     @property
     def _cache(self) -> Tensor:
@@ -312,7 +329,7 @@ class Runner:
         plan: Plan,
         samples: tuple[Sample, ...],
         rulings: Mapping[int, Ruling],
-        states_DD: Tensor,
+        logits_DV: Tensor,
         prompts: Prompts,
         guesses_BK: Tensor | None,
     ) -> Pending:
@@ -325,29 +342,36 @@ class Runner:
             before = before_BQ.flatten()[self._tensor(_planned(plan, before_BQ.shape[1]))]
             fresh = len(samples) - len(before)
             guesses = torch.nn.functional.pad(before, (fresh, 0), value=NO_GUESS)
-            guesses = guesses.to("cpu", non_blocking=True)
+            guesses = self._to_host(guesses)
         uniform_D = self._rows.uniforms(batch.rows_B, at_D)
-        drawn, top = self._sampled(batch, states_DD, uniform_D, self._changes(rulings))
+        drawn, top = self._sampled(batch, logits_DV, uniform_D, self._changes(rulings))
         self._rows.accept(batch.rows_B, drawn.ids_B, at_D)
         forced = frozenset(i for i, rule in rulings.items() if rule.forced is not None)
         found = (drawn.ids_B, drawn.logprobs_B, drawn.processed_B)
-        ids, logprobs, processed = (x.to("cpu", non_blocking=True) for x in found)
+        ids, logprobs, processed = (self._to_host(x[None]) for x in found)
         if top is not None:
-            top = (top[0].to("cpu", non_blocking=True), top[1].to("cpu", non_blocking=True))
-        event = None
-        if self._device.type == "cuda":
-            event = torch.cuda.Event()
-            event.record()
-        return Pending(samples, prompts, ids, logprobs, processed, top, forced, guesses, event)
+            top = (self._to_host(top[0]), self._to_host(top[1]))
+        event = self._event()
+        return Pending(samples, prompts, ids, logprobs, processed, (), top, forced, guesses, event)
+
+    def _to_host(self, x: Tensor) -> Tensor:
+        """A copy that stays as it is, behind the event that comes next."""
+        return x.clone() if x.device.type == "cpu" else x.to("cpu", non_blocking=True)
+
+    def _event(self) -> torch.cuda.Event | None:
+        if self._device.type != "cuda":
+            return None
+        event = torch.cuda.Event()
+        event.record()
+        return event
 
     def _sampled(
-        self, batch: Batch, states_DD: Tensor, uniform_D: Tensor, changes: Changes | None
+        self, batch: Batch, logits_DV: Tensor, uniform_D: Tensor, changes: Changes | None
     ) -> tuple[Drawn, tuple[Tensor, Tensor] | None]:
-        shaping = self._rows.shaping(batch)
-        logits_DV = self._logits(states_DD)
+        shaping = self._rows.shaping(*batch)
         top = None
-        if batch.num_top is not None:
-            best = logits_DV.log_softmax(-1).topk(min(batch.num_top, logits_DV.shape[-1]))
+        if batch.kind.num_top is not None:
+            best = logits_DV.log_softmax(-1).topk(min(batch.kind.num_top, logits_DV.shape[-1]))
             top = (best.indices, best.values)
         return draw(logits_DV, uniform_D, shaping, changes), top
 
@@ -437,6 +461,11 @@ def _planned(plan: Plan, width: int) -> list[int]:
     if not plan.num_drafts:
         return list(range(len(plan.decodes)))
     return [i * width + j for i, n in enumerate(plan.num_drafts) for j in range(1 + n)]
+
+
+def _places(model: Model) -> tuple[int, ...]:
+    """Where its weights lie in memory."""
+    return tuple(x.data_ptr() for x in model.state_dict().values() if isinstance(x, Tensor))
 
 
 def cache_layers(model: Model, config: EngineConfig) -> int:
