@@ -146,26 +146,26 @@ def draw(
 def sample(
     logits_BV: Tensor,
     keys: Tensor,
-    counters: Tensor,
+    counters_B: Tensor,
     temperature: Tensor | None = None,
     rows_B: Tensor | None = None,
 ) -> Drawn:
     """`draw` with the uniforms of these keys and counters, where nothing is changed but the temperature.
 
-    rows_B: then keys, counters and temperature are those of all rows, and row b's stand at rows_B[b].
+    rows_B: then keys and temperature are those of all rows, and row b's stand at rows_B[b].
     """
     if _kernel_takes(logits_BV):
         from nalar.kernels.gpu import sampling
 
-        given = {"keys": keys, "counters": counters, "temperature": temperature}
+        given = {"keys": keys, "counters_B": counters_B, "temperature": temperature}
         return Drawn(*sampling.sample(logits_BV, rows_B=rows_B, **given))
     if rows_B is not None:
-        keys, counters = keys[rows_B], counters[rows_B]
+        keys = keys[rows_B]
         temperature = None if temperature is None else temperature[rows_B]
     shaping = None
     if temperature is not None:
         shaping = Shaping.by_temperature(temperature, logits_BV.shape[-1])
-    return _drawn_plainly(logits_BV, uniforms(keys, counters), shaping, None)
+    return _drawn_plainly(logits_BV, uniforms(keys, counters_B), shaping, None)
 
 
 def _kernel_takes(logits_BV: Tensor) -> bool:

@@ -25,7 +25,7 @@ def sample(
     *,
     uniform_B: Tensor | None = None,
     keys: Tensor | None = None,
-    counters: Tensor | None = None,
+    counters_B: Tensor | None = None,
     temperature: Tensor | None = None,
     rows_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,9 +33,9 @@ def sample(
 
     logits_BV: fp32 on a GPU, neighbours in memory along V. A row with NaN, with inf, or with nothing but -inf gets
     a raw logprob of NaN, and an id below V.
-    uniform_B: fp64 in [0, 1); or else keys and counters, int64 [B], of which SplitMix64 makes it.
+    uniform_B: fp64 in [0, 1); or else keys [B] and counters_B, int64, of which SplitMix64 makes it.
     temperature: fp32 [B]; below 1e-5 greedy, of equal logits the lowest id; None: 1.
-    rows_B: int64 [B]; then keys, counters and temperature are those of all rows, and row b's stand at rows_B[b].
+    rows_B: int64; then keys and temperature are those of all rows, and row b's stand at rows_B[b].
 
     The id is the first whose cumulative weight exceeds the uniform's share of the total; it never has weight 0.
     What a row gets depends on that row alone.
@@ -59,7 +59,7 @@ def sample(
         logits_BV, logits_BV.stride(0), V, warm, rows, sums_B3K, K,
         TILE=tile, GROUP=GROUP, LEAST=LEAST_TEMPERATURE, **has, num_warps=4,
     )  # fmt: skip
-    first, second = (keys, counters) if uniform_B is None else (uniform_B, uniform_B)
+    first, second = (keys, counters_B) if uniform_B is None else (uniform_B, uniform_B)
     assert first is not None and second is not None
     _look_up[(B,)](
         logits_BV, logits_BV.stride(0), V, first, second, warm, rows, sums_B3K, K,
@@ -154,7 +154,7 @@ def _look_up(
         row = b
         if HAS_ROWS:
             row = tl.load(rows + b)
-        uniform = _uniform(tl.load(keys + row), tl.load(counters + row))
+        uniform = _uniform(tl.load(keys + row), tl.load(counters + b))
     t, is_greedy = _row_temperature(temperature, rows, b, LEAST, HAS_TEMPERATURE, HAS_ROWS)
 
     tiles = tl.arange(0, TILES)
