@@ -170,8 +170,7 @@ def pretrain_step(
         seen.add(loss, mtp_loss, hidden)
     if not all(targets):  # no document was long enough for the deepest blocks
         _fill_gradients(model)
-    if tau is not None and any(bool((bound_H > tau).any()) for bound_H in seen.max_logits):
-        # A bound passed the ceiling: only now is the exact value worth a pass.
+    if tau is not None and _passes(seen.max_logits, tau):
         seen.max_logits = _exact_logits(model, batches, ahead=ahead)
     outcome = apply_gradients(
         model,
@@ -265,6 +264,16 @@ def _fill_gradients(model: Transformer) -> None:
         for parameter in block.parameters():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+
+
+def _passes(bounds: Sequence[Tensor], tau: float) -> bool:
+    """Whether a head may be above the ceiling: only then is the exact value worth a pass.
+
+    A bound is the largest log-sum-exp of a head's rows, never below its largest logit, so a head under the ceiling
+    by its bound is under it, and no head is clipped by anything but its exact logit. The only place of a step that
+    waits for the device; it is then behind by the optimizer's work alone.
+    """
+    return bool(bounds) and bool((torch.stack(list(bounds)) > tau).any())
 
 
 @torch.no_grad()
