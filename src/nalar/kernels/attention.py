@@ -169,7 +169,7 @@ def _attend_backward(
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """One side, as packed rows are, needs no copy."""
-    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
+    return parts[0].contiguous() if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _by_side(sides_J2: Tensor, *tensors_SH: Tensor) -> Iterator[list[Tensor]]:

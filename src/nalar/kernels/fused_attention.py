@@ -166,7 +166,8 @@ def _plain_row(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, T
 def _plain_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
 ) -> Grads:
-    each = [_plain_row_backward(*row, scale) for row in zip(grad, q, k, v, out, lse, strict=True)]
+    rows = zip(grad, q, k, v, out, lse, strict=True)
+    each = [_plain_row_backward(g, a, b, c, o, s, scale) for g, a, b, c, o, s in rows]
     dq, dk, dv = (torch.stack(parts) for parts in zip(*each, strict=True))
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 
