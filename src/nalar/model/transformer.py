@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nalar.config import ConfigError
 from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
+from nalar.kernels.head import head_logits
 from nalar.kernels.paging import Paging
 from nalar.model.attention import RMSNorm
 from nalar.model.block import Block, Passed
@@ -189,7 +189,7 @@ class Transformer(Float32Buffers):
 
     def logits(self, states: Tensor) -> Tensor:
         """States [..., D] after the final norm to fp32 logits [..., V]."""
-        return F.linear(states.float() / self.config.logits_scaling, self.head_weight.float())
+        return head_logits(states, self.head_weight, self.config.logits_scaling)
 
     def extend(self, ids_N: Tensor, cache_LPSC: Tensor, paging: Paging) -> Tensor:
         """The tokens of one step of the engine: states [N, D], after the final norm.
