@@ -89,7 +89,7 @@ def grouped_attention(
 
 def num_parts(programs: int, most_keys: int, tile: int) -> int:
     """Into how many parts the keys of each row are cut: a power of two that depends on the launch shape alone."""
-    tiles = triton.next_power_of_2(-(-most_keys // tile))
+    tiles = int(triton.next_power_of_2(-(-most_keys // tile)))
     wanted = min(PROGRAMS // programs, tiles, MOST_PARTS)
     return 1 << max(wanted, 1).bit_length() - 1
 
