@@ -10,11 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from nalar.kernels import switch
 
 pytest.importorskip("triton")
-from nalar.kernels.gpu import norm, paged, rotary
+from nalar.kernels.gpu import norm, paged, projections, rotary
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # by the interpreter
 
-KERNELS = ("paged_attention", "rms_norm", "rotary")
+KERNELS = ("paged_attention", "projections", "rms_norm", "rotary")
 LENGTHS = [11, 3, 18]
 
 
@@ -97,12 +97,16 @@ def test_drafts_by_kernels_are_the_plain_drafts(tiny_families, random_model, mak
         ("qwen3", ["OWN", "mm", "mm", "mm", "OWN", "OWN", "mm"]),
     ],
 )
+@pytest.mark.parametrize("rows", [3, 5])
 def test_the_attention_half_of_a_decoding_layer_is_this_many_kernels(
-    tiny_families, random_model, make_pages, monkeypatch, family, expected
+    tiny_families, random_model, make_pages, monkeypatch, family, expected, rows
 ):
+    """Of few rows the projections of one input are one."""
     config = tiny_families[family]
     block = random_model(config).model.layers[1]
-    launches, pages = Launches(), make_pages(config, 3, 32)
+    launches, pages = Launches(), make_pages(config, rows, 32)
+    if rows <= projections.MOST_ROWS:
+        expected = ["OWN", "OWN", *expected[expected.index("OWN", 1) :]]
 
     def launched(launcher):
         """The launcher as one operation: in the interpreter a kernel is many."""
@@ -116,14 +120,15 @@ def test_the_attention_half_of_a_decoding_layer_is_this_many_kernels(
 
     for module, names in (
         (norm, ("rms_norm", "add_rms_norm")),
+        (projections, ("projections",)),
         (rotary, ("latent_entries", "grouped_entries")),
         (paged, ("latent_attention", "grouped_attention")),
     ):
         for name in names:
             monkeypatch.setattr(module, name, launched(getattr(module, name)))
-    x_ND = torch.randn(3, config.hidden_size)
-    turn = torch.polar(torch.ones(3, config.rotary_dim // 2), torch.ones(3, config.rotary_dim // 2))
-    paging = pages.rows([9, 30, 4])
+    x_ND = torch.randn(rows, config.hidden_size)
+    turn = torch.ones(rows, config.rotary_dim // 2, dtype=torch.complex64)
+    paging = pages.rows([9, 30, 4, 17, 0][:rows])
     hidden = paging.hidden(pages.size, x_ND.dtype)
     with switch.forced(*KERNELS), launches:
         _, normed = block.input_layernorm.after(x_ND, x_ND, 1.0)

@@ -26,6 +26,7 @@ from nalar.kernels.attention import (
 from nalar.kernels.documents import Documents
 from nalar.kernels.norm import add_rms_norm, rms_norm
 from nalar.kernels.paging import Hidden, Paging, read
+from nalar.kernels.projections import projections
 from nalar.kernels.rotary import grouped_entries, latent_entries, rotate
 from nalar.model.config import ModelConfig
 from nalar.model.linear import Linear
@@ -77,19 +78,20 @@ class LatentAttention(nn.Module):
         self.o_proj = Linear(H * value, D, bias=False)
         self.scale = _softmax_scale(config) * softmax_factor(config.rope_scaling)
 
+    @property
+    def _first_queries(self) -> Linear:
+        return self.q_proj if self.config.q_lora_rank is None else self.q_a_proj
+
     def queries(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
         """x [..., D] to q_nope [..., H, N] and rotated q_rope [..., H, P]; turn is [..., P/2]."""
-        nope, rope = self._plain_queries(x)
+        nope, rope = self._expand_queries(self._first_queries(x))
         return nope, rotate(rope, turn[..., None, :], interleave=self.config.rope_interleave)
 
-    def _plain_queries(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The two parts of `queries`, neither rotated."""
+    def _expand_queries(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """What the first projection of queries gives to both parts of `queries`, neither rotated."""
         c = self.config
-        q = (
-            self.q_proj(x)
-            if c.q_lora_rank is None
-            else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
-        )
+        if c.q_lora_rank is not None:
+            q = self.q_b_proj(self.q_a_layernorm(q))
         q = q.unflatten(-1, (c.num_attention_heads, c.qk_head_dim))
         nope, rope = q.split([self.nope_dim, self.rope_dim], dim=-1)
         return nope, rope
@@ -127,11 +129,13 @@ class LatentAttention(nn.Module):
         hidden: Hidden,
     ) -> Tensor:
         """Tokens behind what the cache holds of their sequences; their entries are written: [N, D]."""
-        q_nope, q_rope = self._plain_queries(x_ND)
+        first, kv = self._first_queries, self.kv_a_proj_with_mqa
+        q_ND, kv_NC = projections(x_ND, (first.weight, None), (kv.weight, None))
+        q_nope, q_rope = self._expand_queries(q_ND)
         outs, done = [], paging.num_fresh
         q_rope, fresh_NC = latent_entries(
             q_rope,
-            self.kv_a_proj_with_mqa(x_ND),
+            kv_NC,
             turn_NP,
             self.kv_a_layernorm.weight,
             paging.slots_N,
@@ -202,16 +206,11 @@ class GroupedAttention(nn.Module):
     def heads(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [..., D] to rotated queries [..., H, K] and keys [..., G, K], and values [..., G, K]."""
         turn, interleave = turn[..., None, :], self.config.rope_interleave
-        q, k, v = self._plain_heads(x)
+        apart = (-1, self.config.qk_head_dim)
+        q, k, v = (p(x).unflatten(-1, apart) for p in (self.q_proj, self.k_proj, self.v_proj))
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         return rotate(q, turn, interleave=interleave), rotate(k, turn, interleave=interleave), v
-
-    def _plain_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`heads` before norms and rotation."""
-        apart = (-1, self.config.qk_head_dim)
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        return q.unflatten(-1, apart), k.unflatten(-1, apart), v.unflatten(-1, apart)
 
     def forward(
         self, x_ND: Tensor, turn_NP: Tensor, documents: Documents, *, observe: Observe = "nothing"
@@ -233,8 +232,12 @@ class GroupedAttention(nn.Module):
     ) -> Tensor:
         """Tokens behind what the cache holds of their sequences; their entries are written: [N, D]."""
         c, outs, done = self.config, [], paging.num_fresh
+        layers = [(p.weight, p.bias) for p in (self.q_proj, self.k_proj, self.v_proj)]
+        q, k, v = (x.unflatten(1, (-1, c.qk_head_dim)) for x in projections(x_ND, *layers))
         q_NHK, fresh_NC = grouped_entries(
-            *self._plain_heads(x_ND),
+            q,
+            k,
+            v,
             turn_NP,
             (self.q_norm.weight, self.k_norm.weight) if c.qk_norm else None,
             paging.slots_N,

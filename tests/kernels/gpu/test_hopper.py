@@ -30,6 +30,7 @@ def test_decoding_kernels_compile_for_hopper_and_fit(tmp_path):
         "_grouped_entry",
         "_attend_part",
         "_join_parts",
+        "_project",
     }
     for name, shared, _registers, spilled in kernels:
         assert int(shared) <= MOST_SHARED and int(spilled) == 0, (name, shared, spilled)
