@@ -37,7 +37,7 @@ def check(enter, width, dtype):
         expected = enter(plain, kept)
         with switch.forced("rotary"):
             got = enter(own, kept)
-        assert got[1].shape == (kept, width)
+        assert got[-1].shape == (kept, width)
         for one, other in zip(got, expected, strict=True):
             assert_close(one, other, equal_nan=False)
     own, plain = own.flatten(0, 1), plain.flatten(0, 1)
@@ -53,22 +53,36 @@ def check(enter, width, dtype):
 @pytest.mark.parametrize(("H", "R", "P"), [(5, 20, 8), (4, 32, 16), (1, 16, 6)])
 def test_latents_and_keys_are_entered_as_by_the_plain_form(H, R, P, dtype, interleave):
     queries, kv = normal(len(SLOTS), H, 4 + P).to(dtype), normal(len(SLOTS), R + P, seed=1)
-    weight = normal(R, seed=2).to(dtype)
+    weight, absorbing = normal(R, seed=2).to(dtype), normal(H, 4 + 3, R, seed=3).to(dtype)
 
-    def enter(cache, kept):
+    def enter(cache, kept, tokens=slice(None), absorbed=2):
         return latent_entries(
-            queries[..., 4:],
-            kv.to(dtype),
-            turns(P),
+            queries[tokens, :, :4],
+            queries[tokens, :, 4:],
+            kv[tokens].to(dtype),
+            turns(P)[tokens],
             weight,
-            SLOTS,
+            absorbing[:, 3:],
+            SLOTS[tokens],
             cache,
             eps=1e-6,
             interleave=interleave,
             num_kept=kept,
+            num_absorbed=absorbed,
         )
 
     check(enter, R + P, dtype)
+    # Few tokens, and all of rows: one launch absorbs their queries too.
+    plain, own = (torch.zeros(BLOCKS, SIZE, R + P, dtype=dtype) for _ in range(2))
+    for tokens in (slice(0, 1), slice(2, 4)):
+        absorbed = tokens.stop - tokens.start
+        expected = enter(plain, 0, tokens, absorbed)
+        with switch.forced("rotary"):
+            got = enter(own, 0, tokens, absorbed)
+        tolerance = {} if dtype == torch.float32 else {"rtol": 2e-3, "atol": 2e-3}
+        for one, other in zip(got, expected, strict=True):
+            assert_close(one, other, equal_nan=False, **tolerance)
+    assert_close(own, plain)
 
 
 @torch.no_grad()
@@ -104,13 +118,16 @@ def test_a_cache_that_the_kernel_does_not_take_is_written_without_it():
     with switch.forced("rotary"):
         latent_entries(
             q,
+            q,
             kv,
             turns(4)[:1],
             torch.ones(16).double(),
+            normal(2, 4, 16).double(),
             torch.tensor([5]),
             cache,
             eps=1e-6,
             interleave=True,
             num_kept=0,
+            num_absorbed=1,
         )
     assert cache[1, 1].abs().min() > 0

@@ -17,6 +17,7 @@ from nalar.kernels.documents import Documents
 from nalar.kernels.fused_attention import backend_for, can_fuse
 from nalar.kernels.opaque import apart, opaque
 from nalar.kernels.paging import Hidden, Paging, read
+from nalar.kernels.projections import head_by_head
 
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -253,15 +254,17 @@ def chunk_attention(q_QHK: Tensor, k_TGK: Tensor, v_TGW: Tensor, *, scale: float
 def paged_latent_attention(
     q_NHR: Tensor,
     q_NHP: Tensor,
+    v_HWR: Tensor,
     cache_PSC: Tensor,
     paging: Paging,
     hidden: Hidden,
     *,
     scale: float,
 ) -> Tensor:
-    """Absorbed and rotated queries of `paging`'s rows against what the cache holds of them: [N, H, R].
+    """Absorbed and rotated queries of `paging`'s rows against what the cache holds of them: [N, H, W].
 
-    cache_PSC: per token the normed latent, then the rotated key. The kernel is for inference alone.
+    cache_PSC: per token the normed latent, then the rotated key; v_HWR: what makes values of latents. The kernel
+    is for inference alone.
     """
     assert paging.tables_BM is not None, "rows"
     R = q_NHR.shape[-1]
@@ -270,14 +273,17 @@ def paged_latent_attention(
 
         at_N, first = paging.row_positions_N, paging.first
         return paged.latent_attention(
-            q_NHR, q_NHP, cache_PSC, paging.tables_BM, at_N, first=first, scale=scale
+            q_NHR, q_NHP, v_HWR, cache_PSC, paging.tables_BM, at_N, first=first, scale=scale
         )
     q_NHC, cache_BTC = torch.cat([q_NHR, q_NHP], -1), read(cache_PSC, paging.tables_BM)
     if paging.tiled:
         k, v = cache_BTC[:, :, None], cache_BTC[:, :, None, :R]
-        return tiled_attention(q_NHC, k, v, hidden()[:, 0], scale=scale)
-    q_BQHC = q_NHC.unflatten(0, (len(cache_BTC), -1))
-    return latent_attention(q_BQHC, cache_BTC, hidden(), latent_dim=R, scale=scale).flatten(0, 1)
+        mixed_NHR = tiled_attention(q_NHC, k, v, hidden()[:, 0], scale=scale)
+    else:
+        q_BQHC = q_NHC.unflatten(0, (len(cache_BTC), -1))
+        mixed = latent_attention(q_BQHC, cache_BTC, hidden(), latent_dim=R, scale=scale)
+        mixed_NHR = mixed.flatten(0, 1)
+    return head_by_head(mixed_NHR, v_HWR.transpose(1, 2))
 
 
 def paged_grouped_attention(

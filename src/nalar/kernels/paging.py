@@ -55,10 +55,14 @@ class Paging:
         return 0 if self.fresh is None else len(self.fresh.positions_N)
 
     @property
+    def num_in_rows(self) -> int:
+        """Tokens of the rows: the last ones."""
+        return 0 if self.tables_BM is None else len(self.tables_BM) * self.row_tokens
+
+    @property
     def row_positions_N(self) -> Tensor:
         """Those of the rows, without prompts and chunks."""
-        assert self.tables_BM is not None, "rows"
-        return self.positions_N[len(self.positions_N) - len(self.tables_BM) * self.row_tokens :]
+        return self.positions_N[len(self.positions_N) - self.num_in_rows :]
 
     def hidden(self, block_size: int, dtype: torch.dtype) -> Hidden:
         """What is made when it is first asked for, and once: not every form of attention needs it."""

@@ -1,6 +1,6 @@
 """Rotary positions (arXiv:2104.09864): the turn itself, and what tokens leave in a cache of blocks after it."""
 
-# N tokens · H heads · G heads of keys and values · K width of a head · R latent · P rotary width
+# N tokens · H heads · G heads of keys and values · K width of a head, A of it not rotated · R latent · P rotary width
 # P blocks of a cache, of S slots · C what a token has in it
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from nalar.kernels import switch
 from nalar.kernels.norm import rms_norm
 from nalar.kernels.paging import write
+from nalar.kernels.projections import head_by_head
 
 
 def rotate(x: Tensor, turn: Tensor, *, interleave: bool = True) -> Tensor:
@@ -35,19 +36,23 @@ def _rotate_reals(x: Tensor, cos: Tensor, sin: Tensor, *, interleave: bool) -> T
 
 
 def latent_entries(
+    q_NHA: Tensor,
     q_NHP: Tensor,
     kv_NC: Tensor,
     turn_NP: Tensor,
     weight_R: Tensor,
+    k_HAR: Tensor,
     slots_N: Tensor,
     cache_PSC: Tensor,
     *,
     eps: float,
     interleave: bool,
     num_kept: int,
-) -> tuple[Tensor, Tensor]:
-    """Writes tokens' entries: the latent, normed, and the key, rotated. Gives the rotated queries [N, H, P] and the
-    first num_kept entries [num_kept, C].
+    num_absorbed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Writes tokens' entries: the latent, normed, and the key, rotated. Gives the last num_absorbed queries through
+    k_HAR, each head through its own [num_absorbed, H, R]; the rotated part of queries [N, H, P]; and the first
+    num_kept entries [num_kept, C].
 
     kv_NC: latent and key before that; turn_NP: complex [N, P/2]. The kernel is for inference alone.
     """
@@ -55,22 +60,26 @@ def latent_entries(
         from nalar.kernels.gpu import rotary
 
         return rotary.latent_entries(
+            q_NHA,
             q_NHP,
             kv_NC,
             turn_NP,
             weight_R,
+            k_HAR,
             slots_N,
             cache_PSC,
             eps=eps,
             interleave=interleave,
             num_kept=num_kept,
+            num_absorbed=num_absorbed,
         )
     q_NHP = rotate(q_NHP, turn_NP[:, None], interleave=interleave)
     latent_NR, key_NP = kv_NC.split([len(weight_R), q_NHP.shape[-1]], dim=-1)
     key_NP = rotate(key_NP, turn_NP, interleave=interleave)
     entries_NC = torch.cat([rms_norm(latent_NR, weight_R, eps), key_NP], -1)
     write(cache_PSC, slots_N, entries_NC)
-    return q_NHP, entries_NC[:num_kept]
+    q_NHR = head_by_head(q_NHA[len(q_NHA) - num_absorbed :], k_HAR)
+    return q_NHR, q_NHP, entries_NC[:num_kept]
 
 
 def grouped_entries(

@@ -3,9 +3,10 @@
 `forward` takes a flat batch of documents, `extend` the tokens of one step of the engine over a cache. A token leaves
 one vector of `config.cache_dim` numbers in the cache of a layer: its latent and rotated key, or its keys and values.
 
-Decoding is bound by launches, so their number is held down: with our own kernels `extend` and the norm and sum before
-it are 8 for latent attention with plain queries and 7 for grouped-query attention, plus one where keys are cut into
-parts; by torch alone they were 23 and 26 (counted with fused norms, of operations that are no views).
+Decoding is bound by launches, so their number is held down. The sum and norm before `extend` and `extend` itself are
+8 with our own kernels for latent attention with plain queries, and 7 for grouped-query attention, plus one where keys
+are cut into parts; for a few rows 6 and 6 with it. By torch alone they were 23 and 26: operations that are no views,
+with fused norms.
 """
 
 # N tokens of a flat batch (also: width without rotation) · B rows · Q tokens of each · T positions of each
@@ -15,7 +16,6 @@ parts; by torch alone they were 23 and 26 (counted with fused norms, of operatio
 import torch
 from torch import Tensor, nn
 
-from nalar.kernels import switch
 from nalar.kernels.attention import (
     Observe,
     chunk_attention,
@@ -133,16 +133,23 @@ class LatentAttention(nn.Module):
         q_ND, kv_NC = projections(x_ND, (first.weight, None), (kv.weight, None))
         q_nope, q_rope = self._expand_queries(q_ND)
         outs, done = [], paging.num_fresh
-        q_rope, fresh_NC = latent_entries(
+        # Of rows, the key half of kv_b moves to the query side and the value half to the output side, so that
+        # attention runs over latents and the keys are never formed.
+        kv_b = self.kv_b_proj.weight.unflatten(0, (self.config.num_attention_heads, -1))
+        k_HNR, v_HWR = kv_b.split([self.nope_dim, self.value_dim], dim=1)
+        q_latent, q_rope, fresh_NC = latent_entries(
+            q_nope,
             q_rope,
             kv_NC,
             turn_NP,
             self.kv_a_layernorm.weight,
+            k_HNR,
             paging.slots_N,
             cache_PSC,
             eps=LATENT_NORM_EPS,
             interleave=self.config.rope_interleave,
             num_kept=done,
+            num_absorbed=paging.num_in_rows,
         )
         if paging.fresh is not None:
             q = torch.cat([q_nope[:done], q_rope[:done]], -1)
@@ -156,27 +163,15 @@ class LatentAttention(nn.Module):
             outs.append(chunk_attention(q, k, v, scale=self.scale))
             done += chunk.tokens
         if paging.tables_BM is not None:
-            outs.append(self._absorbed(q_nope[done:], q_rope[done:], cache_PSC, paging, hidden))
+            out_NHW = paged_latent_attention(
+                q_latent, q_rope[done:], v_HWR, cache_PSC, paging, hidden, scale=self.scale
+            )
+            outs.append(out_NHW)
         out_ND: Tensor = self.o_proj(_joined(outs).flatten(1))
         return out_ND
 
     def _parts(self, entries: Tensor) -> tuple[Tensor, ...]:
         return tuple(entries.split([self.latent_dim, self.rope_dim], dim=-1))
-
-    def _absorbed(
-        self, q_nope: Tensor, q_rope: Tensor, cache_PSC: Tensor, paging: Paging, hidden: Hidden
-    ) -> Tensor:
-        """A few tokens a row over a cache: [B*Q, H, W].
-
-        The key half of kv_b moves to the query side and the value half to the output side, so
-        that attention runs over latents and the keys are never formed.
-        """
-        kv_b = self.kv_b_proj.weight.unflatten(0, (self.config.num_attention_heads, -1))
-        k_HNR, v_HWR = kv_b.split([self.nope_dim, self.value_dim], dim=1)
-        mixed_NHR = paged_latent_attention(
-            _head_by_head(q_nope, k_HNR), q_rope, cache_PSC, paging, hidden, scale=self.scale
-        )
-        return _head_by_head(mixed_NHR, v_HWR.transpose(1, 2))
 
     def qk_weights(self) -> list[Tensor]:
         """The two weights whose per-head rows set the logits: queries [H*(N+P), ...], keys and values [H*(N+W), R]."""
@@ -286,16 +281,6 @@ def attention_of(config: ModelConfig) -> LatentAttention | GroupedAttention:
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _head_by_head(x_NHA: Tensor, weight_HAB: Tensor) -> Tensor:
-    """Each head times a matrix of its own: [N, H, B]."""
-    if torch.is_grad_enabled() or not switch.runs("paged_attention", x_NHA):
-        return torch.bmm(x_NHA.transpose(0, 1), weight_HAB).transpose(0, 1)
-    # Written where the next product reads it: the library takes rows at any distance, and copies nothing.
-    out_NHB = x_NHA.new_empty(*x_NHA.shape[:2], weight_HAB.shape[-1])
-    torch.bmm(x_NHA.transpose(0, 1), weight_HAB, out=out_NHB.transpose(0, 1))
-    return out_NHB
 
 
 def _softmax_scale(config: ModelConfig) -> float:

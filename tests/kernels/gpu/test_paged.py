@@ -12,8 +12,6 @@ from nalar.kernels.paging import Paging
 pytest.importorskip("triton")
 from nalar.kernels.gpu import paged
 
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # by the interpreter
-
 
 @pytest.fixture(autouse=True)
 def _poisoned():
@@ -69,7 +67,7 @@ LENGTHS = [[1], [0, 5, 40, 0], [65, 3, 64, 1, 17]]
 def test_latent_attention_is_softmax_written_out(monkeypatch, shape, tokens, first, parts):
     monkeypatch.setattr(paged, "num_parts", lambda *_: parts)
     monkeypatch.setattr(paged, "LATENT_TILES", {64: paged.Tiles(16, 4, 2)})
-    H, R, P = shape
+    (H, R, P), W = shape, 20
     for lengths in LENGTHS:
         lengths = [max(n, tokens) if n else 0 for n in lengths]
         cache, tables, positions = made(lengths, width=R + P, tokens=tokens)
@@ -77,13 +75,18 @@ def test_latent_attention_is_softmax_written_out(monkeypatch, shape, tokens, fir
         # Queries as the model has them: strided, heads outside.
         q = torch.randn(H, len(positions), R, generator=gen).transpose(0, 1)
         turned = torch.randn(len(positions), H, 3 + P, generator=gen)[..., 3:]
+        values = torch.randn(H, 5 + W, R, generator=gen)[:, 5:]
 
-        def attend(i, entries, q=q, turned=turned):
+        def attend(i, entries, q=q, turned=turned, values=values):
+            if not len(entries):
+                return torch.zeros(H, W)
             scores = torch.cat([q[i], turned[i]], -1) @ entries.T * 0.3
-            return scores.softmax(-1) @ entries[:, :R] if len(entries) else torch.zeros(H, R)
+            return torch.einsum("hr,hwr->hw", scores.softmax(-1) @ entries[:, :R], values)
 
-        got = paged.latent_attention(q, turned, cache, tables, positions, first=first, scale=0.3)
-        assert_close(got, plain(cache, tables, positions, first, attend), rtol=1e-5, atol=1e-6)
+        got = paged.latent_attention(
+            q, turned, values, cache, tables, positions, first=first, scale=0.3
+        )
+        assert_close(got, plain(cache, tables, positions, first, attend), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("parts", [1, 4])
@@ -119,6 +122,7 @@ def test_the_dispatcher_gives_in_half_precision_what_the_plain_form_gives(is_lat
     cache = cache.nan_to_num(2.0)  # which the plain form multiplies by 0
     gen = torch.Generator().manual_seed(1)
     q, turned = (torch.randn(3, H, w, generator=gen).half() for w in (R if is_latent else K, P))
+    values = (torch.randn(H, 64, R, generator=gen) / 16).half()
     paging = Paging(positions, positions, tables_BM=tables)
     asked = []
 
@@ -128,7 +132,9 @@ def test_the_dispatcher_gives_in_half_precision_what_the_plain_form_gives(is_lat
 
     def attend():
         if is_latent:
-            return attention.paged_latent_attention(q, turned, cache, paging, hidden, scale=0.1)
+            return attention.paged_latent_attention(
+                q, turned, values, cache, paging, hidden, scale=0.1
+            )
         return attention.paged_grouped_attention(q, cache, paging, hidden, num_groups=G, scale=0.1)
 
     with torch.no_grad():

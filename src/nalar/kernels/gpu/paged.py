@@ -6,7 +6,7 @@ hold; their number is one of the launch shape alone. Where there is more than on
 """
 
 # N tokens, B rows of Q each · H heads · G groups of heads · X queries of one program · M blocks of a row, of S slots
-# R latent, or width of a head · P rotated width · T keys of a tile · C what a token has in the cache
+# R latent, or width of a head · P rotated width · W value width · T keys of a tile · C what a token has in the cache
 
 from typing import NamedTuple
 
@@ -15,12 +15,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nalar.kernels.projections import head_by_head
+
 LOG2_E = 1.4426950408889634
 MOST_QUERIES = 64
 """X at most; more go to more programs, each of which reads the keys again."""
 PROGRAMS = 264
 """Parts are made until there are about this many programs: two for each of an H200's 132 multiprocessors."""
 MOST_PARTS = 128
+FEW = 4
+"""Of so many tokens, what joins the parts of latent attention makes values of them too: a launch less."""
+
+
+class Parts(NamedTuple):
+    """What a part of the keys gives: float32; where it has none, a sum of -inf and numbers that mean nothing."""
+
+    mixed_NHXR: Tensor
+    lse_NHX: Tensor
+    """Base 2."""
 
 
 class Tiles(NamedTuple):
@@ -53,6 +65,7 @@ def why_not(cache_PSC: Tensor, width: int, *, is_latent: bool) -> str | None:
 def latent_attention(
     q_NHR: Tensor,
     q_NHP: Tensor,
+    v_HWR: Tensor,
     cache_PSC: Tensor,
     tables_BM: Tensor,
     positions_N: Tensor,
@@ -60,13 +73,17 @@ def latent_attention(
     first: int,
     scale: float,
 ) -> Tensor:
-    """Absorbed queries in two parts, against latents and rotated keys: [N, H, R], the weighted latent.
+    """Absorbed queries in two parts, against latents and rotated keys: [N, H, W], the values of weighted latents.
 
     Any strides but the last's, which is 1. cache_PSC: R then P numbers a token, of the queries' dtype;
     tables_BM, positions_N: int64. A token sees `first` up to its position, zeros come where that is nothing;
     beyond a row's last position no block is read, and the table may hold anything.
     """
-    return _attend(q_NHR, q_NHP, cache_PSC, tables_BM, positions_N, 1, None, first, scale)
+    parts = _attend(q_NHR, q_NHP, cache_PSC, tables_BM, positions_N, 1, None, first, scale)
+    if isinstance(parts, Parts) and len(q_NHR) <= FEW:
+        return _join(parts, q_NHR.dtype, v_HWR)
+    mixed_NHR = _join(parts, q_NHR.dtype) if isinstance(parts, Parts) else parts
+    return head_by_head(mixed_NHR, v_HWR.transpose(1, 2))
 
 
 def grouped_attention(
@@ -84,7 +101,8 @@ def grouped_attention(
     Otherwise as `latent_attention`.
     """
     values_at = groups * q_NHK.shape[2]
-    return _attend(q_NHK, None, cache_PSC, tables_BM, positions_N, groups, values_at, first, scale)
+    parts = _attend(q_NHK, None, cache_PSC, tables_BM, positions_N, groups, values_at, first, scale)
+    return _join(parts, q_NHK.dtype) if isinstance(parts, Parts) else parts
 
 
 def num_parts(programs: int, most_keys: int, tile: int) -> int:
@@ -104,7 +122,8 @@ def _attend(
     values_at: int | None,
     first: int,
     scale: float,
-) -> Tensor:
+) -> Tensor | Parts:
+    """Whole, where the keys are in one part."""
     (N, H, R), (B, M), S = q_NHR.shape, tables_BM.shape, cache_PSC.shape[1]
     if tables_BM.stride(1) != 1:
         tables_BM = tables_BM.contiguous()
@@ -115,11 +134,9 @@ def _attend(
     table = LATENT_TILES if values_at is None else GROUPED_TILES
     tiles = table[min(width for width in table if width >= block_r)]
     parts = num_parts(B * blocks, M * S, tiles.keys)
-    out_NHR = torch.empty((N, H, R), dtype=q_NHR.dtype, device=q_NHR.device)
-    part_NHXR, lse_NHX = out_NHR, out_NHR  # of one part there is nothing to join
-    if parts > 1:
-        part_NHXR = torch.empty((N, H, parts, R), dtype=torch.float32, device=q_NHR.device)
-        lse_NHX = torch.empty((N, H, parts), dtype=torch.float32, device=q_NHR.device)
+    dtype = q_NHR.dtype if parts == 1 else torch.float32
+    mixed_NHXR = torch.empty((N, H, parts, R), dtype=dtype, device=q_NHR.device)
+    lse_NHX = mixed_NHXR.new_empty((N, H, parts) if parts > 1 else 0)
     P = 0 if q_NHP is None else q_NHP.shape[2]
     turned = q_NHR if q_NHP is None else q_NHP
     _attend_part[(B, blocks, parts)](
@@ -128,7 +145,7 @@ def _attend(
         cache_PSC,
         tables_BM,
         positions_N,
-        part_NHXR,
+        mixed_NHXR,
         lse_NHX,
         first,
         scale * LOG2_E,
@@ -151,11 +168,28 @@ def _attend(
         num_warps=tiles.warps,
         num_stages=1 if q_NHR.dtype == torch.float32 else tiles.stages,
     )
-    if parts > 1:
-        _join_parts[(N * H,)](
-            part_NHXR, lse_NHX, out_NHR, R=R, PARTS=parts, BLOCK_R=block_r, num_warps=4
-        )
-    return out_NHR
+    return mixed_NHXR[:, :, 0] if parts == 1 else Parts(mixed_NHXR, lse_NHX)
+
+
+def _join(parts: Parts, dtype: torch.dtype, v_HWR: Tensor | None = None) -> Tensor:
+    """[N, H, R], or with v_HWR its values [N, H, W]."""
+    N, H, num, R = parts.mixed_NHXR.shape
+    W = R if v_HWR is None else v_HWR.shape[1]
+    out = torch.empty((N, H, W), dtype=dtype, device=parts.mixed_NHXR.device)
+    values = parts.mixed_NHXR if v_HWR is None else v_HWR
+    _join_parts[(N * H,)](
+        *parts,
+        values,
+        out,
+        *values.stride()[:2],
+        H=H,
+        R=R,
+        W=0 if v_HWR is None else W,
+        PARTS=num,
+        BLOCK_R=triton.next_power_of_2(R),
+        num_warps=4,
+    )
+    return out
 
 
 # Of arguments that change from step to step there is one program, not one for each kind of number.
@@ -271,13 +305,19 @@ def _attend_part(
 def _join_parts(
     part_ptr,
     lse_ptr,
+    values_ptr,
     out_ptr,
+    value_head,
+    value_row,
+    H: tl.constexpr,
     R: tl.constexpr,
+    W: tl.constexpr,  # 0: no values are made
     PARTS: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
     """The parts of one token and head, by their sums' base-2 logarithms; of one that is -inf nothing is read."""
     STEP: tl.constexpr = min(PARTS, 8)
+    BLOCK_W: tl.constexpr = 16
     at = tl.program_id(0).to(tl.int64)
     lse = tl.load(lse_ptr + at * PARTS + tl.arange(0, PARTS))
     best = tl.max(lse, 0)
@@ -294,5 +334,17 @@ def _join_parts(
             other=0.0,
         )
         out += tl.sum(mixed * tl.exp2(own - best)[:, None], 0)
-    out = out / tl.where(total > 0.0, total, 1.0)
-    tl.store(out_ptr + at * R + r, out, mask=r < R)
+    out = (out / tl.where(total > 0.0, total, 1.0)).to(out_ptr.dtype.element_ty)
+    if W == 0:
+        tl.store(out_ptr + at * R + r, out, mask=r < R)
+    else:
+        wide = out.to(tl.float32)[None, :]
+        values_ptr += at % H * value_head
+        for start in tl.static_range(0, W, BLOCK_W):
+            w = start + tl.arange(0, BLOCK_W)
+            values = tl.load(
+                values_ptr + (w * value_row)[:, None] + r[None, :],
+                mask=(w < W)[:, None] & (r < R)[None, :],
+                other=0.0,
+            )
+            tl.store(out_ptr + at * W + w, tl.sum(values.to(tl.float32) * wide, 1), mask=w < W)

@@ -4,7 +4,8 @@ One program takes some heads of one token, or its latent and shared key. Rounded
 a norm and after the rotation. For inference: no gradient.
 """
 
-# N tokens · H heads · G heads of keys and values · K width of a head · R latent · P rotated width, half of it pairs
+# N tokens · H heads · G heads of keys and values · K width of a head, A of it not rotated · R latent
+# P rotated width, half of it pairs
 # C what a token has in the cache
 
 import torch
@@ -12,8 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nalar.kernels.projections import head_by_head
+
 HEADS = 4
 """Heads that one program takes."""
+FEW = 4
+"""Of so many tokens, queries are absorbed in the same launch."""
 MOST_WIDTH = 2048
 """Numbers of a head, or of a latent."""
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -29,48 +34,63 @@ def why_not(cache_PSC: Tensor, width: int) -> str | None:
 
 
 def latent_entries(
+    q_NHA: Tensor,
     q_NHP: Tensor,
     kv_NC: Tensor,
     turn_NP: Tensor,
     weight_R: Tensor,
+    k_HAR: Tensor,
     slots_N: Tensor,
     cache_PSC: Tensor,
     *,
     eps: float,
     interleave: bool,
     num_kept: int,
-) -> tuple[Tensor, Tensor]:
-    """Queries [N, H, P], rotated, and the first `num_kept` entries [num_kept, C]; all entries go to their slots.
+    num_absorbed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The last queries through k_HAR [num_absorbed, H, R], their other part rotated [N, H, P], and the first entries
+    [num_kept, C]; all entries go to their slots.
 
-    q_NHP: any strides but the last's, which is 1. kv_NC: the latent before its norm, then the key before its
-    rotation. turn_NP: complex64 [N, P/2]. slots_N: int64, no two alike but for padding, of which either is written.
+    Any strides but the last's, which is 1. kv_NC: the latent before its norm, then the key before its rotation.
+    turn_NP: complex64 [N, P/2]. slots_N: int64, no two alike but for padding, of which either is written.
     """
-    (N, H, P), C, R = q_NHP.shape, kv_NC.shape[1], weight_R.shape[0]
+    (N, H, P), A, C, R = q_NHP.shape, q_NHA.shape[2], kv_NC.shape[1], weight_R.shape[0]
+    absorbs = num_absorbed == N <= FEW
+    heads = 1 if absorbs else HEADS
+    q_NHR = torch.empty((N if absorbs else 0, H, R), dtype=q_NHA.dtype, device=q_NHA.device)
     turned_NHP = torch.empty((N, H, P), dtype=q_NHP.dtype, device=q_NHP.device)
     entries_NC = torch.empty((num_kept, C), dtype=kv_NC.dtype, device=q_NHP.device)
-    _latent_entry[(N, 1 + triton.cdiv(H, HEADS))](
+    _latent_entry[(N, 1 + triton.cdiv(H, heads))](
+        q_NHA,
         q_NHP,
         kv_NC,
         torch.view_as_real(turn_NP),
         weight_R,
+        k_HAR,
         slots_N,
+        q_NHR,
         turned_NHP,
         entries_NC,
         cache_PSC,
         num_kept,
         eps,
+        *q_NHA.stride()[:2],
         *q_NHP.stride()[:2],
         kv_NC.stride(0),
+        *k_HAR.stride()[:2],
+        A=A if absorbs else 0,
         H=H,
         R=R,
         P=P,
         IS_INTERLEAVED=interleave,
-        HEADS=HEADS,
+        HEADS=heads,
         BLOCK_R=triton.next_power_of_2(R),
         BLOCK_I=triton.next_power_of_2(P // 2),
-        num_warps=2 if R <= 256 else 4,
+        num_warps=2 if R <= 256 and not absorbs else 4,
     )
-    return turned_NHP, entries_NC
+    if not absorbs:
+        q_NHR = head_by_head(q_NHA[N - num_absorbed :], k_HAR)
+    return q_NHR, turned_NHP, entries_NC
 
 
 def grouped_entries(
@@ -168,22 +188,48 @@ def _turn(
         tl.store(kept_ptr + row + b_at[None, :], imaginary, mask=is_in)
 
 
+@triton.jit
+def _absorb(q_ptr, k_ptr, k_row, out_ptr, A: tl.constexpr, R: tl.constexpr, BLOCK_R: tl.constexpr):
+    """One head of one token times its matrix [A, R], summed in float32."""
+    BLOCK_A: tl.constexpr = 16
+    r = tl.arange(0, BLOCK_R)
+    out = tl.zeros([BLOCK_R], tl.float32)
+    for start in tl.static_range(0, A, BLOCK_A):
+        a = start + tl.arange(0, BLOCK_A)
+        q = tl.load(q_ptr + a, mask=a < A, other=0.0).to(tl.float32)
+        k = tl.load(
+            k_ptr + (a * k_row)[:, None] + r[None, :],
+            mask=(a < A)[:, None] & (r < R)[None, :],
+            other=0.0,
+        )
+        out += tl.sum(q[:, None] * k.to(tl.float32), 0)
+    tl.store(out_ptr + r, out, mask=r < R)
+
+
 # Prompts come in all lengths: of what depends on them there is one program, not one for each kind of number.
 @triton.jit(do_not_specialize=["num_kept"], do_not_specialize_on_alignment=["slots_ptr"])
 def _latent_entry(
+    plain_ptr,
     q_ptr,
     kv_ptr,
     turn_ptr,
     weight_ptr,
+    k_ptr,
     slots_ptr,
+    absorbed_ptr,
     turned_ptr,
     entries_ptr,
     cache_ptr,
     num_kept,
     eps,
+    plain_token,
+    plain_head,
     q_token,
     q_head,
     kv_token,
+    k_head,
+    k_row,
+    A: tl.constexpr,  # 0: no queries are absorbed
     H: tl.constexpr,
     R: tl.constexpr,
     P: tl.constexpr,
@@ -201,6 +247,12 @@ def _latent_entry(
             q_ptr + n * q_token, q_head, head, q_ptr, turn_ptr, eps, out, out, False,
             H, P, False, IS_INTERLEAVED, BLOCK_I,
         )  # fmt: skip
+        if A > 0:
+            own = tl.program_id(1) - 1
+            _absorb(
+                plain_ptr + n * plain_token + own * plain_head, k_ptr + own * k_head, k_row,
+                absorbed_ptr + (n * H + own) * R, A, R, BLOCK_R,
+            )  # fmt: skip
     else:
         entry = cache_ptr + tl.load(slots_ptr + n) * (R + P)
         kept = entries_ptr + n * (R + P)
