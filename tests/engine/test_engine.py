@@ -723,6 +723,18 @@ def test_a_second_turn_computes_only_what_is_new(make_engine, model):
     assert_logprobs_hold(model, Request(turn, SamplingParams()), pair[0])
 
 
+@pytest.mark.parametrize("budget", [5, 8192])
+def test_short_chunks_may_be_computed_as_rows(make_engine, model, monkeypatch, budget):
+    requests = [replace(r, prompt_ids=r.prompt_ids * 4) for r in demanding()]
+    want = said(make_engine(max_model_len=128).generate(requests))
+    engine = make_engine(block_size=4, max_model_len=128, max_num_batched_tokens=budget)
+    monkeypatch.setattr(runner_module, "SHORT", 2)
+    with switch.forced("paged_attention"):  # of which this model knows nothing
+        assert said(engine.generate(requests)) == want
+        assert said(engine.generate(requests)) == want
+    assert max(model.decode_batches) > len(requests)
+
+
 def test_new_weights_find_nothing_of_the_old(make_engine, model):
     engine = make_engine(block_size=2)
     request = Request((1, 2, 3, 4, 5), SamplingParams(max_tokens=4))

@@ -18,7 +18,7 @@ from nalar.config import ConfigError
 from nalar.engine.config import EngineConfig
 from nalar.engine.rows import Batch, Kind, Rows
 from nalar.engine.sample import Sample
-from nalar.engine.sampler import Drawn, draw
+from nalar.engine.sampler import Drawn, draw, sample
 from nalar.kernels.paging import Paging
 from nalar.kernels.rows import Newest, keep, newest
 from nalar.model.config import ModelConfig
@@ -198,7 +198,11 @@ class Decoder:
             self._logits_BV[:B] = logits_BV
             return
         at_B = step.positions_B + 1
-        drawn = draw(logits_BV, own.uniforms(rows_B, at_B), own.shaping(rows_B, kind))
+        if kind.cuts or kind.penalizes:
+            drawn = draw(logits_BV, own.uniforms(rows_B, at_B), own.shaping(rows_B, kind))
+        else:
+            warm = None if kind.is_plain else own.temperature_R
+            drawn = sample(logits_BV, own.keys_R, at_B, warm, rows_B)
         new = (drawn.ids_B, drawn.logprobs_B, drawn.processed_B)
         keep(rows_B, at_B, *new, own.ids_R, own.positions_R, self._kept_3KB, self._at_1)
         if kind.penalizes:

@@ -16,8 +16,9 @@ from nalar.config import ConfigError, UserError
 from nalar.engine.blocks import BlockPool
 from nalar.engine.config import EngineConfig
 from nalar.engine.decode import Model
+from nalar.engine.pending import Pending, Tokens
 from nalar.engine.rules import Ruling, begin, follow, phase, ruling
-from nalar.engine.runner import Pending, Runner, Tokens, cache_dtype, cache_layers
+from nalar.engine.runner import Runner, cache_dtype, cache_layers
 from nalar.engine.sample import Sample
 from nalar.engine.scheduler import Plan, Scheduler
 from nalar.engine.sequence import Completion, FinishReason, Request, Speculated

@@ -54,8 +54,8 @@ class Rows:
         self.tables_RM = new(torch.int64, num_blocks)
         self._sent = [0] * (num_rows + 1)
         """Blocks in each row of the table."""
-        self._keys_R = new(torch.int64)
-        self._temperature_R = new(torch.float32)
+        self.keys_R = new(torch.int64)
+        self.temperature_R = new(torch.float32)
         self._top_k_R = new(torch.int64)
         self._top_p_R = new(torch.float32)
         self._min_p_R = new(torch.float32)
@@ -81,8 +81,8 @@ class Rows:
         # The last token known, of prompt or output; the next one drawn stands behind it.
         self.ids_R[rows] = self._tensor([s.token_ids[-1] for s in samples])
         self.positions_R[rows] = self._tensor([len(s.token_ids) - 1 for s in samples])
-        self._keys_R[rows] = self._tensor(keys)
-        self._temperature_R[rows] = self._tensor([p.temperature for p in params], torch.float32)
+        self.keys_R[rows] = self._tensor(keys)
+        self.temperature_R[rows] = self._tensor([p.temperature for p in params], torch.float32)
         self._top_k_R[rows] = self._tensor(top_k)
         self._top_p_R[rows] = self._tensor([p.top_p for p in params], torch.float32)
         self._min_p_R[rows] = self._tensor([p.min_p for p in params], torch.float32)
@@ -153,13 +153,13 @@ class Rows:
 
     def uniforms(self, rows_B: Tensor, at_B: Tensor) -> Tensor:
         """The random numbers that go with the tokens at these positions."""
-        return uniforms(self._keys_R[rows_B], at_B)
+        return uniforms(self.keys_R[rows_B], at_B)
 
     def shaping(self, rows_B: Tensor, kind: Kind) -> Shaping | None:
         if kind.is_plain:
             return None
         return Shaping(
-            self._temperature_R[rows_B],
+            self.temperature_R[rows_B],
             self._top_k_R[rows_B],
             self._top_p_R[rows_B],
             self._min_p_R[rows_B],

@@ -5,8 +5,7 @@ N tokens of a step · B rows · D draws of a step · V vocabulary · L layers ·
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,91 +16,21 @@ from nalar.engine.blocks import NOBODY
 from nalar.engine.config import EngineConfig
 from nalar.engine.decode import ROW_TILE, Decoder, Model
 from nalar.engine.drafting import Drafter, DraftModel, Part
+from nalar.engine.pending import NO_GUESS, Pending, Prompts, pairs
 from nalar.engine.rows import Batch, Rows, on_device
 from nalar.engine.rules import Ruling
 from nalar.engine.sample import Sample
 from nalar.engine.sampler import Changes, Drawn, draw
 from nalar.engine.scheduler import Plan, Prefill
-from nalar.engine.sequence import PromptLogprob, TopLogprobs
+from nalar.engine.sequence import PromptLogprob
+from nalar.kernels import switch
 from nalar.kernels.documents import Documents
 from nalar.kernels.paging import Chunk, Paging
 
-NO_GUESS = -1
+SHORT = 64
+"""Tokens behind what is cached that are computed as rows of one token each, where such rows are cheap."""
 LOGIT_ROWS = 512
 """Tokens of a prompt whose logits exist at once."""
-
-Prompts = tuple[tuple[Sample, tuple[PromptLogprob, ...]], ...]
-"""What was found of prompts, a chunk at a time."""
-
-
-class Tokens(NamedTuple):
-    """What a step gave one sample, or several steps did, in order."""
-
-    sample: Sample
-    ids: list[int]
-    logprobs: list[float]
-    processed_logprobs: list[float]
-    tops: list[TopLogprobs]
-    """Empty where nobody asked."""
-    is_forced: bool
-
-    def extend(self, later: "Tokens") -> None:
-        self.ids.extend(later.ids)
-        self.logprobs.extend(later.logprobs)
-        self.processed_logprobs.extend(later.processed_logprobs)
-        self.tops.extend(later.tops)
-
-
-@dataclass(frozen=True)
-class Pending:
-    """Steps on their way: `tokens` waits for them."""
-
-    samples: tuple[Sample, ...]
-    """D, whose tokens these are; neighbours that are the same drew one behind the other."""
-    prompts: Prompts
-    _ids: Tensor
-    """[K, D], as the next two."""
-    _logprobs: Tensor
-    _processed: Tensor
-    _run: tuple[int, ...] = ()
-    """Of each of D: how many of K count. Empty: all."""
-    _top: tuple[Tensor, Tensor] | None = None
-    _forced: frozenset[int] = frozenset()
-    _guesses: Tensor | None = None
-    """int64 [D]: a token counts if the one before it is this one; NO_GUESS: in any case."""
-    _event: torch.cuda.Event | None = None
-
-    def tokens(self) -> list[Tokens]:
-        if self._event is not None:
-            self._event.synchronize()
-        if not bool(self._logprobs.isfinite().all()):
-            raise FloatingPointError("engine: the model's logits are not finite (NaN or infinite)")
-        columns = [x.T.tolist() for x in (self._ids, self._logprobs, self._processed)]
-        if self._run:
-            columns = [[c[:n] for c, n in zip(x, self._run, strict=True)] for x in columns]
-        tops: list[list[TopLogprobs]] = [[] for _ in self.samples]
-        if self._top is not None:
-            rows = zip(_pairs(*self._top), self.samples, strict=True)
-            found = [_first(row, s.request.params.logprobs) for row, s in rows]
-            tops = [[] if top is None else [top] for top in found]
-        forced = [i in self._forced for i in range(len(self.samples))]
-        each = map(Tokens, self.samples, *columns, tops, forced)
-        return list(each) if self._guesses is None else self._accepted(each, self._guesses)
-
-    def _accepted(self, each: Iterable[Tokens], guesses: Tensor) -> list[Tokens]:
-        """One entry a sample: the tokens drawn behind true ones, since all guesses before them were right."""
-        accepted: list[Tokens] = []
-        is_true, before = True, NO_GUESS
-        for tokens, guess in zip(each, guesses.tolist(), strict=True):
-            if guess == NO_GUESS:
-                is_true = True
-                accepted.append(tokens)
-            else:
-                is_true = is_true and guess == before
-                if is_true:
-                    accepted[-1].extend(tokens)
-            before = tokens.ids[0]
-        return accepted
 
 
 class Runner:
@@ -226,23 +155,28 @@ class Runner:
         """All tokens of the step at once; states in the order of `plan.drawing`."""
         fresh = [p for p in plan.prefills if p.start == p.sample.num_found == 0]
         behind = [p for p in plan.prefills if p not in fresh]
-        prefills = [*fresh, *behind]
+        short = [p for p in behind if p.end - p.start <= SHORT] if self._reads_blocks else []
+        if guesses_BK is not None:
+            short = []  # rows would be of one token here and of several there
+        chunks = [p for p in behind if p not in short]
+        prefills = [*fresh, *chunks, *short]
         tokens = self._prompt_tokens(prefills)
-        tables_BM, Q = None, 1
+        rows, blocks = self._rows_of(short)
+        Q = 1
         if plan.decodes:
-            most = max(len(sample.blocks) for sample in plan.decodes)
             rows_B = self._rows.batch(plan.decodes).rows_B
-            tables_BM = self._rows.tables_RM[rows_B, :most]
             decoded = self._decoded(plan, rows_B, guesses_BK)
             Q = decoded[0].shape[1]
             tokens = [[*x, y.flatten()] for x, y in zip(tokens, decoded, strict=True)]
+            rows.append(rows_B)
+            blocks += (len(sample.blocks) for sample in plan.decodes)
         ids_N, positions_N, slots_N = (_joined(x) for x in tokens)
         paging = Paging(
             positions_N,
             slots_N,
             Documents.of([p.end for p in fresh], device=self._device) if fresh else None,
-            tuple(self._chunk(p) for p in behind),
-            tables_BM,
+            tuple(self._chunk(p) for p in chunks),
+            self._rows.tables_RM[_joined(rows), : max(blocks)] if rows else None,
             Q,
         )
         states_ND = self._extend(ids_N, paging)
@@ -252,17 +186,27 @@ class Runner:
         behind_D = [num_prompt + i for i in _planned(plan, Q)]
         return self._picked(plan, prefills, states_ND, behind_D)
 
+    @property
+    def _reads_blocks(self) -> bool:
+        """Whether attention of a row reads the blocks that it sees and no others."""
+        return switch.runs("paged_attention", self._cache)
+
+    def _rows_of(self, prefills: Sequence[Prefill]) -> tuple[list[Tensor], list[int]]:
+        """The row of every token of these, and how many blocks each of them has."""
+        rows = [row for p in prefills for row in [p.sample.row] * (p.end - p.start)]
+        return [self._tensor(rows)] if rows else [], [len(p.sample.blocks) for p in prefills]
+
     def _tiled(self, plan: Plan, guesses_BK: Tensor | None) -> tuple[Tensor, list[Part]]:
         """Every token a row of a batch of ROW_TILE rows."""
         tokens = self._prompt_tokens(plan.prefills)
-        rows = [row for p in plan.prefills for row in [p.sample.row] * (p.end - p.start)]
+        rows, _ = self._rows_of(plan.prefills)
         if plan.decodes:
             rows_B = self._rows.batch(plan.decodes).rows_B
             decoded = self._decoded(plan, rows_B, guesses_BK)
             planned = self._tensor(_planned(plan, decoded[0].shape[1]))
             tokens = [[*x, y.flatten()[planned]] for x, y in zip(tokens, decoded, strict=True)]
-            rows += [sample.row for sample in plan.decoded]
-        rows_N = self._tensor(rows)
+            rows.append(self._tensor([sample.row for sample in plan.decoded]))
+        rows_N = _joined(rows)
         N = len(rows_N)
         padding = self._tensor([0] * (-N % ROW_TILE))
         # Padding is position 0 of a row that is nobody's: it writes to nobody's block and reads it.
@@ -438,18 +382,9 @@ def _by_token(logprobs_TV: Tensor, ids_T: Tensor, num_top: int) -> list[PromptLo
     own_T1 = logprobs_TV.gather(-1, ids_T[:, None])
     rank_T = (logprobs_TV > own_T1).sum(-1) + 1
     best = logprobs_TV.topk(min(num_top, logprobs_TV.shape[-1]))
-    tops = _pairs(best.indices, best.values)
+    tops = pairs(best.indices, best.values)
     columns = (own_T1[:, 0].tolist(), rank_T.tolist(), tops)
     return [PromptLogprob(*entry) for entry in zip(*columns, strict=True)]
-
-
-def _pairs(ids: Tensor, logprobs: Tensor) -> list[TopLogprobs]:
-    rows = zip(ids.tolist(), logprobs.tolist(), strict=True)
-    return [tuple(zip(i, p, strict=True)) for i, p in rows]
-
-
-def _first(top: TopLogprobs, count: int | None) -> TopLogprobs | None:
-    return None if count is None else top[:count]
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
