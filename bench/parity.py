@@ -17,7 +17,7 @@ from nalar.train.pretrain import on_device
 from nalar.train.step import pretrain_step
 from record import Row
 
-KERNELS = ("token_logprobs",)
+KERNELS = ("token_logprobs", "optimizer")
 """Those of training, by the names of `nalar.kernels.switch`."""
 SHAPE = ModelConfig(
     vocab_size=512,
