@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
+from nalar.kernels import switch
 from nalar.kernels.documents import Documents
 from nalar.kernels.fused_attention import backend_for, can_fuse
 from nalar.kernels.opaque import apart, opaque
+from nalar.kernels.paging import Hidden, Paging, read
 
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -246,6 +248,75 @@ def chunk_attention(q_QHK: Tensor, k_TGK: Tensor, v_TGW: Tensor, *, scale: float
     behind = causal_lower_right(q.shape[2], k.shape[2])
     out_1HQW: Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=behind, scale=scale)
     return out_1HQW[0].transpose(0, 1)
+
+
+def paged_latent_attention(
+    q_NHR: Tensor,
+    q_NHP: Tensor,
+    cache_PSC: Tensor,
+    paging: Paging,
+    hidden: Hidden,
+    *,
+    scale: float,
+) -> Tensor:
+    """Absorbed and rotated queries of `paging`'s rows against what the cache holds of them: [N, H, R].
+
+    cache_PSC: per token the normed latent, then the rotated key. The kernel is for inference alone.
+    """
+    assert paging.tables_BM is not None, "rows"
+    R = q_NHR.shape[-1]
+    if _use_kernel(cache_PSC, paging, R, is_latent=True):
+        from nalar.kernels.gpu import paged
+
+        at_N, first = paging.row_positions_N, paging.first
+        return paged.latent_attention(
+            q_NHR, q_NHP, cache_PSC, paging.tables_BM, at_N, first=first, scale=scale
+        )
+    q_NHC, cache_BTC = torch.cat([q_NHR, q_NHP], -1), read(cache_PSC, paging.tables_BM)
+    if paging.tiled:
+        k, v = cache_BTC[:, :, None], cache_BTC[:, :, None, :R]
+        return tiled_attention(q_NHC, k, v, hidden()[:, 0], scale=scale)
+    q_BQHC = q_NHC.unflatten(0, (len(cache_BTC), -1))
+    return latent_attention(q_BQHC, cache_BTC, hidden(), latent_dim=R, scale=scale).flatten(0, 1)
+
+
+def paged_grouped_attention(
+    q_NHK: Tensor,
+    cache_PSC: Tensor,
+    paging: Paging,
+    hidden: Hidden,
+    *,
+    num_groups: int,
+    scale: float,
+) -> Tensor:
+    """Queries of `paging`'s rows against the keys [G, K] and values [G, K] that the cache holds: [N, H, K].
+
+    The kernel is for inference alone.
+    """
+    assert paging.tables_BM is not None, "rows"
+    if _use_kernel(cache_PSC, paging, q_NHK.shape[-1], is_latent=False):
+        from nalar.kernels.gpu import paged
+
+        at_N, first = paging.row_positions_N, paging.first
+        return paged.grouped_attention(
+            q_NHK, cache_PSC, paging.tables_BM, at_N, groups=num_groups, first=first, scale=scale
+        )
+    k, v = read(cache_PSC, paging.tables_BM).unflatten(-1, (2, num_groups, -1)).unbind(-3)
+    if paging.tiled:
+        return tiled_attention(q_NHK, k, v, hidden()[:, 0], scale=scale)
+    q_BQHK = q_NHK.unflatten(0, (len(k), -1))
+    return grouped_attention(q_BQHK, k, v, hidden(), scale=scale).flatten(0, 1)
+
+
+def _use_kernel(cache_PSC: Tensor, paging: Paging, width: int, *, is_latent: bool) -> bool:
+    if paging.tiled or torch.is_grad_enabled() or not switch.runs("paged_attention", cache_PSC):
+        return False
+    from nalar.kernels.gpu import paged
+
+    why = paged.why_not(cache_PSC, width, is_latent=is_latent)
+    if why is not None:
+        switch.refuse("paged_attention", why)
+    return why is None
 
 
 def latent_attention(
