@@ -9,7 +9,7 @@ from torch import Tensor
 from nalar.config import ConfigError
 from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
-from nalar.kernels.logprobs import logprob_sum, token_logprobs
+from nalar.kernels.logprobs import is_rounded, logprob_sum, token_logprobs
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Hidden, Transformer
 from nalar.optim.muonclip import MuonClip, StepResult
@@ -229,7 +229,7 @@ def _loss(
     count: int | Tensor,
 ) -> Tensor:
     """Sum over those of these tokens that count, as a part of the mean over `count`."""
-    if states_ND.is_cuda:
+    if is_rounded(states_ND, model.head_weight):
         weights_N = torch.full_like(targets_N, -1.0, dtype=torch.float32)
         if counted_N is not None:
             weights_N = torch.where(counted_N, weights_N, 0.0)
