@@ -98,10 +98,10 @@ def test_drafts_by_kernels_are_the_plain_drafts(tiny_families, random_model, mak
         (
             "deepseek_v3-moonlight",
             3,
-            "_norm_row _project _latent_entry _attend_part _join_parts mm",
+            "_norm_row _project _latent_entry _attend_part _join_parts _project",
         ),
         ("qwen3", 5, "_norm_row mm mm mm _grouped_entry _attend_part _join_parts mm"),
-        ("qwen3", 3, "_norm_row _project _grouped_entry _attend_part _join_parts mm"),
+        ("qwen3", 3, "_norm_row _project _grouped_entry _attend_part _join_parts _project"),
     ],
 )
 def test_the_attention_half_of_a_decoding_layer_is_these_launches(

@@ -42,8 +42,9 @@ class EngineConfig(Config):
     """Sequences decoded together; further ones wait."""
     max_model_len: int = Field(ge=2)
     """Cap on prompt tokens plus generated tokens of one sequence."""
-    max_num_batched_tokens: int = Field(default=8192, ge=1)
-    """Tokens in one step. Sequences that decode come first, prompts get what is left, in chunks if need be."""
+    max_num_batched_tokens: int | None = Field(default=None, ge=1)
+    """Tokens in one step. Sequences that decode come first, prompts get what is left, in chunks if need be.
+    None: 16384 on a GPU, 8192 on a CPU."""
     block_size: int = Field(default=32, ge=1)
     """Tokens in one block of the cache: what sequences that begin alike can share."""
     num_blocks: int | None = Field(default=None, ge=2)
@@ -62,9 +63,20 @@ class EngineConfig(Config):
     """None: one token a step."""
     num_scheduler_steps: int | None = Field(default=None, ge=1, le=64)
     """Tokens that each sequence draws before the host looks, where none needs it in between (rules, top logprobs,
-    prompts to compute). What was drawn behind the end of a sequence is dropped. None: 4 on a GPU, 1 on a CPU."""
+    prompts to compute). What was drawn behind the end of a sequence is dropped. None: 4 on a GPU, where the host's
+    work for 256 sequences then hides behind the device's; 1 on a CPU."""
     enforce_eager: bool = False
     """On a GPU: launch every kernel of every step, instead of replaying steps that were recorded as CUDA graphs."""
+
+    def settled(self, *, is_gpu: bool) -> "EngineConfig":
+        """With numbers for what was left to the device."""
+        tokens, steps = (16384, 4) if is_gpu else (8192, 1)
+        return self.model_copy(
+            update={
+                "max_num_batched_tokens": self.max_num_batched_tokens or tokens,
+                "num_scheduler_steps": self.num_scheduler_steps or steps,
+            }
+        )
 
     @property
     def keeps_drafts(self) -> bool:

@@ -24,9 +24,6 @@ from nalar.engine.scheduler import Plan, Scheduler
 from nalar.engine.sequence import Completion, FinishReason, Request, Speculated
 from nalar.machine import free_memory_bytes
 
-GPU_STEPS = 4
-"""Tokens that each sequence draws before the host looks, on a GPU: its work for 256 then hides behind the device's."""
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -81,10 +78,7 @@ class Engine:
                 want=f"at most the model's max_position_embeddings={longest}",
             )
         self._device = _device(model)
-        if config.num_scheduler_steps is None:
-            steps = GPU_STEPS if self._device.type == "cuda" else 1
-            config = config.model_copy(update={"num_scheduler_steps": steps})
-        self.config = config
+        self.config = config = config.settled(is_gpu=self._device.type == "cuda")
         self.policy_version = 0
         self._model = model
         self._overlaps = self._device.type == "cuda"

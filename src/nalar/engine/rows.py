@@ -17,6 +17,11 @@ MOST_BATCHES = 8
 """Kept at a time: those that decode, and those that draw, are often the same as in the step before."""
 
 
+STAGED_BYTES = 2**15
+"""CUDA copies little to a place of its own and goes on; more than 64 KiB it sends when the device is there, unless
+the memory is pinned."""
+
+
 class Kind(NamedTuple):
     """What it takes to draw for some rows."""
 
@@ -201,4 +206,11 @@ class Rows:
 
 def on_device(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Without waiting for what the device is doing, as `torch.tensor(..., device=...)` would."""
-    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+    return to_device(torch.tensor(values, dtype=dtype), device)
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """The same of a tensor on the host."""
+    if device.type == "cuda" and x.nbytes > STAGED_BYTES:
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)

@@ -17,7 +17,7 @@ from nalar.engine.config import EngineConfig
 from nalar.engine.decode import ROW_TILE, Decoder, Model
 from nalar.engine.drafting import Drafter, DraftModel, Part
 from nalar.engine.pending import NO_GUESS, Pending, Prompts, pairs
-from nalar.engine.rows import Batch, Rows, on_device
+from nalar.engine.rows import Batch, Rows, on_device, to_device
 from nalar.engine.rules import Ruling
 from nalar.engine.sample import Sample
 from nalar.engine.sampler import Changes, Drawn, draw
@@ -254,15 +254,15 @@ class Runner:
         size = self._config.block_size
         ids, positions, slots = [], [], []
         for p in prefills:
-            positions_T = torch.arange(p.start, p.end)
-            blocks_M = torch.tensor(p.sample.blocks)
-            ids.append(torch.tensor(p.sample.token_ids[p.start : p.end]))
-            positions.append(positions_T)
-            slots_T = blocks_M[positions_T // size] * size + positions_T % size
+            at_T = np.arange(p.start, p.end)
+            blocks_M = np.array(p.sample.blocks)
+            ids.append(np.array(p.sample.token_ids[p.start : p.end]))
+            positions.append(at_T)
+            slots_T = blocks_M[at_T // size] * size + at_T % size
             # What was found stays as it is, also where it is computed again.
-            slots.append(slots_T.where(positions_T >= p.sample.num_found, NOBODY))
+            slots.append(np.where(at_T >= p.sample.num_found, slots_T, NOBODY))
         each = (ids, positions, slots)
-        return [[torch.cat(x).to(self._device, non_blocking=True)] for x in each]
+        return [[to_device(torch.from_numpy(np.concatenate(x)), self._device)] for x in each]
 
     def _chunk(self, prefill: Prefill) -> Chunk:
         blocks = prefill.sample.blocks[: -(-prefill.end // self._config.block_size)]

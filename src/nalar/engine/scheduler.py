@@ -88,8 +88,10 @@ class Scheduler:
     """Blocks and rows of all samples, from their arrival to their end."""
 
     def __init__(self, config: EngineConfig, pool: BlockPool) -> None:
-        self._config = config
-        self.pool = pool
+        self._config, self.pool = config, pool
+        settled = config.settled(is_gpu=False)  # as the engine has done, where there is one
+        self._max_tokens = settled.max_num_batched_tokens or 1
+        self._max_steps = settled.num_scheduler_steps or 1
         self._waiting: list[tuple[tuple[int, int], Sample]] = []
         self.running: list[Sample] = []
         self._free_rows = list(range(config.max_num_seqs))
@@ -120,7 +122,7 @@ class Scheduler:
 
         None: a sample must give way and may not, since tokens of it are under way.
         """
-        draft = _Draft(self._config.max_num_batched_tokens)
+        draft = _Draft(self._max_tokens)
         begun: list[Sample] = []
         for sample in list(self.running):
             if sample.row is None or sample.is_complete:
@@ -211,7 +213,7 @@ class Scheduler:
 
     def _run(self, draft: _Draft) -> tuple[int, ...]:
         """How many tokens each draws where nobody needs the host between them, and blocks for these."""
-        most = self._config.num_scheduler_steps or 1
+        most = self._max_steps
         if most == 1 or draft.prefills or self._config.speculation is not None:
             return ()
         if not all(sample.can_run for sample in draft.decodes):
