@@ -1,0 +1,54 @@
+import json
+import math
+import re
+
+import pytest
+import torch
+
+import kernels
+from kernel_cases import Case, Place, cases, difference
+
+pytest.importorskip("triton")
+
+
+def test_every_case_is_walked_through_and_right(tmp_path, capsys):
+    out = tmp_path / "kernels.json"
+    kernels.main(["--device", "cpu", "--tiny", "--out", str(out)])
+    rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    for case in cases(tiny=True):
+        assert rows[case.name]["peer"] == "torch" and rows[case.name]["value"] > 0
+        assert rows[f"{case.name}_error"]["value"] < 1e-4
+    assert "rows_b3" in capsys.readouterr().out
+
+
+def test_the_names_of_cases_tell_them_apart():
+    for tiny in (True, False):
+        names = [case.name for case in cases(tiny)]
+        assert len(set(names)) == len(names)
+        assert all(re.fullmatch("[a-z0-9_]+", name) for name in names)
+
+
+def checked(call):
+    case = Case(
+        "wrong", ("nobody",), call, lambda place: (place.normal(4),), lambda x: (x.nbytes, 0)
+    )
+    return kernels.check(case, case.make(Place(torch.device("cpu"), True)), 3)
+
+
+def test_what_a_kernel_leaves_unwritten_or_computes_otherwise_each_time_is_found():
+    def unwritten(x):
+        out = torch.empty_like(x)
+        out[1:] = x[1:]
+        return out
+
+    times = iter(range(100))
+    assert checked(unwritten) == math.inf
+    assert checked(lambda x: x + next(times)) == math.inf
+    assert checked(lambda x: x * 2) == 0
+
+
+def test_an_error_is_a_share_of_the_largest_number():
+    one = torch.tensor([4.0, 1.0])
+    assert difference((one + torch.tensor([0.0, 0.1]),), (one,)) == pytest.approx(0.025)
+    assert difference((one * math.nan,), (one,)) == math.inf
+    assert difference((torch.tensor([1]),), (torch.tensor([2]),)) == math.inf
