@@ -1,6 +1,10 @@
 import json
 import math
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,3 +56,22 @@ def test_an_error_is_a_share_of_the_largest_number():
     assert difference((one + torch.tensor([0.0, 0.1]),), (one,)) == pytest.approx(0.025)
     assert difference((one * math.nan,), (one,)) == math.inf
     assert difference((torch.tensor([1]),), (torch.tensor([2]),)) == math.inf
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_for_hopper_at_the_shapes_that_count(tmp_path):
+    """The interpreter knows no types, no shared memory and no registers."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("hopper_cases.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    kernels = [line.split() for line in done.stdout.splitlines()]
+    assert {"_add_tiles", "_look_up", "_attend_part"} <= {name for name, *_ in kernels}
+    for name, shared, _registers, spilled in kernels:
+        assert int(shared) <= 227 * 1024 and int(spilled) == 0, (name, shared, spilled)
