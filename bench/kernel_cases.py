@@ -16,10 +16,12 @@ from nalar.kernels import rotary
 from nalar.kernels.attention import paged_grouped_attention, paged_latent_attention
 from nalar.kernels.experts import Dense, dense, infer_experts
 from nalar.kernels.head import head_logits
+from nalar.kernels.linear import linears
 from nalar.kernels.logprobs import logprob_sum
 from nalar.kernels.norm import add_rms_norm
 from nalar.kernels.paging import Paging
 from nalar.kernels.rows import newest
+from nalar.kernels.updates import adamw_, muon_apply_, muon_heading_
 from nalar.model.config import ModelConfig
 from nalar.model.moe import Router
 from nalar.plan.published import PUBLISHED
@@ -110,6 +112,11 @@ def cases(tiny: bool) -> list[Case]:
     found += [router(f"router_b{B}", B, tiny) for B in batches]
     found += [moe(f"experts_b{B}", B, tiny) for B in batches]
     found += [feed_forward(f"dense_b{B}", B, tiny) for B in batches]
+    found += [linear_pair(f"linears_b{batches[0]}", batches[0], width)]
+    expert_weights = (
+        (4, 1024) if tiny else (MOE["n_routed_experts"], MOE["moe_intermediate_size"] * 2 * width)
+    )
+    found += [adamw("adamw_experts", *expert_weights), muon("muon_experts", *expert_weights)]
     if tiny:
         found += [
             grouped_entries("grouped_entries_b3", 3),
@@ -372,6 +379,65 @@ def feed_forward(name: str, B: int, tiny: bool) -> Case:
         return count * x_BD.element_size() + 2.0 * x_BD.nbytes, 2.0 * B * count
 
     return Case(name, ("few_row_dense",), call, make, cost)
+
+
+def linear_pair(name: str, B: int, D: int) -> Case:
+    """Queries and latents of one input."""
+    widths = (16 * 96, 288)
+
+    def make(place: Place) -> tuple[Any, ...]:
+        return place.normal(B, D), *(place.normal(width, D, std=0.02) for width in widths)
+
+    def call(*args: Tensor) -> tuple[Tensor, ...]:
+        return tuple(linears(*args))
+
+    def cost(x_BD: Tensor, *weights: Tensor) -> tuple[float, float]:
+        count = sum(w.numel() for w in weights)
+        return (count + x_BD.numel() + B * sum(widths)) * x_BD.element_size(), 2.0 * B * count
+
+    return Case(name, ("few_row_linear",), call, make, cost)
+
+
+def adamw(name: str, count: int, size: int) -> Case:
+    """A step on one parameter with a master in fp32."""
+
+    def make(place: Place) -> tuple[Any, ...]:
+        weight, gradient = place.normal(count, size), place.normal(count, size)
+        exp_avg, exp_avg_sq = torch.zeros_like(weight.float()), torch.ones_like(weight.float())
+        facts_4 = torch.tensor([1.0, 0.5, 1.0, 1e-8], device=place.device)
+        return weight, gradient, weight.float(), exp_avg, exp_avg_sq, facts_4
+
+    def call(*args: Tensor) -> tuple[Tensor, ...]:
+        adamw_(*args, lr=1e-3, decay=0.1, betas=(0.9, 0.95))
+        return args[0], *args[2:5]
+
+    def cost(weight: Tensor, *rest: Tensor) -> tuple[float, float]:
+        return 3.0 * weight.nbytes + 2.0 * sum(x.nbytes for x in rest[1:4]), 0.0
+
+    return Case(name, ("optimizer",), call, make, cost)
+
+
+def muon(name: str, count: int, size: int) -> Case:
+    """Both ends of a step: momentum before Newton-Schulz, and the update behind it."""
+
+    def make(place: Place) -> tuple[Any, ...]:
+        weight, gradient = place.normal(count, size), place.normal(count, size)
+        momentum, heading = place.normal(count, size, dtype=torch.float32), torch.empty_like(weight)
+        facts_4 = torch.tensor([1.0, 0.5, 1.0, 1e-8], device=place.device)
+        return weight, gradient, weight.float(), momentum, heading, facts_4
+
+    def call(*args: Tensor) -> tuple[Tensor, ...]:
+        weight, gradient, master, momentum, heading, facts_4 = args
+        muon_heading_(gradient, momentum, heading, facts_4, momentum=0.95, nesterov=True)
+        muon_apply_(weight, master, heading, facts_4, lr=1e-3, decay=0.1, scale=1.0)
+        return weight, master, momentum, heading
+
+    def cost(weight: Tensor, *rest: Tensor) -> tuple[float, float]:
+        gradient, master, momentum, heading = rest[:4]
+        moved = gradient.nbytes + weight.nbytes
+        return moved + 2.0 * (master.nbytes + momentum.nbytes + heading.nbytes), 0.0
+
+    return Case(name, ("optimizer",), call, make, cost)
 
 
 def loss(name: str, T: int, D: int, V: int) -> Case:

@@ -65,14 +65,18 @@ def outputs(case: Case, call: Any, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
 
 def check(case: Case, args: tuple[Any, ...], repeats: int) -> float:
     """The largest error against the plain form; inf where runs differ or something was left unwritten."""
-    # A call may write into its arguments.
-    own = tuple(x.clone() if isinstance(x, Tensor) else x for x in args)
-    for i in case.grads:
-        own[i].detach_().requires_grad_()
+
+    def own() -> tuple[Any, ...]:
+        """A call may write into its arguments."""
+        copies = tuple(x.detach().clone() if isinstance(x, Tensor) else x for x in args)
+        for i in case.grads:
+            copies[i].requires_grad_()
+        return copies
+
     with switch.forced(*case.kernels, on=False):
-        expected = outputs(case, case.call, own)
+        expected = outputs(case, case.call, own())
     with switch.forced(*case.kernels), poisoned():
-        found = [tuple(x.clone() for x in outputs(case, case.call, args)) for _ in range(repeats)]
+        found = [outputs(case, case.call, own()) for _ in range(repeats)]
     for other in found[1:]:
         if not all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True)):
             return float("inf")
