@@ -17,6 +17,7 @@ if "cpu" in sys.argv:  # read when Triton loads, which torch does
 
 import argparse
 import re
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,12 +142,16 @@ def main(argv: list[str] | None = None) -> None:
         if not re.search(args.only, case.name):
             continue
         with section(case.name):
-            error = check(case, case.make(place), 2 if args.tiny else REPEATS)
-            rows.append(Row(f"{case.name}_error", error, "of the largest"))
-            if not error <= case.tolerance(place.dtype):
-                wrong.append(f"{case.name}: {error:.3g}")
-            compiles = not (args.tiny or args.no_compile)
-            rows += rows_of(case, place, limit, timed(case, place, with_compiler=compiles))
+            try:
+                error = check(case, case.make(place), 2 if args.tiny else REPEATS)
+                rows.append(Row(f"{case.name}_error", error, "of the largest"))
+                if not error <= case.tolerance(place.dtype):
+                    wrong.append(f"{case.name}: {error:.3g}")
+                compiles = not (args.tiny or args.no_compile)
+                rows += rows_of(case, place, limit, timed(case, place, with_compiler=compiles))
+            except Exception as error:  # of a kernel that does not run: the others still count
+                traceback.print_exc()
+                wrong.append(f"{case.name}: {error!r}")
     record(args.out, f"python bench/kernels.py --device {args.device} --out {args.out}", rows)
     if wrong:
         sys.exit("wrong: " + ", ".join(wrong))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -23,6 +24,20 @@ def test_every_case_is_walked_through_and_right(tmp_path, capsys):
         assert rows[case.name]["peer"] == "torch" and rows[case.name]["value"] > 0
         assert rows[f"{case.name}_error"]["value"] < 1e-4
     assert "rows_b3" in capsys.readouterr().out
+
+
+def test_one_that_fails_does_not_cost_the_others_their_figures(tmp_path, monkeypatch):
+    def fails(*args):
+        raise RuntimeError("no such kernel")
+
+    first, second = cases(tiny=True)[1:3]
+    broken = dataclasses.replace(first, call=fails)
+    monkeypatch.setattr(kernels, "cases", lambda tiny: [broken, second])
+    out = tmp_path / "kernels.json"
+    with pytest.raises(SystemExit, match=f"{first.name}.*no such kernel"):
+        kernels.main(["--device", "cpu", "--tiny", "--out", str(out)])
+    names = {row["name"] for row in json.loads(out.read_text())["rows"]}
+    assert second.name in names and first.name not in names
 
 
 def test_the_names_of_cases_tell_them_apart():
