@@ -1,6 +1,7 @@
 # make demo        set up, then train, evaluate and report (ARGS="--run first" passes flags on)
 # make test        the tests that take seconds each; make test-all adds the slow ones
 # make lint        format, lint and types, changing nothing
+# make bench       figures of this CPU; make bench-gpu those of its GPU (docs/performance.md)
 # make size        lines of code against the budgets
 # make clean       remove .venv and caches; runs/ is left alone
 
@@ -14,7 +15,17 @@ CORE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lint size setup clean help
+# Not over the repository's own figures, unless told so: RESULTS=bench/results
+RESULTS ?= build/bench
+# Another Python that has torch and transformers can be named, and nothing is installed: BENCH_PYTHON=python3
+BENCH_PYTHON ?= $(BIN)/python
+BENCH := GOMP_SPINCOUNT=2000 PYTHONPATH=src $(BENCH_PYTHON) bench
+BENCH_DEV := $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),$(DEV))
+NAME_1 := one-thread
+NAME_2 := two-cores
+GPU = $(shell nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | tr 'A-Z ' 'a-z-')
+
+.PHONY: demo test test-all lint size setup clean help bench bench-gpu
 .DEFAULT_GOAL := help
 
 help:
@@ -33,6 +44,38 @@ lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(addprefix bench-,engine-1 engine-2 train-1 train-2 load stability)
+
+bench-engine-%: $(BENCH_DEV)
+	$(BENCH)/engine.py --threads $* --out $(RESULTS)/engine-$(NAME_$*).json
+
+bench-train-%: $(BENCH_DEV)
+	$(BENCH)/train_cpu.py --threads $* --out $(RESULTS)/train-$(NAME_$*).json
+
+bench-load: $(BENCH_DEV)
+	$(BENCH)/load.py --out $(RESULTS)/load-$(NAME_2).json
+
+bench-stability: $(BENCH_DEV)
+	mkdir -p $(RESULTS)
+	$(BENCH)/stability.py --plots $(RESULTS) --out $(RESULTS)/stability-$(NAME_2).json
+
+bench-gpu: $(addprefix bench-gpu-,kernels engine train parity memory)
+
+bench-gpu-kernels: $(BENCH_DEV)
+	$(BENCH)/kernels.py --device cuda --out $(RESULTS)/kernels-$(GPU).json
+
+bench-gpu-engine: $(BENCH_DEV)
+	$(BENCH)/engine.py --device cuda --out $(RESULTS)/engine-$(GPU).json
+
+bench-gpu-train: $(BENCH_DEV)
+	$(BENCH)/train_gpu.py --out $(RESULTS)/train-$(GPU).json
+
+bench-gpu-parity: $(BENCH_DEV)
+	$(BENCH)/train_gpu.py --parity --out $(RESULTS)/parity-$(GPU).json
+
+bench-gpu-memory: $(BENCH_DEV)
+	$(BENCH)/memory.py --out $(RESULTS)/memory-$(GPU).json
 
 size:
 	@$(PYTHON) scripts/size.py

@@ -13,7 +13,7 @@ from nalar.kernels.ceiling import measure_ceiling
 
 Run = Callable[[], object]
 
-REPLAYS = 20
+MOST_REPLAYS, BUDGET_S = 20, 0.3
 
 
 def wait(device: torch.device) -> None:
@@ -84,10 +84,15 @@ def _recorded(calls: Sequence[Run]) -> torch.cuda.CUDAGraph | None:
 
 def _event_us(run: Run) -> float:
     """Median time of a run, without the wait for its launch."""
-    for _ in range(3):
+    for _ in range(2):
         run()
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    once_s = time.perf_counter() - started
     pairs = []
-    for _ in range(REPLAYS):
+    for _ in range(min(max(int(BUDGET_S / once_s), 3), MOST_REPLAYS)):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         run()
