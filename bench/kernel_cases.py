@@ -16,10 +16,10 @@ from nalar.kernels import rotary
 from nalar.kernels.attention import paged_grouped_attention, paged_latent_attention
 from nalar.kernels.experts import Dense, dense, infer_experts
 from nalar.kernels.head import head_logits
-from nalar.kernels.linear import linears
 from nalar.kernels.logprobs import logprob_sum
 from nalar.kernels.norm import add_rms_norm
 from nalar.kernels.paging import Paging
+from nalar.kernels.projections import projections
 from nalar.kernels.rows import newest
 from nalar.kernels.updates import adamw_, muon_apply_, muon_heading_
 from nalar.model.config import ModelConfig
@@ -112,7 +112,7 @@ def cases(tiny: bool) -> list[Case]:
     found += [router(f"router_b{B}", B, tiny) for B in batches]
     found += [moe(f"experts_b{B}", B, tiny) for B in batches]
     found += [feed_forward(f"dense_b{B}", B, tiny) for B in batches]
-    found += [linear_pair(f"linears_b{batches[0]}", batches[0], width)]
+    found += [linear_pair(f"projections_b{batches[0]}", batches[0], width)]
     expert_weights = (
         (4, 1024) if tiny else (MOE["n_routed_experts"], MOE["moe_intermediate_size"] * 2 * width)
     )
@@ -199,30 +199,38 @@ def turn(place: Place, B: int, width: int) -> Tensor:
 
 
 def latent_entries(name: str, B: int, tiny: bool) -> Case:
-    """Norm and rotation of what a token leaves in the cache, its place there, rotation of its queries."""
+    """Norm and rotation of what a token leaves in the cache, its place there, and its queries, rotated and absorbed."""
     H, R, P = latent_shape(tiny)
+    A = 64
 
     def make(place: Place) -> tuple[Any, ...]:
         cache_PSC = place.normal(B + 1, SLOTS, R + P)
         slots_B = place.order(B) * SLOTS + SLOTS + place.integers(0, SLOTS, B)
-        wide = place.normal(B, H, 64 + P)  # queries as the model has them, strided
+        wide = place.normal(B, H, A + P)  # queries as the model has them, strided
         return (
-            wide[..., 64:],
+            wide[..., :A],
+            wide[..., A:],
             place.normal(B, R + P),
             turn(place, B, P),
             place.normal(R),
+            place.normal(H, A, R, std=A**-0.5),
             slots_B,
             cache_PSC,
         )
 
     def call(*args: Tensor) -> tuple[Tensor, ...]:
-        q_BHP, _ = rotary.latent_entries(*args, eps=EPS, interleave=True, num_kept=0)
-        return q_BHP, args[-1]
+        q_BHR, q_BHP, _ = rotary.latent_entries(
+            *args, eps=EPS, interleave=True, num_kept=0, num_absorbed=B
+        )
+        return q_BHR, q_BHP, args[-1]
 
-    def cost(q_BHP: Tensor, kv_BC: Tensor, *_: Tensor) -> tuple[float, float]:
-        return 2.0 * (q_BHP.nbytes + kv_BC.nbytes) + B * (P * 4 + 8), 0.0
+    def cost(*args: Tensor) -> tuple[float, float]:
+        q_BHA, q_BHP, kv_BC, _, _, k_HAR = args[:6]
+        size = q_BHA.element_size()
+        numbers = q_BHA.numel() + 2 * (q_BHP.numel() + kv_BC.numel()) + B * H * R + k_HAR.numel()
+        return float(numbers * size + B * (P * 4 + 8)), 2.0 * B * k_HAR.numel()
 
-    return Case(name, ("rotary", "rms_norm"), call, make, cost)
+    return Case(name, ("rotary", "rms_norm", "projections"), call, make, cost)
 
 
 def grouped_entries(name: str, B: int) -> Case:
@@ -276,23 +284,28 @@ def paged(place: Place, B: int, length: int, width: int) -> tuple[Tensor, Tensor
 
 
 def latent_attention(name: str, B: int, length: int, tiny: bool) -> Case:
-    """Absorbed, one query a row: H heads against one latent."""
+    """Absorbed, one query a row: H heads against one latent, and values of what comes out."""
     H, R, P = latent_shape(tiny)
+    W = 64
 
     def make(place: Place) -> tuple[Any, ...]:
-        return place.normal(B, H, R), place.normal(B, H, P), *paged(place, B, length, R + P)
+        queries = place.normal(B, H, R), place.normal(B, H, P)
+        return *queries, place.normal(H, W, R, std=R**-0.5), *paged(place, B, length, R + P)
 
-    def call(q_BHR: Tensor, q_BHP: Tensor, cache: Tensor, tables: Tensor, at: Tensor) -> Tensor:
+    def call(*args: Tensor) -> Tensor:
+        q_BHR, q_BHP, v_HWR, cache, tables, at = args
         paging = Paging(at, at, tables_BM=tables)
         hidden = paging.hidden(SLOTS, cache.dtype)
-        return paged_latent_attention(q_BHR, q_BHP, cache, paging, hidden, scale=(R + P) ** -0.5)
+        scale = (R + P) ** -0.5
+        return paged_latent_attention(q_BHR, q_BHP, v_HWR, cache, paging, hidden, scale=scale)
 
-    def cost(q_BHR: Tensor, q_BHP: Tensor, *rest: Tensor) -> tuple[float, float]:
+    def cost(q_BHR: Tensor, q_BHP: Tensor, v_HWR: Tensor, *rest: Tensor) -> tuple[float, float]:
         keys = float(rest[-1].sum()) + B
-        moved = keys * (R + P) * q_BHR.element_size() + 2 * q_BHR.nbytes + q_BHP.nbytes
-        return moved, 2.0 * keys * H * (2 * R + P)
+        numbers = keys * (R + P) + q_BHR.numel() + q_BHP.numel() + v_HWR.numel() + B * H * W
+        flops = 2.0 * keys * H * (2 * R + P) + 2.0 * B * v_HWR.numel()
+        return numbers * q_BHR.element_size(), flops
 
-    return Case(name, ("paged_attention",), call, make, cost)
+    return Case(name, ("paged_attention", "projections"), call, make, cost)
 
 
 def grouped_attention(name: str, B: int, length: int) -> Case:
@@ -389,13 +402,13 @@ def linear_pair(name: str, B: int, D: int) -> Case:
         return place.normal(B, D), *(place.normal(width, D, std=0.02) for width in widths)
 
     def call(*args: Tensor) -> tuple[Tensor, ...]:
-        return tuple(linears(*args))
+        return tuple(projections(args[0], *((weight, None) for weight in args[1:])))
 
     def cost(x_BD: Tensor, *weights: Tensor) -> tuple[float, float]:
         count = sum(w.numel() for w in weights)
         return (count + x_BD.numel() + B * sum(widths)) * x_BD.element_size(), 2.0 * B * count
 
-    return Case(name, ("few_row_linear",), call, make, cost)
+    return Case(name, ("projections",), call, make, cost)
 
 
 def adamw(name: str, count: int, size: int) -> Case:

@@ -237,7 +237,7 @@ def lonely(token: int, max_tokens: int) -> Sample:
 
 def desk(**limits) -> Desk:
     defaults = {"max_model_len": 64, "block_size": 2, "num_blocks": 40, "max_num_seqs": 8}
-    return Desk(EngineConfig(**{**defaults, **limits}))
+    return Desk(EngineConfig(**{**defaults, **limits}).settled(is_gpu=False))
 
 
 def test_a_flood_of_prompts_never_stops_who_decodes():
