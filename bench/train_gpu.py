@@ -47,7 +47,17 @@ QWEN = {
     "rope_interleave": False,
     "n_shared_experts": 0,
 }
-MODELS: dict[str, dict[str, Any]] = {"moe544m": MOE, "dense234m": DENSE | QWEN}
+LARGE: dict[str, Any] = MOE | {
+    "hidden_size": 1536,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 24,
+    "n_routed_experts": 64,
+    "num_experts_per_tok": 6,
+    "kv_lora_rank": 384,
+}
+"""About 3B parameters, 0.5B of them active: wants --rows 8 on a GPU of 140 GB."""
+MODELS: dict[str, dict[str, Any]] = {"moe544m": MOE, "moe3b": LARGE, "dense234m": DENSE | QWEN}
 TINY: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
