@@ -1,5 +1,6 @@
 """What a device does in a step: the kernels that take longest, how long it does nothing, who waits for it."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,6 +20,7 @@ def report(step: Callable[[int], object], device: torch.device, *, steps: int) -
         step(0)
         _wait(device)
     del warm_up
+    places = waiting_places(step) if is_cuda else Counter()
     with profile(activities=activities) as seen:
         for i in range(steps):
             step(i)
@@ -28,7 +30,20 @@ def report(step: Callable[[int], object], device: torch.device, *, steps: int) -
     done = [e for e in events if e.device_type.name == wanted and not _is_note(e)]
     spans = [(e.name, e.time_range.start, e.time_range.end) for e in done]
     waits = Counter(e.name for e in events if e.name in WAITS)
-    return "\n".join([*table(spans, steps), f"waits a step: {_each(waits, steps)}"])
+    lines = [*table(spans, steps), f"waits a step: {_each(waits, steps)}"]
+    return "\n".join([*lines, *(f"  waits {n} times: {place}" for place, n in places.items())])
+
+
+def waiting_places(step: Callable[[int], object]) -> Counter[str]:
+    """Lines at which a step waits for the device, as torch tells them."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            step(0)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return Counter(f"{w.filename}:{w.lineno}" for w in told if "synchroniz" in str(w.message))
 
 
 def table(spans: Iterable[tuple[str, float, float]], steps: int) -> list[str]:

@@ -3,6 +3,7 @@
     PYTHONPATH=src python bench/train_gpu.py --out bench/results/train-nvidia-h200.json
     PYTHONPATH=src python bench/train_gpu.py --profile            # where the time of a step goes
     PYTHONPATH=src python bench/train_gpu.py --parity             # losses with and without each kernel
+    PYTHONPATH=src python bench/train_gpu.py --attention          # backends of attention beside each other
 
 Random weights in bfloat16, 16 rows of 2,048 random tokens a step, lengths and rows the same for all. A step is all of
 it: copying the batch over, forward, backward, clipping, the update. Steps follow each other without waiting, as in
@@ -46,7 +47,17 @@ QWEN = {
     "rope_interleave": False,
     "n_shared_experts": 0,
 }
-MODELS: dict[str, dict[str, Any]] = {"moe544m": MOE, "dense234m": DENSE | QWEN}
+LARGE: dict[str, Any] = MOE | {
+    "hidden_size": 1536,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 24,
+    "n_routed_experts": 64,
+    "num_experts_per_tok": 6,
+    "kv_lora_rank": 384,
+}
+"""About 3B parameters, 0.5B of them active: wants --rows 8 on a GPU of 140 GB."""
+MODELS: dict[str, dict[str, Any]] = {"moe544m": MOE, "moe3b": LARGE, "dense234m": DENSE | QWEN}
 TINY: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -158,6 +169,7 @@ def release(device: torch.device) -> None:
 def compare(name: str, args: argparse.Namespace) -> list[Row]:
     """Rows of one model: ours with each optimizer, compiled and not, and the peer."""
     config, device = shape_of(name, tiny=args.tiny), args.torch_device
+    torch._dynamo.reset()  # programs of another model count against what one function may have
     batches = random_batches(config, args.rows, args.tokens, 3)
     found: dict[str, float] = {}
 
@@ -247,6 +259,7 @@ def main() -> None:
     parser.add_argument("--backend", default="inductor", help="torch.compile's")
     parser.add_argument("--profile", action="store_true", help="of the first of --ways, no timing")
     parser.add_argument("--parity", action="store_true", help="losses with and without kernels")
+    parser.add_argument("--attention", action="store_true", help="milliseconds of each backend")
     parser.add_argument("--kernels", nargs="+", help="of --parity: these, not all")
     parser.add_argument("--tiny", action="store_true", help="small shapes, to try the script")
     parser.add_argument("--out", type=Path, help="where the rows are written")
@@ -260,7 +273,11 @@ def main() -> None:
         for name in args.models:
             profile(name, args)
         return
-    if args.parity:
+    if args.attention:
+        from attention_speed import attention_rows
+
+        rows = attention_rows(args.torch_device, args.rows, args.tokens)
+    elif args.parity:
         from parity import parity_rows
 
         steps = 3 if args.tiny else 200

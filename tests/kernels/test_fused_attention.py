@@ -41,6 +41,20 @@ def test_the_path_of_gpus_is_attention_and_its_bound_holds(documents, kind, monk
     assert (bound <= exact + torch.tensor(float(longest)).log() + 1e-5).all()
 
 
+@pytest.mark.parametrize("to", [(16, 8), (16, 16), (32, 32)])
+def test_columns_of_zeros_change_nothing(to):
+    (q, k, v), grad = heads(Documents.rows(2, 12), (4, 2, 16, 8))
+    q, k, v, grad = (x.detach().unflatten(0, (2, 12)).transpose(1, 2) for x in (q, k, v, grad))
+    backend, plain = fused_attention.widened(fused_attention.PLAIN, *to), fused_attention.PLAIN
+    out, lse = backend.forward(q, k, v, 0.3)
+    expected, expected_lse = plain.forward(q, k, v, 0.3)
+    assert_close((out, lse), (expected, expected_lse))
+    assert_close(
+        backend.backward(grad, q, k, v, out, lse, 0.3),
+        plain.backward(grad, q, k, v, expected, expected_lse, 0.3),
+    )
+
+
 def test_a_kernel_that_fails_or_errs_is_refused_and_the_next_one_taken(monkeypatch):
     def refuses(*_):
         raise RuntimeError("no engine\nfor this")

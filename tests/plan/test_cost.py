@@ -84,6 +84,63 @@ def test_activations_of_prediction_blocks_too(row_tokens):
     assert more == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"hidden_size": 128, "num_attention_heads": 8, "q_lora_rank": 48},
+        {"qk_nope_head_dim": 16, "num_attention_heads": 4},
+        GROUPED | {"hidden_size": 256},  # small ones keep as many bytes for who goes where
+        GROUPED | {"qk_norm": True, "hidden_size": 256, "n_routed_experts": 0},
+    ],
+)
+def test_activations_of_a_gpu_too(change, monkeypatch):
+    """Its path, in its dtype, with stand-ins that keep what its kernels for norms and attention keep."""
+    import torch
+
+    from nalar.kernels import attention
+    from nalar.model import attention as model_attention
+
+    class Norm(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight):
+            ctx.save_for_backward(x, weight)
+            return x * weight
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise AssertionError("nobody asks")
+
+    monkeypatch.setattr(model_attention, "rms_norm", lambda x, weight, eps: Norm.apply(x, weight))
+    monkeypatch.setattr(attention, "_is_on_cpu", lambda x: False)
+    monkeypatch.setattr(attention, "can_fuse", lambda q, v: True)
+    config = SMALL.model_copy(update=change)
+    memory = training_memory(
+        *(config,),
+        batch_tokens=256,
+        row_tokens=128,
+        logit_chunk_tokens=0,
+        dtype="bfloat16",
+        on_gpu=True,
+    )
+    head_bytes = 8 * config.vocab_size * config.hidden_size
+    measured = kept(config, 128, dtype="bfloat16")
+    assert memory.activations_bytes - head_bytes == pytest.approx(measured, rel=0.1)
+
+
+def test_a_gpu_gathers_no_gradients_and_keeps_no_scores():
+    of = {
+        on_gpu: training_memory(
+            SMALL, batch_tokens=2304, row_tokens=288, dtype="bfloat16", on_gpu=on_gpu
+        )
+        for on_gpu in (True, False)
+    }
+    total = count_parameters(SMALL).total_params
+    assert of[False].optimizer_bytes - of[True].optimizer_bytes == 4 * total
+    assert of[True].update_bytes < of[False].update_bytes
+    assert of[True].activations_bytes < of[False].activations_bytes
+
+
 def estimated(config: ModelConfig, row_tokens: int, *, with_mtp: bool = False) -> int:
     return training_memory(
         config,
@@ -94,13 +151,15 @@ def estimated(config: ModelConfig, row_tokens: int, *, with_mtp: bool = False) -
     ).activations_bytes
 
 
-def kept(config: ModelConfig, row_tokens: int, *, with_mtp: bool = False) -> int:
+def kept(
+    config: ModelConfig, row_tokens: int, *, with_mtp: bool = False, dtype: str = "float32"
+) -> int:
     """Bytes that autograd keeps of a forward pass over two rows, parameters aside."""
     import torch
 
     from nalar.model.transformer import Transformer
 
-    model = Transformer(config)
+    model = Transformer(config).to(getattr(torch, dtype))
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

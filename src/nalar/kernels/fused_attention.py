@@ -19,6 +19,10 @@ from nalar.kernels import switch
 WHOLE_TILES = 128
 """cuDNN makes a plan for each shape that it meets, which takes longer than many steps: it gets rows of whole tiles,
 as packed pretraining has them, and not documents of any length."""
+WIDENED: dict[tuple[int, int], tuple[int, int]] = {}
+"""Widths (K, W) that cuDNN is given columns of zeros for, up to these. (128, 128) is its fastest: 494 TFLOP/s forward
+and backward on one H200, counted with its own widths, where 96/64 has 250, so that (96, 64): (128, 128) may gain more
+than its copies cost (`bench/train_gpu.py --attention` says)."""
 TOLERANCE = 0.04
 """Of the trial, relative to the largest value: what rounding to bfloat16 explains."""
 
@@ -61,9 +65,13 @@ def choose(
 ) -> Backend:
     backends = []
     if whole and torch.backends.cudnn.is_available() and torch.backends.cuda.cudnn_sdp_enabled():
-        backends.append(CUDNN)
+        if (K, W) in WIDENED:
+            backends.append(widened(CUDNN, *WIDENED[K, W]))
+        backends += [CUDNN, CUDNN_OF_THREE_AXES]
     if torch.backends.cuda.flash_sdp_enabled():
-        backends.append(FLASH)
+        backends.append(
+            FLASH if K == W else widened(FLASH, K, K)
+        )  # it wants values as wide as keys
     for backend in backends:
         reason = _why_not(backend, device, dtype, H, G, K, W)
         if reason is None:
@@ -113,37 +121,69 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tenso
 def _cudnn_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
 ) -> Grads:
+    return _cudnn_backward_from(lse[..., None], grad, q, k, v, out, scale)
+
+
+def _cudnn_backward_of_three_axes(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> Grads:
+    """Versions of torch differ in the axes of log-sum-exps that they hand on to cuDNN."""
+    return _cudnn_backward_from(lse, grad, q, k, v, out, scale)
+
+
+def _cudnn_backward_from(
+    lse: Tensor, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float
+) -> Grads:
     nothing, T = _no_dropout(q), q.shape[2]
     dq, dk, dv = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-        *(grad, q, k, v, out, lse[..., None], nothing, nothing, None, None, None, T, T, 0.0, True),
+        *(grad, q, k, v, out, lse, nothing, nothing, None, None, None, T, T, 0.0, True),
         scale=scale,
     )
     return dq, dk, dv
 
 
+def widened(backend: Backend, to_K: int, to_W: int) -> Backend:
+    """The same, of heads filled up with columns of zeros, which change no product and stay zeros in what comes out."""
+
+    def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        more_K, more_W = to_K - q.shape[-1], to_W - v.shape[-1]
+        wide = (_widened(q, more_K), _widened(k, more_K), _widened(v, more_W))
+        out, lse = backend.forward(*wide, scale)
+        return out[..., : v.shape[-1]], lse
+
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    ) -> Grads:
+        more_K, more_W = to_K - q.shape[-1], to_W - v.shape[-1]
+        wide_q, wide_k = _widened(q, more_K), _widened(k, more_K)
+        wide_grad, wide_v, wide_out = (_widened(x, more_W) for x in (grad, v, out))
+        dq, dk, dv = backend.backward(wide_grad, wide_q, wide_k, wide_v, wide_out, lse, scale)
+        K, W = q.shape[-1], v.shape[-1]
+        return dq[..., :K], dk[..., :K], dv[..., :W]
+
+    return Backend(f"{backend.name}, widened to {to_K}/{to_W}", forward, backward)
+
+
 def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """It wants values as wide as keys: columns of zeros, which stay zeros in the output, fill them up."""
-    missing = q.shape[-1] - v.shape[-1]
     out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-        q, k, _widened(v, missing), 0.0, True, False, scale=scale
+        q, k, v, 0.0, True, False, scale=scale
     )
-    return out[..., : v.shape[-1]], lse
+    return out, lse
 
 
 def _flash_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
 ) -> Grads:
-    nothing, T, missing = _no_dropout(q), q.shape[2], q.shape[-1] - v.shape[-1]
-    wide_grad, wide_v, wide_out = (_widened(x, missing) for x in (grad, v, out))
+    nothing, T = _no_dropout(q), q.shape[2]
     dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_backward(
-        *(wide_grad, q, k, wide_v, wide_out, lse, None, None, T, T, 0.0, True, nothing, nothing),
-        scale=scale,
+        *(grad, q, k, v, out, lse, None, None, T, T, 0.0, True, nothing, nothing), scale=scale
     )
-    return dq, dk, dv[..., : v.shape[-1]]
+    return dq, dk, dv
 
 
 def _widened(x: Tensor, by: int) -> Tensor:
-    return F.pad(x, (0, by)) if by else x
+    """In the layout of rows of tokens of heads, as all else."""
+    return F.pad(x.transpose(1, 2), (0, by)).transpose(1, 2) if by else x
 
 
 def _no_dropout(q: Tensor) -> Tensor:
@@ -196,5 +236,6 @@ def _for_queries(x: Tensor, heads: int) -> Tensor:
 
 
 CUDNN = Backend("cuDNN", _cudnn, _cudnn_backward)
+CUDNN_OF_THREE_AXES = Backend("cuDNN, otherwise", _cudnn, _cudnn_backward_of_three_axes)
 FLASH = Backend("torch's flash", _flash, _flash_backward)
 PLAIN = Backend("plain", _plain, _plain_backward)

@@ -32,10 +32,14 @@ class LeanUpdate:
         self._momentum = {name: _zeros(p) for name, p in muon.items()}
         self._exp_avg = {name: _zeros(p) for name, p in adamw.items()}
         self._exp_avg_sq = {name: _zeros(p) for name, p in adamw.items()}
+        # The largest first: while the device is busy with them, the host gets ahead of it with the small ones.
         by_shape: dict[tuple[int, ...], list[str]] = {}
-        for name, parameter in muon.items():
-            by_shape.setdefault(tuple(parameter.shape[-2:]), []).append(name)
-        self._names_by_shape = list(by_shape.values())
+        for name in _largest_first(muon):
+            by_shape.setdefault(tuple(muon[name].shape[-2:]), []).append(name)
+        self._names_by_shape = sorted(
+            by_shape.values(), key=lambda names: -sum(muon[name].numel() for name in names)
+        )
+        self._names_of_adamw = _largest_first(adamw)
 
     @torch.no_grad()
     def apply(
@@ -57,10 +61,10 @@ class LeanUpdate:
         )
         for names in self._names_by_shape:
             self._apply_muon(names, gradients, facts_4, c.lr * lr_factor)
-        for name, exp_avg in self._exp_avg.items():
+        for name in self._names_of_adamw:
             adamw_(
                 *(self._parameters[name].data, gradients[name], self._masters[name].data),
-                *(exp_avg, self._exp_avg_sq[name], facts_4),
+                *(self._exp_avg[name], self._exp_avg_sq[name], facts_4),
                 lr=c.adamw_lr * lr_factor,
                 decay=c.weight_decay,
                 betas=c.adamw_betas,
@@ -101,6 +105,10 @@ class LeanUpdate:
 
     def _as(self, name: str, matrices: Tensor) -> Tensor:
         return matrices.view(self._parameters[name].shape)
+
+
+def _largest_first(parameters: Mapping[str, Tensor]) -> list[str]:
+    return sorted(parameters, key=lambda name: -parameters[name].numel())
 
 
 def _zeros(parameter: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ def orthogonalize_in_place(x_BNM: Tensor, steps: int) -> Tensor:
     """As `orthogonalize`, in the dtype of x and over it: what comes back is x, or lies elsewhere with its strides.
 
     For a GPU, whose baddbmm copies what it adds before it multiplies: the term A x is in the polynomial instead.
+    Iterating on the Gram matrix alone would take a quarter fewer operations at 384 x 1024, but in bfloat16 its small
+    eigenvalues are lost in rounding, come out negative and grow by a factor of 12 an iteration.
     """
     norm_B11 = torch.linalg.vector_norm(x_BNM, dim=(-2, -1), keepdim=True, dtype=torch.float32)
     x_BNM.div_(norm_B11 + EPS)

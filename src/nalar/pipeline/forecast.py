@@ -201,6 +201,7 @@ def _memory_bytes(config: RunConfig, model: ModelConfig, peak: _Peak) -> tuple[i
         row_tokens=peak.row_tokens,
         with_mtp=True,
         dtype=config.dtype,
+        on_gpu=config.device == "cuda",
     )
     entry_bytes = BYTES_OF[config.dtype] * model.num_hidden_layers * model.cache_dim
     work_bytes = training.total_bytes + peak.samples * peak.row_tokens * entry_bytes

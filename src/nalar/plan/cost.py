@@ -14,6 +14,8 @@ FP32_BYTES = 4
 Dtype = Literal["float32", "bfloat16"]
 BYTES_OF: Mapping[Dtype, int] = {"float32": FP32_BYTES, "bfloat16": 2}
 Optimizer = Literal["muonclip", "adamw"]
+MOST_LOGITS = 2**28
+"""At a time, of rounded weights on a GPU: as `kernels.logprobs` has it."""
 
 
 class PriceConfig(Config):
@@ -62,13 +64,14 @@ def training_memory(
     dtype: Dtype = "float32",
     recompute: bool = False,
     with_mtp: bool = False,
+    on_gpu: bool = False,
 ) -> MemoryEstimate:
     """Memory of one training step over rows of `row_tokens`, nothing sharded.
 
     muonclip keeps one number for each weight of a hidden matrix and two for all else, adamw two for everything;
-    both gather gradients in float32, and keep a float32 master of weights in bfloat16. recompute: a block keeps
-    its input alone, and one block at a time has all of its activations. with_mtp: the blocks of multi-token
-    prediction are trained too.
+    both keep a float32 master of weights in bfloat16, and on a CPU gather gradients in float32. recompute: a block
+    keeps its input alone, and one block at a time has all of its activations. with_mtp: the blocks of multi-token
+    prediction are trained too. on_gpu: rows of one length, through the kernels that a GPU has.
     """
     count = count_parameters(config)
     parameters, under_muon = count.total_params, count.matrix_params - count.router_params
@@ -80,31 +83,48 @@ def training_memory(
     master = 0 if dtype == "float32" else parameters
     chunk = min(batch_tokens, logit_chunk_tokens)
     layers = config.num_hidden_layers + with_mtp * config.num_nextn_predict_layers
-    per_token = _activations_per_token(config, row_tokens, layers)
+    is_fused = on_gpu and dtype == "bfloat16"
+    per_token = _activations_per_token(config, row_tokens, layers, on_gpu=on_gpu, fused=is_fused)
     if recompute:
         per_token = per_token // layers + (layers + 2) * config.hidden_size
     # Logits are float32 whatever the weights are; the backward pass has them and their gradient.
     logits = FP32_BYTES * 2 * chunk * config.vocab_size
+    if is_fused:  # the gradient is as narrow as the weights; that of the head is summed in float32
+        chunk = min(chunk, max(MOST_LOGITS // config.vocab_size, 1))
+        logits = (FP32_BYTES + size) * chunk * config.vocab_size
+        logits += FP32_BYTES * 2 * config.vocab_size * config.hidden_size
+    gathered = 0 if on_gpu else parameters
     return MemoryEstimate(
         parameters_bytes=size * parameters,
         gradients_bytes=size * parameters,
-        optimizer_bytes=FP32_BYTES * (3 * parameters - muon + master),
+        optimizer_bytes=FP32_BYTES * (2 * parameters - muon + gathered + master),
         activations_bytes=size * batch_tokens * per_token + logits,
-        update_bytes=FP32_BYTES * 2 * _largest_batch(config, with_mtp) if muon else 0,
+        update_bytes=_update_bytes(config, with_mtp, on_gpu) if muon else 0,
     )
 
 
-def _largest_batch(config: ModelConfig, with_mtp: bool) -> int:
-    """Numbers in the largest group of matrices of one shape, which Newton-Schulz takes at once."""
-    sizes: dict[tuple[int, ...], int] = {}
+def _update_bytes(config: ModelConfig, with_mtp: bool, on_gpu: bool) -> int:
+    """What Newton-Schulz takes for the largest group of matrices of one shape: on a GPU all in bfloat16.
+
+    There a tall matrix is of another shape than a wide one, and there are the products of the shorter side.
+    """
+    sizes: dict[tuple[int, int], int] = {}
+    squares: dict[tuple[int, int], int] = {}
     for matrix in chain(model_matrices(config), mtp_matrices(config) if with_mtp else ()):
         if matrix.part not in ("embedding", "head", "router"):
-            sides = tuple(sorted((matrix.rows, matrix.columns)))
+            sides = (matrix.rows, matrix.columns)
+            if not on_gpu:
+                sides = (min(sides), max(sides))
             sizes[sides] = sizes.get(sides, 0) + matrix.copies * matrix.size
-    return max(sizes.values(), default=0)
+            squares[sides] = squares.get(sides, 0) + matrix.copies * min(sides) ** 2
+    if not on_gpu:
+        return FP32_BYTES * 2 * max(sizes.values(), default=0)
+    return max((2 * 2 * (sizes[sides] + squares[sides]) for sides in sizes), default=0)
 
 
-def _activations_per_token(config: ModelConfig, row_tokens: int, layers: int) -> int:
+def _activations_per_token(
+    config: ModelConfig, row_tokens: int, layers: int, *, on_gpu: bool, fused: bool
+) -> int:
     """Numbers kept a token for the backward pass: the operands of each product and of each non-linear step.
 
     layers: those of multi-token prediction included, where they are trained.
@@ -112,23 +132,40 @@ def _activations_per_token(config: ModelConfig, row_tokens: int, layers: int) ->
     h = config.hidden_size
     moe_layers = sum(config.is_moe(layer) for layer in range(layers))
     # A norm keeps its input at unit size and what its weight makes of it; there are two a layer.
-    attention = 4 * h + _attention_activations(config, row_tokens)
+    attention = 4 * h + (
+        _fused_attention_activations(config)
+        if fused
+        else _attention_activations(config, row_tokens, has_scores=not on_gpu)
+    )
     dense = 4 * config.intermediate_size
     # A routed token is gathered, passed through gate, up and their product, and weighted on its way back.
     routed = config.num_experts_per_tok * (2 * h + 4 * config.moe_intermediate_size)
     shared = 4 * config.n_shared_experts * config.moe_intermediate_size
     moe = routed + shared + 2 * config.n_routed_experts
+    if fused:  # the router keeps its operand in float32, which counts twice
+        moe += 2 * h
     # A block of multi-token prediction has three norms of its own, and what it joins.
     joins = (layers - config.num_hidden_layers) * 6 * h
     blocks = layers * attention + (layers - moe_layers) * dense + moe_layers * moe
     return blocks + joins + 2 * h
 
 
-def _attention_activations(config: ModelConfig, row_tokens: int) -> int:
-    """Of one layer, without the norm before it."""
+def _fused_attention_activations(config: ModelConfig) -> int:
+    """The same by the kernels of a GPU: nothing is repeated for heads that share keys, and values stay beside keys."""
+    heads, width, value = config.num_attention_heads, config.qk_head_dim, config.value_head_dim
+    if config.kv_lora_rank is not None:
+        latents = 2 * ((config.q_lora_rank or 0) + config.kv_lora_rank)
+        return latents + heads * (2 * width + 2 * value + width - config.rotary_dim)
+    groups = config.num_key_value_heads or heads
+    normed = 2 * (heads + groups) * width if config.qk_norm else 0
+    return normed + 2 * (heads + groups) * width
+
+
+def _attention_activations(config: ModelConfig, row_tokens: int, *, has_scores: bool = True) -> int:
+    """Of one layer, without the norm before it. has_scores: where no kernel takes such widths."""
     heads, width, value = config.num_attention_heads, config.qk_head_dim, config.value_head_dim
     # The fused attention wants keys as wide as values; without it the scores are kept.
-    scores = 0 if width == value else row_tokens
+    scores = row_tokens if has_scores and width != value else 0
     if config.kv_lora_rank is not None:
         latents = 2 * ((config.q_lora_rank or 0) + config.kv_lora_rank)  # their norms, as above
         return latents + heads * (2 * width + 2 * value + scores)

@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver, jit
 
 from nalar.kernels import switch
+from nalar.kernels.gpu import logprobs, updates
 from nalar.kernels.paging import Paging
 from nalar.model.block import Block
 from nalar.model.config import ModelConfig
@@ -92,9 +93,31 @@ def decode(config: ModelConfig, rows: int) -> None:
         block.extend(x_ND, x_ND, turn_NP, cache_PSC, paging, paging.hidden(32, x_ND.dtype))
 
 
+def train() -> None:
+    """Softmax over rows of a large vocabulary, and the optimizer on a parameter."""
+    targets_T, weights_T = torch.zeros(8, dtype=torch.int64), torch.ones(8)
+    logits_TV = torch.zeros(8, 32_000)
+    logprobs.rows(logits_TV, targets_T, 1.0, entropy=True)
+    logprobs.rows(logits_TV, targets_T, 1.0, weights_T=weights_T, grad_dtype=torch.bfloat16)
+    logprobs.gradient(logits_TV, targets_T, weights_T, weights_T, 1.0, torch.bfloat16)
+    wide, narrow, facts_4 = (
+        torch.zeros(4096),
+        torch.zeros(4096, dtype=torch.bfloat16),
+        torch.ones(4),
+    )
+    for weight in (narrow, wide):
+        args = (weight, weight, wide, wide, wide, facts_4)
+        updates.adamw(*args, lr=0.1, decay=0.1, betas=(0.9, 0.95))
+        updates.muon_heading(weight, wide, narrow, facts_4, momentum=0.95, nesterov=True)
+        updates.muon_apply(weight, wide, narrow, facts_4, lr=0.1, decay=0.1, scale=6.4)
+
+
 if __name__ == "__main__":
     driver.set_active(Hopper())
     jit.KernelInterface.__getitem__ = compile_only
+    if sys.argv[1:] == ["train"]:
+        train()
+        sys.exit()
     for rows in map(int, sys.argv[1:]):
         for config in MODELS.values():
             decode(config, rows)

@@ -11,19 +11,37 @@ pytest.importorskip("triton")
 MOST_SHARED = 227 * 1024
 
 
-@pytest.mark.slow
-def test_decoding_kernels_compile_for_hopper_and_fit(tmp_path):
+def compiled(cache, *args):
+    """Name, bytes of shared memory, registers and bytes of them spilled, of each kernel."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("hopper.py"), "1", "256"],
+        [sys.executable, Path(__file__).with_name("hopper.py"), *args],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    kernels = {tuple(line.split()) for line in done.stdout.splitlines()}
+    return {tuple(line.split()) for line in done.stdout.splitlines()}
+
+
+def assert_fit(kernels):
+    for name, shared, _registers, spilled in kernels:
+        assert int(shared) <= MOST_SHARED and int(spilled) == 0, (name, shared, spilled)
+
+
+@pytest.mark.slow
+def test_training_kernels_compile_for_hopper_and_fit(tmp_path):
+    kernels = compiled(tmp_path, "train")
+    names = {"_rows_kernel", "_adamw_kernel", "_heading_kernel", "_apply_kernel"}
+    assert {name for name, *_ in kernels} == names
+    assert_fit(kernels)
+
+
+@pytest.mark.slow
+def test_decoding_kernels_compile_for_hopper_and_fit(tmp_path):
+    kernels = compiled(tmp_path, "1", "256")
     assert {name for name, *_ in kernels} == {
         "_norm_row",
         "_latent_entry",
@@ -32,5 +50,4 @@ def test_decoding_kernels_compile_for_hopper_and_fit(tmp_path):
         "_join_parts",
         "_project",
     }
-    for name, shared, _registers, spilled in kernels:
-        assert int(shared) <= MOST_SHARED and int(spilled) == 0, (name, shared, spilled)
+    assert_fit(kernels)
