@@ -15,13 +15,12 @@ from nalar.kernels.attention import (
     Observe,
     chunk_attention,
     document_attention,
-    grouped_attention,
-    latent_attention,
-    tiled_attention,
+    paged_grouped_attention,
+    paged_latent_attention,
 )
 from nalar.kernels.documents import Documents
 from nalar.kernels.norm import rms_norm
-from nalar.kernels.paging import Paging, read, write
+from nalar.kernels.paging import Hidden, Paging, read, write
 from nalar.model.config import ModelConfig
 from nalar.model.linear import Linear
 from nalar.model.rope import rotate, softmax_factor
@@ -108,7 +107,7 @@ class LatentAttention(nn.Module):
         turn_NP: Tensor,
         cache_PSC: Tensor,
         paging: Paging,
-        hidden_BQT: Tensor | None,
+        hidden: Hidden,
     ) -> Tensor:
         """Tokens behind what the cache holds of their sequences; their entries are written: [N, D]."""
         q_nope, q_rope = self.queries(x_ND, turn_NP)
@@ -126,22 +125,16 @@ class LatentAttention(nn.Module):
             q = torch.cat([q_nope[own], q_rope[own]], -1)
             outs.append(chunk_attention(q, k, v, scale=self.scale))
             done += chunk.tokens
-        if paging.tables_BM is not None and hidden_BQT is not None:
-            cache_BTC = read(cache_PSC, paging.tables_BM)
-            outs.append(self._absorbed(q_nope[done:], q_rope[done:], cache_BTC, hidden_BQT, paging))
-        out_ND: Tensor = self.o_proj(torch.cat(outs).flatten(1))
+        if paging.tables_BM is not None:
+            outs.append(self._absorbed(q_nope[done:], q_rope[done:], cache_PSC, paging, hidden))
+        out_ND: Tensor = self.o_proj(_joined(outs).flatten(1))
         return out_ND
 
     def _parts(self, entries: Tensor) -> tuple[Tensor, ...]:
         return tuple(entries.split([self.latent_dim, self.rope_dim], dim=-1))
 
     def _absorbed(
-        self,
-        q_nope: Tensor,
-        q_rope: Tensor,
-        cache_BTC: Tensor,
-        hidden_BQT: Tensor,
-        paging: Paging,
+        self, q_nope: Tensor, q_rope: Tensor, cache_PSC: Tensor, paging: Paging, hidden: Hidden
     ) -> Tensor:
         """A few tokens a row over a cache: [B*Q, H, W].
 
@@ -150,25 +143,10 @@ class LatentAttention(nn.Module):
         """
         kv_b = self.kv_b_proj.weight.unflatten(0, (self.config.num_attention_heads, -1))
         k_HNR, v_HWR = kv_b.split([self.nope_dim, self.value_dim], dim=1)
-        q_latent = torch.bmm(q_nope.transpose(0, 1), k_HNR).transpose(0, 1)
-        q_NHC = torch.cat([q_latent, q_rope], -1)
-        if paging.tiled:
-            mixed_NHR = tiled_attention(
-                q_NHC,
-                cache_BTC[:, :, None],
-                cache_BTC[:, :, None, : self.latent_dim],
-                hidden_BQT[:, 0],
-                scale=self.scale,
-            )
-        else:
-            mixed_NHR = latent_attention(
-                q_NHC.unflatten(0, (len(cache_BTC), -1)),
-                cache_BTC,
-                hidden_BQT,
-                latent_dim=self.latent_dim,
-                scale=self.scale,
-            ).flatten(0, 1)
-        return torch.bmm(mixed_NHR.transpose(0, 1), v_HWR.transpose(1, 2)).transpose(0, 1)
+        mixed_NHR = paged_latent_attention(
+            _head_by_head(q_nope, k_HNR), q_rope, cache_PSC, paging, hidden, scale=self.scale
+        )
+        return _head_by_head(mixed_NHR, v_HWR.transpose(1, 2))
 
     def qk_weights(self) -> list[Tensor]:
         """The two weights whose per-head rows set the logits: queries [H*(N+P), ...], keys and values [H*(N+W), R]."""
@@ -222,7 +200,7 @@ class GroupedAttention(nn.Module):
         turn_NP: Tensor,
         cache_PSC: Tensor,
         paging: Paging,
-        hidden_BQT: Tensor | None,
+        hidden: Hidden,
     ) -> Tensor:
         """Tokens behind what the cache holds of their sequences; their entries are written: [N, D]."""
         q_NHK, k_NGK, v_NGK = self.heads(x_ND, turn_NP)
@@ -236,14 +214,17 @@ class GroupedAttention(nn.Module):
             k, v = self._parts(read(cache_PSC, chunk.blocks_M)[paging.first : chunk.end])
             outs.append(chunk_attention(q, k, v, scale=self.scale))
             done += chunk.tokens
-        if paging.tables_BM is not None and hidden_BQT is not None:
-            k, v = self._parts(read(cache_PSC, paging.tables_BM))
-            if paging.tiled:
-                outs.append(tiled_attention(q_NHK[done:], k, v, hidden_BQT[:, 0], scale=self.scale))
-            else:
-                q = q_NHK[done:].unflatten(0, (len(k), -1))
-                outs.append(grouped_attention(q, k, v, hidden_BQT, scale=self.scale).flatten(0, 1))
-        out_ND: Tensor = self.o_proj(torch.cat(outs).flatten(1))
+        if paging.tables_BM is not None:
+            out_NHK = paged_grouped_attention(
+                q_NHK[done:],
+                cache_PSC,
+                paging,
+                hidden,
+                num_groups=self.kv_heads,
+                scale=self.scale,
+            )
+            outs.append(out_NHK)
+        out_ND: Tensor = self.o_proj(_joined(outs).flatten(1))
         return out_ND
 
     def _parts(self, entries: Tensor) -> tuple[Tensor, ...]:
@@ -261,6 +242,20 @@ class GroupedAttention(nn.Module):
 
 def attention_of(config: ModelConfig) -> LatentAttention | GroupedAttention:
     return GroupedAttention(config) if config.kv_lora_rank is None else LatentAttention(config)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _head_by_head(x_NHA: Tensor, weight_HAB: Tensor) -> Tensor:
+    """Each head times a matrix of its own: [N, H, B]."""
+    if not x_NHA.is_cuda or torch.is_grad_enabled():
+        return torch.bmm(x_NHA.transpose(0, 1), weight_HAB).transpose(0, 1)
+    # Written where the next product reads it: the library takes rows at any distance, and copies nothing.
+    out_NHB = x_NHA.new_empty(*x_NHA.shape[:2], weight_HAB.shape[-1])
+    torch.bmm(x_NHA.transpose(0, 1), weight_HAB, out=out_NHB.transpose(0, 1))
+    return out_NHB
 
 
 def _softmax_scale(config: ModelConfig) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
-from nalar.kernels.paging import Paging
+from nalar.kernels.paging import Hidden, Paging
 from nalar.model.attention import RMSNorm, attention_of
 from nalar.model.config import ModelConfig
 from nalar.model.moe import FeedForward, MoE
@@ -61,11 +61,11 @@ class Block(nn.Module):
         turn_NP: Tensor,
         cache_PSC: Tensor,
         paging: Paging,
-        hidden_BQT: Tensor | None,
+        hidden: Hidden,
     ) -> Tensor:
         """The tokens of one step of the engine, over a cache in which their entries are written."""
         normed = self.input_layernorm(x_ND)
-        out = self.self_attn.extend(normed, turn_NP, cache_PSC, paging, hidden_BQT)
+        out = self.self_attn.extend(normed, turn_NP, cache_PSC, paging, hidden)
         x_ND = self.add(x_ND, out)
         normed = self.post_attention_layernorm(x_ND)
         if isinstance(self.mlp, MoE):

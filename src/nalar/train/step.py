@@ -9,7 +9,7 @@ from torch import Tensor
 from nalar.config import ConfigError
 from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
-from nalar.kernels.logprobs import token_logprobs
+from nalar.kernels.logprobs import logprob_sum, token_logprobs
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Hidden, Transformer
 from nalar.optim.muonclip import MuonClip, StepResult
@@ -170,8 +170,7 @@ def pretrain_step(
         seen.add(loss, mtp_loss, hidden)
     if not all(targets):  # no document was long enough for the deepest blocks
         _fill_gradients(model)
-    if tau is not None and any(bool((bound_H > tau).any()) for bound_H in seen.max_logits):
-        # A bound passed the ceiling: only now is the exact value worth a pass.
+    if tau is not None and _passes(seen.max_logits, tau):
         seen.max_logits = _exact_logits(model, batches, ahead=ahead)
     outcome = apply_gradients(
         model,
@@ -229,6 +228,17 @@ def _loss(
     count: int | Tensor,
 ) -> Tensor:
     """Sum over those of these tokens that count, as a part of the mean over `count`."""
+    if states_ND.is_cuda:
+        weights_N = torch.full_like(targets_N, -1.0, dtype=torch.float32)
+        if counted_N is not None:
+            weights_N = torch.where(counted_N, weights_N, 0.0)
+        return logprob_sum(
+            states_ND,
+            model.head_weight,
+            targets_N,
+            weights_N / count,
+            logits_scaling=model.config.logits_scaling,
+        )
     logprobs_N, _ = token_logprobs(
         states_ND,
         model.head_weight,
@@ -265,6 +275,16 @@ def _fill_gradients(model: Transformer) -> None:
         for parameter in block.parameters():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+
+
+def _passes(bounds: Sequence[Tensor], tau: float) -> bool:
+    """Whether a head may be above the ceiling: only then is the exact value worth a pass.
+
+    A bound is the largest log-sum-exp of a head's rows, never below its largest logit, so a head under the ceiling
+    by its bound is under it, and no head is clipped by anything but its exact logit. The only place of a step that
+    waits for the device; it is then behind by the optimizer's work alone.
+    """
+    return bool(bounds) and bool((torch.stack(list(bounds)) > tau).any())
 
 
 @torch.no_grad()
