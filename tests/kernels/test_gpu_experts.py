@@ -40,9 +40,7 @@ def case(T, D, E, K, F_, S=1, ids=None, dtype=torch.float32):
 
 
 def expected(x, ids, weights, gate_up, down, shared):
-    out = experts_reference(
-        *(t.double() for t in (x,)), ids, *(t.double() for t in (weights, gate_up, down))
-    )
+    out = experts_reference(x.double(), ids, *(t.double() for t in (weights, gate_up, down)))
     return out if shared is None else out + dense(x.double(), Dense(*(t.double() for t in shared)))
 
 

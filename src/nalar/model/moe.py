@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from nalar.config import ConfigError
 from nalar.kernels import switch
 from nalar.kernels.documents import Documents
-from nalar.kernels.experts import Dense, count, dense, every_expert, experts, infer_experts
+from nalar.kernels.experts import Dense, dense, every_expert, experts, infer_experts
+from nalar.kernels.grouped import count
 from nalar.kernels.linear import linear
 from nalar.kernels.opaque import apart
 from nalar.model.buffers import Float32Buffers
@@ -133,7 +134,7 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(E, D, width))
 
     def forward(self, x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:
-        return experts(x_TD, ids_TK, weights_TK.to(x_TD.dtype), self.gate_up, self.down)
+        return experts(x_TD, ids_TK, weights_TK, self.gate_up, self.down)
 
 
 class MoE(nn.Module):
