@@ -52,7 +52,7 @@ def rounded_case(tokens, vocab, scaling=1.0, *, targets=None, dtype=torch.float3
 @pytest.fixture(params=["plain", "kernel"])
 def as_on_a_gpu(request, monkeypatch):
     """bfloat16's path, which needs a GPU for the dtype alone: with the kernel and without."""
-    monkeypatch.setattr(logprobs, "_is_rounded", lambda states, head: True)
+    monkeypatch.setattr(logprobs, "is_rounded", lambda states, head: True)
     with switch.forced("token_logprobs", on=request.param == "kernel"):
         yield
 

@@ -52,11 +52,11 @@ def backend_for(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTW: Tensor) -> Backend:
     (_, H, T, K), G, W = q_BHTK.shape, k_BGTK.shape[1], v_BGTW.shape[-1]
     if not q_BHTK.is_cuda:
         return PLAIN
-    return _chosen(q_BHTK.device, q_BHTK.dtype, H, G, K, W, T % WHOLE_TILES == 0)
+    return choose(q_BHTK.device, q_BHTK.dtype, H, G, K, W, T % WHOLE_TILES == 0)
 
 
 @functools.cache
-def _chosen(
+def choose(
     device: torch.device, dtype: torch.dtype, H: int, G: int, K: int, W: int, whole: bool
 ) -> Backend:
     backends = []

@@ -47,7 +47,7 @@ def token_logprobs(
     bfloat16 on a GPU is multiplied as it is into fp32 logits, whose gradient is rounded before it is multiplied; all
     else is multiplied in fp32.
     """
-    if _is_rounded(states_TD, head_VD):
+    if is_rounded(states_TD, head_VD):
         logprob_T, entropy_T = _RoundedLogprobs.apply(  # type: ignore[no-untyped-call]
             states_TD, head_VD, targets_T, logits_scaling, chunk_tokens, entropy
         )
@@ -124,7 +124,7 @@ def logprob_sum(
     weights_T: fp32, no gradient goes there. Differentiable in states and head, as `token_logprobs` is; bfloat16 on a
     GPU finds its gradient while it has the logits, so that they are computed once.
     """
-    if _is_rounded(states_TD, head_VD):
+    if is_rounded(states_TD, head_VD):
         total: Tensor = _LogprobSum.apply(  # type: ignore[no-untyped-call]
             states_TD, head_VD, targets_T, weights_T, logits_scaling, chunk_tokens
         )
@@ -140,7 +140,7 @@ def logprob_sum(
     return (weights_T * logprob_T).sum()
 
 
-def _is_rounded(states_TD: Tensor, head_VD: Tensor) -> bool:
+def is_rounded(states_TD: Tensor, head_VD: Tensor) -> bool:
     """Whether operands are bfloat16 on a device that multiplies them into fp32."""
     return states_TD.is_cuda and states_TD.dtype == head_VD.dtype == torch.bfloat16
 

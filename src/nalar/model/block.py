@@ -58,19 +58,24 @@ class Block(nn.Module):
     def extend(
         self,
         x_ND: Tensor,
+        added_ND: Tensor | None,
         turn_NP: Tensor,
         cache_PSC: Tensor,
         paging: Paging,
         hidden: Hidden,
-    ) -> Tensor:
-        """The tokens of one step of the engine, over a cache in which their entries are written."""
-        normed = self.input_layernorm(x_ND)
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens of one step of the engine, over a cache in which their entries are written.
+
+        Takes and gives the stream as two tensors, of which the second, what a half of a block gave, is still
+        to be added (`add`): whoever norms the sum next does both at once.
+        """
+        scale = self.residual_multiplier
+        x_ND, normed = self.input_layernorm.after(x_ND, added_ND, scale)
         out = self.self_attn.extend(normed, turn_NP, cache_PSC, paging, hidden)
-        x_ND = self.add(x_ND, out)
-        normed = self.post_attention_layernorm(x_ND)
+        x_ND, normed = self.post_attention_layernorm.after(x_ND, out, scale)
         if isinstance(self.mlp, MoE):
-            return self.add(x_ND, self.mlp.infer(normed, tiled=paging.tiled))
-        return self.add(x_ND, self.mlp(normed))
+            return x_ND, self.mlp.infer(normed, tiled=paging.tiled)
+        return x_ND, self.mlp(normed)
 
     def feed_forward(
         self, x: Tensor, balanced: Documents | None = None

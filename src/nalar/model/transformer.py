@@ -199,9 +199,10 @@ class Transformer(Float32Buffers):
         x_ND = self._embed(ids_N)
         turn_NP = self._turn(paging.positions_N)
         hidden = paging.hidden(cache_LPSC.shape[2], x_ND.dtype)
+        added_ND: Tensor | None = None
         for block, cache_PSC in zip(self.model.blocks(), cache_LPSC, strict=True):
-            x_ND = block.extend(x_ND, turn_NP, cache_PSC, paging, hidden)
-        states_ND: Tensor = self.model.norm(x_ND)
+            x_ND, added_ND = block.extend(x_ND, added_ND, turn_NP, cache_PSC, paging, hidden)
+        _, states_ND = self.model.norm.after(x_ND, added_ND, self.config.residual_multiplier)
         return states_ND
 
     def draft(
@@ -222,7 +223,8 @@ class Transformer(Float32Buffers):
         x_ND = block.join(self._embed(ids_N), states_ND)
         hidden = paging.hidden(cache_PSC.shape[1], x_ND.dtype)
         turn_NP = self._turn(paging.positions_N)
-        return block.head_norm(block.extend(x_ND, turn_NP, cache_PSC, paging, hidden))
+        x_ND, added_ND = block.extend(x_ND, None, turn_NP, cache_PSC, paging, hidden)
+        return block.head_norm(block.add(x_ND, added_ND))
 
     def routers(self, *, ahead: bool = False) -> Iterator[Router]:
         """The routers of the mixture layers, in the order of `Hidden.loads`."""

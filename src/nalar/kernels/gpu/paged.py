@@ -28,12 +28,12 @@ class Tiles(NamedTuple):
     """T"""
     warps: int
     stages: int
-    """Keys are loaded stages - 2 tiles ahead, the numbers of their blocks one more."""
+    """Keys are loaded (stages - 1) // 2 tiles ahead: the numbers of their blocks must be there before."""
 
 
-LATENT_TILES = {64: Tiles(64, 4, 3), 256: Tiles(32, 4, 4), 512: Tiles(32, 8, 4)}
+LATENT_TILES = {64: Tiles(64, 4, 5), 256: Tiles(32, 4, 5), 512: Tiles(32, 8, 3)}
 """By the largest R, padded. Nothing measured yet."""
-GROUPED_TILES = {64: Tiles(64, 4, 3), 128: Tiles(64, 4, 3), 256: Tiles(32, 4, 3)}
+GROUPED_TILES = {64: Tiles(64, 4, 5), 128: Tiles(64, 4, 5), 256: Tiles(32, 4, 5)}
 """By the largest width of a head, padded. Nothing measured yet."""
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -89,7 +89,8 @@ def grouped_attention(
 
 def num_parts(programs: int, most_keys: int, tile: int) -> int:
     """Into how many parts the keys of each row are cut: a power of two that depends on the launch shape alone."""
-    wanted = min(PROGRAMS // programs, -(-most_keys // tile), MOST_PARTS)
+    tiles = int(triton.next_power_of_2(-(-most_keys // tile)))
+    wanted = min(PROGRAMS // programs, tiles, MOST_PARTS)
     return 1 << max(wanted, 1).bit_length() - 1
 
 
@@ -157,7 +158,11 @@ def _attend(
     return out_NHR
 
 
-@triton.jit(do_not_specialize=["first", "table_row"])
+# Of arguments that change from step to step there is one program, not one for each kind of number.
+@triton.jit(
+    do_not_specialize=["first", "table_row"],
+    do_not_specialize_on_alignment=["tables_ptr", "positions_ptr"],
+)
 def _attend_part(
     q_ptr,
     turned_ptr,

@@ -160,7 +160,7 @@ def test_parts_fill_the_machine_and_depend_on_the_launch_shape_alone():
     for programs, keys in itertools.product((1, 2, 7, 64, 132, 256, 2048), (1, 32, 257, 1 << 20)):
         parts = paged.num_parts(programs, keys, 32)
         assert parts & (parts - 1) == 0 and 1 <= parts <= paged.MOST_PARTS
-        assert parts == 1 or (parts * programs <= paged.PROGRAMS and (parts - 1) * 32 < keys)
-    assert paged.num_parts(1, 257, 32) == 8
+        assert parts == 1 or (parts * programs <= paged.PROGRAMS and parts * 16 < keys)
+    assert paged.num_parts(1, 257, 32) == 16
     assert paged.num_parts(64, 1 << 20, 32) == 4
     assert paged.num_parts(256, 1 << 20, 32) == 1
