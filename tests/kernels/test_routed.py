@@ -10,7 +10,7 @@ from nalar.kernels.grouped import grouped_outer, grouped_product, order, sort_ro
 from nalar.kernels.routed import RoutedExperts, plain_sum, swiglu, swiglu_backward, weighted_sum
 
 permute = pytest.importorskip("nalar.kernels.gpu.permute")
-KERNELS = ("routed_experts", "route_sort", "swiglu", "sum_choices")
+KERNELS = ("routed_experts", "route_sort", "swiglu", "spread_choices", "sum_choices")
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_choices_are_sorted_as_argsort_does(routing, chunk, cells, monkeypatch):
         ids = ids_of(T, E, K, routing)
         with switch.forced("route_sort"):
             *rows, ends = sort_routes(ids, E)
-        for ours, plain in zip(rows, order(ids), strict=True):
+        for ours, plain in zip(rows, order(ids)[:2], strict=True):
             assert torch.equal(ours.long(), plain)
         assert torch.equal(ends.long(), torch.bincount(ids.flatten(), minlength=E).cumsum(0))
         assert {t.dtype for t in (*rows, ends)} == {torch.int32}
@@ -96,7 +96,7 @@ def test_half_precision_rounds_once():
     back = torch.randn(R, width, generator=gen).to(torch.bfloat16)
     weights = torch.rand(R // K, K, generator=gen)
     ids = ids_of(R // K, 6, K, "random")
-    order_R, place_R, _, _ = sort_routes(ids, 6)
+    order_R, place_R, _ = sort_routes(ids, 6)
     wide = [gu.double(), back.double(), weights.double()]
     calls = [
         lambda gu, back, w: (swiglu(gu),),

@@ -33,20 +33,22 @@ def order(ids_TK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return order_R, place_R, order_R // ids_TK.shape[1]
 
 
-def _sort_routes_shapes(ids_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows = [ids_TK.new_empty(ids_TK.numel(), dtype=torch.int32) for _ in range(3)]
-    return rows[0], rows[1], rows[2], ids_TK.new_empty(num_experts, dtype=torch.int32)
+def _sort_routes_shapes(ids_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    sizes = (ids_TK.numel(), ids_TK.numel(), num_experts)
+    order_R, place_R, ends_E = (ids_TK.new_empty(n, dtype=torch.int32) for n in sizes)
+    return order_R, place_R, ends_E
 
 
 @opaque(_sort_routes_shapes)
-def sort_routes(ids_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `order` gives, in int32, and where each expert's rows end, int32 [E]."""
+def sort_routes(ids_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Order and place as of `order`, in int32 [R], and where each expert's rows end, int32 [E]."""
     if switch.runs("route_sort", ids_TK):
         from nalar.kernels.gpu import permute
 
         return permute.sort_routes(ids_TK.contiguous(), num_experts)
-    order_R, place_R, token_R = (rows.int() for rows in order(ids_TK))
-    return order_R, place_R, token_R, count(ids_TK, num_experts).cumsum(0, dtype=torch.int32)
+    order_R, place_R, _ = order(ids_TK)
+    ends_E = count(ids_TK, num_experts).cumsum(0, dtype=torch.int32)
+    return order_R.int(), place_R.int(), ends_E
 
 
 def _sizes(ends_E: Tensor) -> Tensor:

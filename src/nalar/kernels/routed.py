@@ -24,24 +24,25 @@ class RoutedExperts(torch.autograd.Function):
     def forward(
         ctx: Any, x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up: Tensor, down: Tensor
     ) -> Tensor:
-        order_R, place_R, token_R, ends_E = sort_routes(ids_TK, down.shape[0])
-        rows_RD = x_TD.index_select(0, token_R)
+        order_R, place_R, ends_E = sort_routes(ids_TK, down.shape[0])
+        rows_RD = spread(x_TD, place_R, ids_TK.shape[1])
         gu_R2F = grouped_product(rows_RD, gate_up.flatten(1, 2).transpose(1, 2), ends_E)
         y_RD = grouped_product(swiglu(gu_R2F), down.transpose(1, 2), ends_E)
-        kept = (rows_RD, gu_R2F, weights_TK, gate_up, down, order_R, place_R, token_R, ends_E)
+        kept = (rows_RD, gu_R2F, weights_TK, gate_up, down, order_R, place_R, ends_E)
         ctx.save_for_backward(*kept)
         return weighted_sum(y_RD, place_R, weights_TK)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
-        rows, gu, weights_TK, gate_up, down, order_R, place_R, token_R, ends_E = ctx.saved_tensors
-        grad_RD = grads[0].index_select(0, token_R)
+        rows, gu, weights_TK, gate_up, down, order_R, place_R, ends_E = ctx.saved_tensors
+        K = weights_TK.shape[1]
+        grad_RD = spread(grads[0], place_R, K)
         back_RF = grouped_product(grad_RD, down, ends_E)
         grad_gu, act_RF, grad_weights_TK = swiglu_backward(gu, back_RF, weights_TK, order_R)
         grad_down = grouped_outer(grad_RD, act_RF, ends_E)
         grad_gate_up = grouped_outer(grad_gu, rows, ends_E).view(gate_up.shape)
         grad_rows = grouped_product(grad_gu, gate_up.flatten(1, 2), ends_E)
-        grad_x = plain_sum(grad_rows, place_R, weights_TK.shape[1])
+        grad_x = plain_sum(grad_rows, place_R, K)
         return grad_x, None, grad_weights_TK, grad_gate_up, grad_down
 
 
@@ -53,6 +54,22 @@ def _runs(name: str, rows: Tensor) -> bool:
     if rows.dtype not in DTYPES:
         switch.refuse(name, f"rows of {rows.dtype}")
     return rows.dtype in DTYPES
+
+
+def _spread_shape(x_TD: Tensor, place_R: Tensor, times: int) -> Tensor:
+    return x_TD.new_empty(place_R.shape[0], x_TD.shape[1])
+
+
+@opaque(_spread_shape)
+def spread(x_TD: Tensor, place_R: Tensor, times: int) -> Tensor:
+    """Each token's row at the places of its choices, as many as `times`: [R, D]. place: int32."""
+    if _runs("spread_choices", x_TD):
+        from nalar.kernels.gpu import permute
+
+        return permute.spread(x_TD.contiguous(), place_R, times)
+    out_RD = x_TD.new_empty(place_R.shape[0], x_TD.shape[1])
+    out_RD[place_R.long()] = x_TD.repeat_interleave(times, 0, output_size=len(place_R))
+    return out_RD
 
 
 def _swiglu_shape(gate_up_R2F: Tensor) -> Tensor:

@@ -42,8 +42,8 @@ class Tiles(NamedTuple):
 
 
 UP_TILES = {
-    16: Tiles(32, 128, 4, 4),
-    32: Tiles(32, 128, 4, 4),
+    16: Tiles(32, 128, 4, 3),
+    32: Tiles(32, 128, 4, 3),
     64: Tiles(64, 64, 4, 4),
     128: Tiles(64, 64, 8, 3),
 }

@@ -16,21 +16,21 @@ SORTED = 1024
 CELLS = 8192
 """Choices times experts that a program looks at together. Not measured yet."""
 SUMMED = 1024
-"""Numbers of one token that a program sums over choices. Not measured yet."""
+"""Numbers of one token that a program spreads to its choices, or sums over them. Not measured yet."""
 SWIGLU_ROWS, SWIGLU_WIDTH = 16, 128
 GRAD_ROWS = 8
 """Not measured yet."""
 
 
-def sort_routes(ids_TK: Tensor, E: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A counting sort by expert, stable: order, place and token, int32 [R], and ends, int32 [E].
+def sort_routes(ids_TK: Tensor, E: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A counting sort by expert, stable: order and place, int32 [R], and ends, int32 [E].
 
-    order: which choice is at each row; place: the row of each choice; token: that of each row; ends: where each
-    expert's rows end. ids_TK: int64 in [0, E), contiguous.
+    order: which choice is at each row; place: the row of each choice; ends: where each expert's rows end.
+    ids_TK: int64 in [0, E), contiguous.
     """
     R, device = ids_TK.numel(), ids_TK.device
-    order_R, place_R, token_R, ends_E, sizes_E = (
-        torch.empty(n, dtype=torch.int32, device=device) for n in (R, R, R, E, E)
+    order_R, place_R, ends_E, sizes_E = (
+        torch.empty(n, dtype=torch.int32, device=device) for n in (R, R, E, E)
     )
     P = max(triton.cdiv(R, SORTED), 1)
     count_EP = torch.empty((E, P), dtype=torch.int32, device=device)
@@ -40,14 +40,13 @@ def sort_routes(ids_TK: Tensor, E: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     _scan_kernel[(E,)](count_EP, sizes_E, P, BLOCK_P=max(triton.next_power_of_2(P), 32))
     bins = triton.next_power_of_2(E)
     _place_kernel[(P,)](
-        *(ids_TK, count_EP, sizes_E, order_R, place_R, token_R, ends_E, R, P),
-        K=ids_TK.shape[1],
+        *(ids_TK, count_EP, sizes_E, order_R, place_R, ends_E, R, P),
         E=E,
         BLOCK_R=SORTED,
         CHUNK=min(SORTED, max(CELLS // bins, 16)),
         BINS=bins,
     )
-    return order_R, place_R, token_R, ends_E
+    return order_R, place_R, ends_E
 
 
 def swiglu(gate_up_R2F: Tensor) -> Tensor:
@@ -81,6 +80,16 @@ def swiglu_backward(
             BLOCK_F=SWIGLU_WIDTH,
         )
     return grad_R2F, act_RF, grad_weights_TK
+
+
+def spread(x_TD: Tensor, place_R: Tensor, K: int) -> Tensor:
+    """Each token's row at the places of its K choices, [R, D]: read once, written K times. Contiguous."""
+    T, D = x_TD.shape
+    rows_RD = torch.empty((T * K, D), dtype=x_TD.dtype, device=x_TD.device)
+    if T:
+        block = min(SUMMED, triton.next_power_of_2(D))
+        _spread_kernel[(T, triton.cdiv(D, block))](x_TD, place_R, rows_RD, K=K, D=D, BLOCK_D=block)
+    return rows_RD
 
 
 def sum_choices(y_RD: Tensor, place_R: Tensor, weights_TK: Tensor | None, K: int) -> Tensor:
@@ -127,11 +136,9 @@ def _place_kernel(
     sizes_ptr,
     order_ptr,
     place_ptr,
-    token_ptr,
     ends_ptr,
     R,
     P,
-    K: tl.constexpr,
     E: tl.constexpr,
     BLOCK_R: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -151,7 +158,6 @@ def _place_kernel(
         place = tl.sum(is_e * (next_E[None, :] + tl.cumsum(is_e, 0) - 1), 1)
         tl.store(place_ptr + r, place, mask=r < R)
         tl.store(order_ptr + place, r, mask=r < R)
-        tl.store(token_ptr + place, r // K, mask=r < R)
         next_E += tl.sum(is_e, 0)
 
 
@@ -207,6 +213,18 @@ def _swiglu_backward_kernel(
         tl.store(grad_ptr + F + at_2F, (back * silu).to(grad_ptr.dtype.element_ty), mask=is_in)
     grad_weight = tl.sum(part, 1).to(grad_weights_ptr.dtype.element_ty)
     tl.store(grad_weights_ptr + choice, grad_weight, mask=r < R)
+
+
+@triton.jit
+def _spread_kernel(
+    x_ptr, place_ptr, rows_ptr, K: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    token = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    x = tl.load(x_ptr + token * D + d, mask=d < D, other=0.0)
+    for k in tl.static_range(K):
+        row = tl.load(place_ptr + token * K + k).to(tl.int64)
+        tl.store(rows_ptr + row * D + d, x, mask=d < D)
 
 
 @triton.jit
