@@ -41,7 +41,7 @@ def _is_few_row_dense(x: Tensor, layer: Dense) -> bool:
         return False
     from nalar.kernels.gpu import experts as gpu
 
-    if len(x) > gpu.UNSORTED_DENSE:
+    if len(x) > gpu.MOST_DENSE:
         return False
     why = gpu.why_not_dense(x, layer)
     if why is not None:
