@@ -3,9 +3,10 @@ import torch
 from torch.testing import assert_close
 
 from nalar.config import ConfigError
+from nalar.kernels import switch
 from nalar.kernels.documents import Documents
 from nalar.model.config import ModelConfig
-from nalar.model.moe import Router, sequence_balance
+from nalar.model.moe import MoE, Router, sequence_balance
 
 BASE = {
     "vocab_size": 8,
@@ -92,3 +93,31 @@ def test_the_balance_loss_does_not_depend_on_packing():
         for s, i in zip(scores.split([5, 4, 3]), ids.split([5, 4, 3]), strict=True)
     ]
     assert float(whole) == pytest.approx(float(sum(parts)) / 12)
+
+
+@pytest.mark.parametrize("shared", [0, 2])
+def test_a_mixture_as_a_gpu_computes_it_gives_what_it_gives_here(shared):
+    """Few rows in the kernels' few launches, many rows sorted and differentiated by kernels."""
+    pytest.importorskip("triton")
+    config = ModelConfig(**(BASE | {"hidden_size": 16, "n_shared_experts": shared}))
+    mixture = MoE(config)
+    gen = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in mixture.parameters():
+            parameter.normal_(generator=gen)
+    x = torch.randn(9, 16, generator=gen, requires_grad=True)
+    kernels = ("few_row_experts", "few_row_dense", "router", "routed_experts", "route_sort")
+    kernels += ("swiglu", "spread_choices", "sum_choices")
+    leaves = [x, *(p for p in mixture.parameters())]
+
+    def computed() -> list[torch.Tensor]:
+        with torch.no_grad():
+            inferred = mixture.infer(x)
+        out, load, _ = mixture(x)
+        return [inferred, out, load.float(), *torch.autograd.grad(out.square().sum(), leaves)]
+
+    plain = computed()
+    with switch.forced(*kernels):
+        ours = computed()
+    for a, b in zip(ours, plain, strict=True):
+        assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.detach().abs().max()))

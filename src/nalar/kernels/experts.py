@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nalar.kernels import switch
+from nalar.kernels.grouped import by_expert, can_group, count, order, weight_grad
 from nalar.kernels.linear import linear
-from nalar.kernels.opaque import opaque
+from nalar.kernels.routed import RoutedExperts
 
 FEW_FLOPS = 5e6
 """Below this a CPU is done with all experts sooner than with sorting tokens by theirs (bench/engine.py)."""
@@ -40,7 +41,7 @@ def _is_few_row_dense(x: Tensor, layer: Dense) -> bool:
         return False
     from nalar.kernels.gpu import experts as gpu
 
-    if len(x) > gpu.UNSORTED_DENSE:
+    if len(x) > gpu.MOST_DENSE:
         return False
     why = gpu.why_not_dense(x, layer)
     if why is not None:
@@ -70,9 +71,14 @@ def experts(
     Rows are sorted by expert, so each expert is one dense product; gathers both ways replace
     scatter-adds, which are slow on a CPU and not deterministic on a GPU.
     """
-    # Uncompiled, one function of many operations is the cheapest; a compiler wants to see them.
-    compute = _experts_in_parts if torch.compiler.is_compiling() else _Experts.apply
-    out_TD: Tensor = compute(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)
+    is_compiling = torch.compiler.is_compiling()
+    if x_TD.is_cuda or (not is_compiling and switch.runs("routed_experts", x_TD)):
+        compute = RoutedExperts.apply
+    else:
+        # Uncompiled, one function of many operations is the cheapest; a compiler wants to see them.
+        compute = _experts_in_parts if is_compiling else _Experts.apply
+        weights_TK = weights_TK.to(x_TD.dtype)
+    out_TD: Tensor = compute(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)  # type: ignore[no-untyped-call]
     return out_TD
 
 
@@ -92,11 +98,15 @@ def infer_experts(
         from nalar.kernels.gpu.experts import few_row_experts
 
         return few_row_experts(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF, shared)
-    if x_TD.device.type == "cpu" and 6 * len(x_TD) * down_EDF.numel() <= FEW_FLOPS:
+    if x_TD.is_cuda:
+        compute = experts
+    elif 6 * len(x_TD) * down_EDF.numel() <= FEW_FLOPS:
         compute = every_expert
     else:
-        compute = _grouped_experts if _can_group(x_TD, down_EDF) else experts
-    out_TD = compute(x_TD, ids_TK, weights_TK.to(x_TD.dtype), gate_up_E2FD, down_EDF)
+        compute = _grouped_experts if can_group(x_TD, *down_EDF.shape[1:]) else experts
+    if compute is not experts:
+        weights_TK = weights_TK.to(x_TD.dtype)
+    out_TD = compute(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)
     return out_TD if shared is None else out_TD + dense(x_TD, shared)
 
 
@@ -115,23 +125,11 @@ def _is_few_rows(
     return why is None
 
 
-def _can_group(x_TD: Tensor, down_EDF: Tensor) -> bool:
-    """torch's grouped product wants rows of whole 16 bytes, on a GPU bfloat16 and a Hopper chip or later."""
-    widths = (x_TD.shape[-1], down_EDF.shape[-1])
-    if not hasattr(torch, "_grouped_mm") or any(n * x_TD.dtype.itemsize % 16 for n in widths):
-        return False
-    if x_TD.device.type == "cuda":
-        return (
-            x_TD.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x_TD.device)[0] >= 9
-        )
-    return x_TD.dtype in (torch.float32, torch.bfloat16)
-
-
 def _grouped_experts(
     x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
 ) -> Tensor:
     T, K = ids_TK.shape
-    _, place_R, token_R = _order(ids_TK)
+    _, place_R, token_R = order(ids_TK)
     ends_E = count(ids_TK, len(down_EDF)).cumsum(0, dtype=torch.int32)
     rows_RD = x_TD.index_select(0, token_R)
     gate_up = gate_up_E2FD.flatten(1, 2).transpose(1, 2)
@@ -157,26 +155,12 @@ def every_expert(
     return torch.bmm(weights_TE[:, None], y_ETD.transpose(0, 1)).squeeze(1)
 
 
-def count(ids_TK: Tensor, num_experts: int) -> Tensor:
-    """Tokens sent to each expert, int64 [E]. Unlike bincount it has a shape that nobody waits for."""
-    ids_R = ids_TK.flatten()
-    return ids_R.new_zeros(num_experts).scatter_add_(0, ids_R, torch.ones_like(ids_R))
-
-
-def _order(ids_TK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows sorted by expert: which choice is at each row, the row of each choice, the token at each row; all [R]."""
-    order_R = ids_TK.flatten().argsort(stable=True)
-    rows_R = torch.arange(ids_TK.numel(), device=ids_TK.device)
-    place_R = torch.empty_like(order_R).scatter_(0, order_R, rows_R)
-    return order_R, place_R, order_R // ids_TK.shape[1]
-
-
 def _experts_in_parts(
     x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up: Tensor, down: Tensor
 ) -> Tensor:
     T, K = ids_TK.shape
     with torch.no_grad():
-        order_R, place_R, token_R = _order(ids_TK)
+        order_R, place_R, token_R = order(ids_TK)
         sizes_E = count(ids_TK, len(down))
     rows_RD = _ToRows.apply(x_TD, token_R, place_R, K)  # type: ignore[no-untyped-call]
     gate, up = _ByExpert.apply(rows_RD, sizes_E, gate_up.flatten(1, 2)).chunk(2, dim=-1)  # type: ignore[no-untyped-call]
@@ -184,36 +168,6 @@ def _experts_in_parts(
     y_TKD = _ToRows.apply(y_RD, place_R, order_R, 1).view(T, K, -1)  # type: ignore[no-untyped-call]
     out_TD: Tensor = (weights_TK[..., None] * y_TKD).sum(1)
     return out_TD
-
-
-def _by_expert_shape(rows_RA: Tensor, sizes_E: Tensor, weight_EBA: Tensor) -> Tensor:
-    return rows_RA.new_empty(rows_RA.shape[0], weight_EBA.shape[1])
-
-
-@opaque(_by_expert_shape)
-def _by_expert(rows_RA: Tensor, sizes_E: Tensor, weight_EBA: Tensor) -> Tensor:
-    """Rows times each expert's weight, transposed: [R, B]."""
-    out = rows_RA.new_empty(len(rows_RA), weight_EBA.shape[1])
-    sizes = sizes_E.tolist()
-    parts = (rows_RA.split(sizes), weight_EBA.transpose(1, 2).unbind(), out.split(sizes))
-    for rows, weight_AB, result in zip(*parts, strict=True):
-        torch.mm(rows, weight_AB, out=result)
-    return out
-
-
-def _weight_grad_shape(grad_RB: Tensor, rows_RA: Tensor, sizes_E: Tensor) -> Tensor:
-    return rows_RA.new_empty(sizes_E.shape[0], grad_RB.shape[1], rows_RA.shape[1])
-
-
-@opaque(_weight_grad_shape)
-def _weight_grad(grad_RB: Tensor, rows_RA: Tensor, sizes_E: Tensor) -> Tensor:
-    """For each expert grad^T @ rows over its own rows: [E, B, A]."""
-    out = rows_RA.new_empty(len(sizes_E), grad_RB.shape[1], rows_RA.shape[1])
-    sizes = sizes_E.tolist()
-    parts = (grad_RB.T.split(sizes, 1), rows_RA.split(sizes), out.unbind())
-    for grad_BR, rows, result in zip(*parts, strict=True):
-        torch.mm(grad_BR, rows, out=result)
-    return out
 
 
 class _ToRows(torch.autograd.Function):
@@ -237,14 +191,14 @@ class _ByExpert(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, sizes_E: Tensor, weight_E: Tensor) -> Tensor:
         ctx.save_for_backward(rows, sizes_E, weight_E)
-        return _by_expert(rows, sizes_E, weight_E)
+        return by_expert(rows, sizes_E, weight_E)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:
         rows, sizes_E, weight_E = ctx.saved_tensors
         grad = grads[0].contiguous()
-        grad_rows = _by_expert(grad, sizes_E, weight_E.transpose(1, 2))
-        return grad_rows, None, _weight_grad(grad, rows, sizes_E)
+        grad_rows = by_expert(grad, sizes_E, weight_E.transpose(1, 2))
+        return grad_rows, None, weight_grad(grad, rows, sizes_E)
 
 
 class _Experts(torch.autograd.Function):
@@ -253,13 +207,13 @@ class _Experts(torch.autograd.Function):
         ctx: Any, x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up: Tensor, down: Tensor
     ) -> Tensor:
         T, K = ids_TK.shape
-        order_R, place_R, token_R = _order(ids_TK)
+        order_R, place_R, token_R = order(ids_TK)
         sizes = count(ids_TK, len(down))
         rows_RD = x_TD.index_select(0, token_R)
-        gu_R2F = _by_expert(rows_RD, sizes, gate_up.flatten(1, 2))
+        gu_R2F = by_expert(rows_RD, sizes, gate_up.flatten(1, 2))
         gate, up = gu_R2F.chunk(2, dim=-1)
         act_RF = F.silu(gate).mul_(up)
-        y_RD = _by_expert(act_RF, sizes, down)
+        y_RD = by_expert(act_RF, sizes, down)
         y_TKD = y_RD.index_select(0, place_R).view(T, K, -1)
         out_TD = torch.bmm(weights_TK[:, None], y_TKD).squeeze(1)
         ctx.save_for_backward(
@@ -287,8 +241,8 @@ class _Experts(torch.autograd.Function):
         grad_weights_TK = torch.bmm(y_TKD, grad_TD[:, :, None]).squeeze(-1)
         weight_R1 = weights_TK.flatten().index_select(0, order_R)[:, None]
         grad_y = grad_TD.index_select(0, token_R).mul_(weight_R1)
-        grad_down = _weight_grad(grad_y, act, sizes)
-        grad_act = _by_expert(grad_y, sizes, down.transpose(1, 2))
+        grad_down = weight_grad(grad_y, act, sizes)
+        grad_act = by_expert(grad_y, sizes, down.transpose(1, 2))
         gate, up = gu.chunk(2, dim=-1)
         gate_sigmoid = gate.sigmoid()
         grad_gu = torch.empty_like(gu)
@@ -298,7 +252,7 @@ class _Experts(torch.autograd.Function):
         torch.mul(grad_act, silu, out=grad_up)
         torch.mul(grad_act * up, gate_sigmoid + silu * (1 - gate_sigmoid), out=grad_gate)
         flat_gate_up = gate_up.flatten(1, 2)
-        grad_gate_up = _weight_grad(grad_gu, rows, sizes).view_as(gate_up)
-        grad_rows = _by_expert(grad_gu, sizes, flat_gate_up.transpose(1, 2))
+        grad_gate_up = weight_grad(grad_gu, rows, sizes).view_as(gate_up)
+        grad_rows = by_expert(grad_gu, sizes, flat_gate_up.transpose(1, 2))
         grad_x = grad_rows.index_select(0, place_R).view(T, K, -1).sum(1)
         return grad_x, None, grad_weights_TK, grad_gate_up, grad_down

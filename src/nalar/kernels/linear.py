@@ -65,6 +65,19 @@ def product(x_RA: Tensor, weight_BA: Tensor) -> Tensor:
     return out if most_RA is x_RA else torch.cat([out, x_RA[whole:] @ weight_BA.T])
 
 
+def _wide_product_shape(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1], dtype=torch.float32)
+
+
+@opaque(_wide_product_shape)
+def wide_product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product in float32, of sums in float32, without gradient."""
+    if a.is_cuda and a.dtype == b.dtype == torch.bfloat16:
+        out: Tensor = torch.mm(a, b, out_dtype=torch.float32)
+        return out
+    return a.float() @ b.float()
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_BA: Tensor) -> Tensor:

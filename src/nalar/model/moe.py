@@ -1,6 +1,6 @@
 """Feed-forward blocks: dense SwiGLU, and a mixture of experts balanced without an auxiliary loss."""
 
-# T tokens · D hidden · E experts · K experts per token · F expert width · G groups of experts · M experts of each
+# T tokens · D hidden · E experts · K experts per token · F expert width
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from nalar.config import ConfigError
 from nalar.kernels import switch
 from nalar.kernels.documents import Documents
-from nalar.kernels.experts import Dense, count, dense, every_expert, experts, infer_experts
-from nalar.kernels.linear import linear
+from nalar.kernels.experts import Dense, dense, every_expert, experts, infer_experts
+from nalar.kernels.grouped import count
 from nalar.kernels.opaque import apart
+from nalar.kernels.router import best_experts, router_logits
 from nalar.model.buffers import Float32Buffers
 from nalar.model.config import ModelConfig
 from nalar.model.linear import Linear
@@ -50,10 +51,11 @@ class Router(Float32Buffers):
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Expert ids int64 [T, K], their fp32 weights [T, K], and all scores [T, E]."""
         c = self.config
-        logits_TE = linear(x_TD.float(), self.weight.float())
+        logits_TE = router_logits(x_TD, self.weight)
         scores_TE = logits_TE.sigmoid() if c.scoring_func == "sigmoid" else logits_TE.softmax(-1)
         with torch.no_grad():
-            ids_TK = self._merits(scores_TE).topk(c.num_experts_per_tok, dim=-1).indices
+            merits_TE = scores_TE + self.e_score_correction_bias if self.has_bias else scores_TE
+            ids_TK = best_experts(merits_TE, c.num_experts_per_tok, c.n_group, c.topk_group)
         weights_TK = scores_TE.gather(-1, ids_TK)
         if c.norm_topk_prob:
             weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + 1e-20)
@@ -88,20 +90,6 @@ class Router(Float32Buffers):
             switch.refuse("router", why)
         return why is None
 
-    def _merits(self, scores_TE: Tensor) -> Tensor:
-        """What experts are chosen by: scores plus bias, -inf for those of groups that are not chosen."""
-        c = self.config
-        merits_TE = scores_TE + self.e_score_correction_bias if self.has_bias else scores_TE
-        if c.n_group == 1:
-            return merits_TE
-        merits_TGM = merits_TE.unflatten(-1, (c.n_group, -1))
-        group_TG = merits_TGM.topk(2, dim=-1).values.sum(-1)
-        chosen = group_TG.topk(c.topk_group, dim=-1).indices
-        is_out_TG = torch.ones_like(group_TG, dtype=torch.bool).scatter_(-1, chosen, False)
-        # Not 0: a biased score can be below it, and an expert of another group would be chosen.
-        kept_TGM: Tensor = merits_TGM.masked_fill(is_out_TG[..., None], -torch.inf)
-        return kept_TGM.flatten(-2)
-
     @torch.no_grad()
     def rebalance(self, load_E: Tensor, speed: float, applied: Tensor | None = None) -> None:
         """Move the bias one step towards balance: up where load is below the mean, down above.
@@ -133,7 +121,7 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(E, D, width))
 
     def forward(self, x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:
-        return experts(x_TD, ids_TK, weights_TK.to(x_TD.dtype), self.gate_up, self.down)
+        return experts(x_TD, ids_TK, weights_TK, self.gate_up, self.down)
 
 
 class MoE(nn.Module):

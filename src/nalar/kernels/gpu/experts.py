@@ -26,10 +26,12 @@ from nalar.kernels.gpu.expert_lines import Weights, silu, through_lines
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MOST_ROUTED = 4096
 """R at most: a program looks at the ids of all. More go to torch's grouped products."""
-UNSORTED = 40
+UNSORTED = 24
 """T * C up to which choices are not sorted. Not measured yet."""
-UNSORTED_DENSE = 8
-"""T up to which a dense SwiGLU goes without torch's products. Not measured yet."""
+UNSORTED_DENSE, MOST_DENSE = 2, 128
+"""T up to which a dense SwiGLU goes that way, and up to which it goes without torch's products. Not measured yet."""
+PARTS, LEAST_PART = (8, 4, 2), 32
+"""Into how many parts a dense layer is cut, each a multiple of this wide. Not measured yet."""
 
 
 class Tiles(NamedTuple):
@@ -42,8 +44,8 @@ class Tiles(NamedTuple):
 
 
 UP_TILES = {
-    16: Tiles(32, 128, 4, 4),
-    32: Tiles(32, 128, 4, 4),
+    16: Tiles(32, 128, 4, 3),
+    32: Tiles(32, 128, 4, 3),
     64: Tiles(64, 64, 4, 4),
     128: Tiles(64, 64, 8, 3),
 }
@@ -109,12 +111,20 @@ def few_row_experts(
 
 
 def few_row_dense(x_TD: Tensor, shared: Weights) -> Tensor:
-    """SwiGLU of rows, [T, D]: the unsorted form with a shared expert alone."""
-    if len(x_TD) == 0:
+    """SwiGLU of rows, [T, D]: a shared expert alone, of one part or several."""
+    T, (gate, _, down) = len(x_TD), shared
+    if T == 0:
         return torch.empty_like(x_TD)
     x_TD = x_TD if x_TD.stride(1) == 1 else x_TD.contiguous()
-    gate, _, down = shared
-    return through_lines(x_TD, x_TD, x_TD, gate, down, shared, (0, 1, len(gate)))
+    if T <= UNSORTED_DENSE:
+        return through_lines(x_TD, x_TD, x_TD, gate, down, shared, (0, 1, len(gate)))
+    # Parts give more programs to the second product, which has few outputs and many inputs.
+    S = next((n for n in PARTS if len(gate) % (n * LEAST_PART) == 0), 1)
+    # Two blocks of rows where 16 are not enough: twice the programs, and the second finds the weights in the cache.
+    M = min(max(triton.next_power_of_2(T) // 2, min(UP_TILES)), max(UP_TILES))
+    nothing = torch.empty((0, 3), dtype=torch.int32, device=x_TD.device)
+    sizes = (0, S, len(gate) // S)
+    return _through_tiles(x_TD, nothing, nothing, x_TD, gate, down, shared, sizes, M)
 
 
 def block_rows(T: int, K: int, E: int) -> int:
@@ -154,10 +164,24 @@ def _sorted(
     shared: Weights,
     sizes: tuple[int, int, int],
 ) -> Tensor:
-    (T, D), (K, S, F), E = x_TD.shape, sizes, len(down)
-    M = block_rows(T, K, E)
-    order_R, blocks_B3 = blocks_of(ids_TK, E, M)
-    B = len(blocks_B3)
+    T, K = ids_TK.shape
+    M = block_rows(T, K, len(down))
+    order_R, blocks_B3 = blocks_of(ids_TK, len(down), M)
+    return _through_tiles(x_TD, order_R, blocks_B3, weights_TK, gate_up, down, shared, sizes, M)
+
+
+def _through_tiles(
+    x_TD: Tensor,
+    order_R: Tensor,
+    blocks_B3: Tensor,
+    weights_TK: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    shared: Weights,
+    sizes: tuple[int, int, int],
+    M: int,
+) -> Tensor:
+    (T, D), (K, S, F), B = x_TD.shape, sizes, len(blocks_B3)
     # Routed rows in their sorted order, then the shared ones, part by part.
     act_RF = torch.empty((T * (K + S), F), dtype=x_TD.dtype, device=x_TD.device)
     y_TCD = torch.empty((T, K + S, D), dtype=x_TD.dtype, device=x_TD.device)
@@ -184,6 +208,8 @@ def _sorted(
         num_warps=into.warps,
         num_stages=1 if wide else into.stages,
     )
+    if K + S == 1:
+        return y_TCD[:, 0]
     _add_choices[(T, triton.cdiv(D, SUMMED))](
         y_TCD, out_TD, C=K + S, D=D, BLOCK_D=SUMMED, num_warps=4
     )
@@ -293,6 +319,7 @@ def _up_tiles(
     BLOCK_F: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    EACH: tl.constexpr = K if K > 0 else 1  # without routed choices that branch is never taken
     block = tl.program_id(1)
     m = tl.arange(0, M)
     if block < B:
@@ -301,7 +328,7 @@ def _up_tiles(
         end = tl.load(blocks_ptr + block * 3 + 2)
         if first < end:
             is_row = first + m < end
-            token = tl.load(order_ptr + first + m, mask=is_row, other=0).to(tl.int64) // K
+            token = tl.load(order_ptr + first + m, mask=is_row, other=0).to(tl.int64) // EACH
             gate_ptr = gate_up_ptr + expert * (2 * F * D)
             _up_tile(
                 x_ptr,
@@ -395,6 +422,7 @@ def _down_tiles(
     BLOCK_D: tl.constexpr,
     BLOCK_F: tl.constexpr,
 ):
+    EACH: tl.constexpr = K if K > 0 else 1  # without routed choices that branch is never taken
     block = tl.program_id(1)
     m = tl.arange(0, M)
     if block < B:
@@ -412,7 +440,7 @@ def _down_tiles(
                 down_ptr + expert * (D * F),
                 weight,
                 y_ptr,
-                choice // K * (K + S) + choice % K,
+                choice // EACH * (K + S) + choice % EACH,
                 F,
                 D,
                 F,

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nalar.kernels.linear import wide_product
+
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MOST_EXPERTS = 4096
 OWN_PRODUCT = 65_536
@@ -21,6 +23,8 @@ OWN_PRODUCT_ROWS = 512
 """T up to which they do. Not measured yet."""
 TILE, WARPS, ROW_WARPS = 16_384, 8, 4
 """Weights taken at a time; warps with the product and without it. Not measured yet."""
+ONE_WARP = 128
+"""Experts up to which a warp is enough for a token whose logits are there. Not measured yet."""
 
 
 class Choice(NamedTuple):
@@ -55,13 +59,38 @@ def route(
     if T == 0:
         return ids_TK, weights_TK
     own = E * D <= OWN_PRODUCT and T <= OWN_PRODUCT_ROWS
-    rows = x_TD if own else logits(x_TD, weight_ED)
+    rows = x_TD if own else wide_product(x_TD, weight_ED.T)
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
-    weight_ED = weight_ED.contiguous()
+    form = "sigmoid" if choice.is_sigmoid else "softmax"
+    _launch(rows, weight_ED.contiguous(), bias_E, ids_TK, weights_TK, choice, E, form, own=own)
+    return ids_TK, weights_TK
+
+
+def best(merits_TE: Tensor, K: int, groups: int, groups_kept: int) -> Tensor:
+    """Ids alone, int64 [T, K], of experts whose merits are there already."""
+    (T, E), rows = merits_TE.shape, merits_TE.contiguous()
+    ids_TK = torch.empty((T, K), dtype=torch.int64, device=rows.device)
+    if T:
+        choice = Choice(K, groups, groups_kept, is_sigmoid=False, is_normed=False, scale=1.0)
+        _launch(rows, rows, None, ids_TK, rows, choice, E, "ids")
+    return ids_TK
+
+
+def _launch(
+    rows: Tensor,
+    weight_ED: Tensor,
+    bias_E: Tensor | None,
+    ids_TK: Tensor,
+    weights_TK: Tensor,
+    choice: Choice,
+    E: int,
+    form: str,
+    own: bool = False,
+) -> None:
     G, M = choice.groups, E // choice.groups
     block_g, block_m = triton.next_power_of_2(G), triton.next_power_of_2(M)
-    block_e = block_g * block_m
-    _route[(T,)](
+    D = weight_ED.shape[1]
+    _route[(len(rows),)](
         *(rows, weight_ED, rows if bias_E is None else bias_E, ids_TK, weights_TK),
         *(rows.stride(0), choice.scale),
         G=G,
@@ -71,23 +100,14 @@ def route(
         KEPT=choice.groups_kept,
         OWN=own,
         BIAS=bias_E is not None,
-        SIGMOID=choice.is_sigmoid,
+        FORM=form,
         NORM=choice.is_normed,
         BLOCK_G=block_g,
         BLOCK_M=block_m,
-        BLOCK_D=min(max(TILE // block_e, 16), triton.next_power_of_2(D)),
+        BLOCK_D=min(max(TILE // (block_g * block_m), 16), triton.next_power_of_2(D)),
         BLOCK_K=triton.next_power_of_2(choice.experts),
-        num_warps=WARPS if own else ROW_WARPS,
+        num_warps=WARPS if own else 1 if block_g * block_m <= ONE_WARP else ROW_WARPS,
     )
-    return ids_TK, weights_TK
-
-
-def logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
-    """x times the transposed weight, float32 [T, E], with sums in float32."""
-    if x_TD.is_cuda and x_TD.dtype == weight_ED.dtype != torch.float32:
-        out: Tensor = torch.mm(x_TD, weight_ED.T, out_dtype=torch.float32)
-        return out
-    return x_TD.float() @ weight_ED.float().T
 
 
 @triton.jit
@@ -106,7 +126,7 @@ def _route(
     KEPT: tl.constexpr,
     OWN: tl.constexpr,
     BIAS: tl.constexpr,
-    SIGMOID: tl.constexpr,
+    FORM: tl.constexpr,  # how logits become scores; ids: they are merits, and ids all that is wanted
     NORM: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -130,7 +150,9 @@ def _route(
         logits = tl.sum(part, 1)
     else:
         logits = tl.load(rows_ptr + e, mask=is_expert, other=0.0)
-    if SIGMOID:
+    if FORM == "ids":
+        scores = logits
+    elif FORM == "sigmoid":
         scores = 1.0 / (1.0 + tl.exp(-logits))
     else:
         logits = tl.where(is_expert, logits, float("-inf"))
@@ -159,7 +181,8 @@ def _route(
     if NORM:
         weights = weights / (tl.sum(weights, 0) + 1e-20)
     tl.store(ids_ptr + token * K + k, ids.to(tl.int64), mask=k < K)
-    tl.store(weights_ptr + token * K + k, weights * scale, mask=k < K)
+    if FORM != "ids":
+        tl.store(weights_ptr + token * K + k, weights * scale, mask=k < K)
 
 
 @triton.jit

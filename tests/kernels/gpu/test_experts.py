@@ -1,5 +1,10 @@
 """Experts of few rows as kernels, under Triton's interpreter: right whatever the routing, and every number written."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,9 +45,7 @@ def case(T, D, E, K, F_, S=1, ids=None, dtype=torch.float32):
 
 
 def expected(x, ids, weights, gate_up, down, shared):
-    out = experts_reference(
-        *(t.double() for t in (x,)), ids, *(t.double() for t in (weights, gate_up, down))
-    )
+    out = experts_reference(x.double(), ids, *(t.double() for t in (weights, gate_up, down)))
     return out if shared is None else out + dense(x.double(), Dense(*(t.double() for t in shared)))
 
 
@@ -118,9 +121,10 @@ def test_launches_do_not_depend_on_the_routing(monkeypatch):
         assert len(shapes) == 1
 
 
-@pytest.mark.parametrize("T", [1, 5])
-def test_a_dense_layer_of_few_rows(T):
-    x, *_, shared = case(T, 40, 2, 1, 72)
+@pytest.mark.parametrize(("T", "width"), [(1, 72), (5, 64), (20, 128), (3, 40)])
+def test_a_dense_layer_of_few_rows(T, width):
+    """Two products of lines, or tiles in two parts, four, one."""
+    x, *_, shared = case(T, 40, 2, 1, width)
     with switch.forced("few_row_dense"), torch.no_grad():
         out = dense(x, shared)
     assert out.shape == x.shape
@@ -143,3 +147,25 @@ def test_no_rows_give_no_rows():
     with switch.forced("few_row_experts", "few_row_dense"), torch.no_grad():
         assert infer_experts(x[:0], ids[:0], weights[:0], gate_up, down, shared).shape == (0, 40)
         assert dense(x[:0], shared).shape == (0, 40)
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_hopper_and_fit(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("hopper_experts.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    kernels = {tuple(line.split()) for line in done.stdout.splitlines()}
+    assert {name for name, *_ in kernels} == {
+        *("_up_lines", "_down_lines", "_sort_rows", "_up_tiles", "_down_tiles", "_add_choices"),
+        *("_route", "_count_kernel", "_scan_kernel", "_place_kernel", "_spread_kernel"),
+        *("_swiglu_kernel", "_swiglu_backward_kernel", "_sum_kernel"),
+    }
+    for name, shared, _registers, spilled in kernels:
+        assert int(shared) <= 227 * 1024 and int(spilled) == 0, (name, shared, spilled)
