@@ -68,10 +68,16 @@ def _best_experts(merits_TE: Tensor, k: int, groups: int, groups_kept: int) -> T
 
 def _sorted_out(merits_TE: Tensor, k: int, groups: int, groups_kept: int) -> Tensor:
     if groups > 1:
-        merits_TGM = merits_TE.unflatten(-1, (groups, -1))
-        group_TG = merits_TGM.topk(2, dim=-1).values.sum(-1)
-        chosen = group_TG.topk(groups_kept, dim=-1).indices
-        is_out_TG = torch.ones_like(group_TG, dtype=torch.bool).scatter_(-1, chosen, False)
-        # Not 0: a biased score can be below it, and an expert of another group would be chosen.
-        merits_TE = merits_TGM.masked_fill(is_out_TG[..., None], -torch.inf).flatten(-2)
+        merits_TE = of_best_groups(merits_TE, groups, groups_kept)
     return merits_TE.topk(k, dim=-1).indices
+
+
+def of_best_groups(merits_TE: Tensor, groups: int, groups_kept: int) -> Tensor:
+    """Merits [T, E], -inf for those of groups that are not chosen."""
+    merits_TGM = merits_TE.unflatten(-1, (groups, -1))
+    group_TG = merits_TGM.topk(2, dim=-1).values.sum(-1)
+    chosen = group_TG.topk(groups_kept, dim=-1).indices
+    is_out_TG = torch.ones_like(group_TG, dtype=torch.bool).scatter_(-1, chosen, False)
+    # Not 0: a biased score can be below it, and an expert of another group would be chosen.
+    kept_TGM: Tensor = merits_TGM.masked_fill(is_out_TG[..., None], -torch.inf)
+    return kept_TGM.flatten(-2)

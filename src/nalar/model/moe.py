@@ -54,12 +54,16 @@ class Router(Float32Buffers):
         logits_TE = router_logits(x_TD, self.weight)
         scores_TE = logits_TE.sigmoid() if c.scoring_func == "sigmoid" else logits_TE.softmax(-1)
         with torch.no_grad():
-            merits_TE = scores_TE + self.e_score_correction_bias if self.has_bias else scores_TE
+            merits_TE = self._merits(scores_TE)
             ids_TK = best_experts(merits_TE, c.num_experts_per_tok, c.n_group, c.topk_group)
         weights_TK = scores_TE.gather(-1, ids_TK)
         if c.norm_topk_prob:
             weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + 1e-20)
         return ids_TK, weights_TK * c.routed_scaling_factor, scores_TE
+
+    def _merits(self, scores_TE: Tensor) -> Tensor:
+        """What experts are chosen by."""
+        return scores_TE + self.e_score_correction_bias if self.has_bias else scores_TE
 
     def infer(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Ids and weights alone, without a derivative."""

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import Request, SamplingParams
+from nalar.kernels import router
 from nalar.kernels.logprobs import token_logprobs
 from nalar.model.config import ModelConfig
 from nalar.model.families.registry import FAMILIES
@@ -179,14 +180,16 @@ def test_import_and_export_give_back_every_byte(pair, tmp_path):
 
 
 def group_mask_of_zero(patch: pytest.MonkeyPatch) -> None:
-    real = Router._merits
-    patch.setattr(Router, "_merits", lambda *args: real(*args).clamp(min=0))
+    real = router.of_best_groups
+    patch.setattr(router, "of_best_groups", lambda *args: real(*args).clamp(min=0))
 
 
 def weights_from_biased_scores(patch: pytest.MonkeyPatch) -> None:
     def route(self: Router, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scores = (x @ self.weight.T).sigmoid()
-        ids = self._merits(scores).topk(self.config.num_experts_per_tok).indices
+        c = self.config
+        groups = (c.n_group, c.topk_group)
+        ids = router.best_experts(self._merits(scores), c.num_experts_per_tok, *groups)
         weights = (scores + self.e_score_correction_bias).gather(-1, ids)
         weights = weights / weights.sum(-1, keepdim=True)
         return ids, weights * self.config.routed_scaling_factor, scores
