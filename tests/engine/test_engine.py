@@ -11,6 +11,7 @@ from nalar.config import ConfigError, UserError
 from nalar.engine import decode as decode_module
 from nalar.engine import engine as engine_module
 from nalar.engine import runner as runner_module
+from nalar.engine.config import SpeculationConfig
 from nalar.engine.scheduler import Scheduler
 from nalar.engine.sequence import Request, SamplingParams, ThinkingParams
 from nalar.kernels import switch
@@ -457,6 +458,27 @@ def test_recorded_steps_may_use_kernels_of_their_own(make_engine, tapes):
     want = said(make_engine(num_scheduler_steps=4).generate(requests))
     with switch.forced("rows"):
         assert said(make_engine(num_scheduler_steps=4).generate(requests)) == want
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("speculation", [None, {"method": "ngram", "num_speculative_tokens": 3}])
+def test_short_prompts_may_be_recorded_steps_of_rows(
+    make_engine, tapes, model, overlaps, speculation
+):
+    requests = [*demanding(), *crowd(9, seed=3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode_module, "recorder_for", lambda device, config: None)
+        want = said(make_engine().generate(requests))
+    speculating = speculation and SpeculationConfig(**speculation)
+    for budget in (7, 8192):
+        engine = make_engine(
+            num_scheduler_steps=3, max_num_batched_tokens=budget, speculation=speculating
+        )
+        engine._overlaps = overlaps
+        with switch.forced("paged_attention"):  # of which this model knows nothing
+            assert said(engine.generate(requests)) == want
+            assert said(engine.generate(requests)) == want
+    assert all(any(key[0] == "tokens" for key in tape.steps) for tape in tapes)
 
 
 def test_what_is_recorded_lasts_as_long_as_cache_and_weights_stay(make_engine, tapes, model):

@@ -9,7 +9,7 @@ B rows of a step, padding included · K steps of a run · M blocks of a row · V
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from nalar.engine.config import EngineConfig
 from nalar.engine.rows import Batch, Kind, Rows
 from nalar.engine.sample import Sample
 from nalar.engine.sampler import Drawn, draw, sample
+from nalar.kernels import switch
 from nalar.kernels.paging import Paging
 from nalar.kernels.rows import Newest, keep, newest
 from nalar.model.config import ModelConfig
@@ -27,6 +28,8 @@ ROW_TILE = 32
 """Tokens that deterministic mode computes at a time, never more and never fewer."""
 FINE, COARSE = 8, 32
 """Up to COARSE rows a step is padded to the next power of two from 1 to FINE, or multiple of FINE; then of COARSE."""
+LEAST_TOKENS, MOST_TOKENS = 16, 512
+"""Of a step that computes prompts as rows: padded to the next power of two."""
 REHEARSALS = 2
 """Before a step is recorded: kernels are compiled, and libraries take their memory."""
 
@@ -46,6 +49,15 @@ class Model(Protocol):
         ...
 
     def state_dict(self) -> Mapping[str, Any]: ...
+
+
+class Tokens(NamedTuple):
+    """What a step computes, each with the row that it belongs to; int64."""
+
+    ids_N: Tensor
+    positions_N: Tensor
+    slots_N: Tensor
+    rows_N: Tensor
 
 
 Step = Callable[[], None]
@@ -128,6 +140,9 @@ class Decoder:
         ids_KB, logprobs_KB, processed_KB = (new(dtype, steps, most) for dtype in kept)
         self._kept_3KB = (ids_KB, logprobs_KB, processed_KB)
         self._logits_BV: Tensor | None = None
+        self._tokens_4B: Tensor | None = None
+        self._states_BD = torch.empty(0, device=device)
+        self._nobody_41 = torch.tensor([[0], [0], [0], [rows.nobody]], device=device)
 
     def forget(self) -> None:
         """What was recorded: the cache, or a weight, is no longer where it was."""
@@ -152,6 +167,42 @@ class Decoder:
         self._launch(samples, batch, None, 1, cache_LPSC)
         return self._logits_BV[: len(samples)]
 
+    def takes(self, num_tokens: int) -> bool:
+        """Whether `states` has room for so many, and gains by it."""
+        return self._make_recorder is not None and num_tokens <= MOST_TOKENS
+
+    def states(self, tokens: Tokens, most_blocks: int, cache_LPSC: Tensor) -> Tensor:
+        """Tokens of any kind, each a row of its own over what the cache holds of its sequence: [N, D].
+
+        Prompts so short that the host would take longer to launch them than the device to compute them. Valid until
+        the next call.
+        """
+        N, D = len(tokens.ids_N), self._model.config.hidden_size
+        B, M = max(LEAST_TOKENS, 1 << (N - 1).bit_length()), self._width(most_blocks)
+        if self._tokens_4B is None:
+            shape = (4, MOST_TOKENS)
+            self._tokens_4B = torch.zeros(shape, dtype=torch.int64, device=self._device)
+            self._states_BD = cache_LPSC.new_zeros(MOST_TOKENS, D)
+        tokens_4B, recorder = self._tokens_4B, self._recorder_for(cache_LPSC)
+        assert recorder is not None
+        key = ("tokens", B, M)
+        if key not in recorder:
+            tokens_4B[:] = self._nobody_41
+            recorder.record(key, partial(self._extend, B, M, cache_LPSC))
+        tokens_4B[:, :N] = torch.stack(tokens)
+        tokens_4B[:, N:B] = self._nobody_41
+        recorder.replay(key)
+        return self._states_BD[:N]
+
+    def _extend(self, B: int, M: int, cache_LPSC: Tensor) -> None:
+        assert self._tokens_4B is not None
+        ids_B, positions_B, slots_B, rows_B = self._tokens_4B[:, :B]
+        paging = Paging(positions_B, slots_B, tables_BM=self._rows.tables_RM[rows_B, :M])
+        own_LPSC = cache_LPSC[
+            : self._model.config.num_hidden_layers
+        ]  # a layer of drafts is not ours
+        self._states_BD[:B] = self._model.extend(ids_B, own_LPSC, paging)
+
     def _launch(
         self,
         samples: Sequence[Sample],
@@ -161,7 +212,7 @@ class Decoder:
         cache_LPSC: Tensor,
     ) -> None:
         B = self._padded(len(samples))
-        M = self._width(samples)
+        M = self._width(max(len(sample.blocks) for sample in samples))
         step = partial(self._step, kind, B, M, cache_LPSC)
         recorder = self._recorder_for(cache_LPSC)
         key = (kind, B, M)
@@ -228,12 +279,13 @@ class Decoder:
         step = FINE if count <= COARSE else COARSE
         return -(-count // step) * step
 
-    def _width(self, samples: Sequence[Sample]) -> int:
-        """Blocks of each row in the tables: few widths where steps are recorded."""
-        most = max(len(sample.blocks) for sample in samples)
+    def _width(self, most_blocks: int) -> int:
+        """Blocks of each row in the tables. Where steps are recorded one width, or few if attention reads it all."""
         if self._make_recorder is None:
-            return most
-        return min(1 << (most - 1).bit_length(), self._full_blocks)
+            return most_blocks
+        if switch.runs("paged_attention", self._rows_B):
+            return self._full_blocks
+        return min(1 << (most_blocks - 1).bit_length(), self._full_blocks)
 
     def _recorder_for(self, cache_LPSC: Tensor) -> Recorder | None:
         if self._make_recorder is None:

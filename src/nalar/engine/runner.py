@@ -15,6 +15,7 @@ from nalar.config import ConfigError
 from nalar.engine.blocks import NOBODY
 from nalar.engine.config import EngineConfig
 from nalar.engine.decode import ROW_TILE, Decoder, Model
+from nalar.engine.decode import Tokens as RowTokens
 from nalar.engine.drafting import Drafter, DraftModel, Part
 from nalar.engine.pending import NO_GUESS, Pending, Prompts, pairs
 from nalar.engine.rows import Batch, Rows, on_device, to_device
@@ -83,7 +84,7 @@ class Runner:
         if plan.decodes and not plan.prefills and self._config.speculation is None:
             return self._decode(plan, rulings)
         guesses_BK = self._guess(plan)
-        run = self._tiled if self._config.deterministic else self._flat
+        run = self._by_rows if self._has_rows_alone(plan) else self._flat
         states_DD, parts = run(plan, guesses_BK)
         prompts = self._prompt_logprobs(parts)
         if self._drafter is not None:
@@ -186,6 +187,13 @@ class Runner:
         behind_D = [num_prompt + i for i in _planned(plan, Q)]
         return self._picked(plan, prefills, states_ND, behind_D)
 
+    def _has_rows_alone(self, plan: Plan) -> bool:
+        """Whether every token of this step is computed as a row."""
+        if self._config.deterministic:
+            return True
+        num_tokens = sum(p.end - p.start for p in plan.prefills) + len(plan.decoded)
+        return self._decoder.takes(num_tokens) and self._reads_blocks
+
     @property
     def _reads_blocks(self) -> bool:
         """Whether attention of a row reads the blocks that it sees and no others."""
@@ -196,8 +204,8 @@ class Runner:
         rows = [row for p in prefills for row in [p.sample.row] * (p.end - p.start)]
         return [self._tensor(rows)] if rows else [], [len(p.sample.blocks) for p in prefills]
 
-    def _tiled(self, plan: Plan, guesses_BK: Tensor | None) -> tuple[Tensor, list[Part]]:
-        """Every token a row of a batch of ROW_TILE rows."""
+    def _by_rows(self, plan: Plan, guesses_BK: Tensor | None) -> tuple[Tensor, list[Part]]:
+        """Every token a row of its own; states in the order of `plan.drawing`."""
         tokens = self._prompt_tokens(plan.prefills)
         rows, _ = self._rows_of(plan.prefills)
         if plan.decodes:
@@ -206,22 +214,29 @@ class Runner:
             planned = self._tensor(_planned(plan, decoded[0].shape[1]))
             tokens = [[*x, y.flatten()[planned]] for x, y in zip(tokens, decoded, strict=True)]
             rows.append(self._tensor([sample.row for sample in plan.decoded]))
-        rows_N = _joined(rows)
-        N = len(rows_N)
-        padding = self._tensor([0] * (-N % ROW_TILE))
-        # Padding is position 0 of a row that is nobody's: it writes to nobody's block and reads it.
-        rows_N = torch.cat([rows_N, padding + self._rows.nobody])
-        ids_N, positions_N, slots_N = (_joined([*x, padding]) for x in tokens)
+        each = RowTokens(*(_joined(x) for x in (*tokens, rows)))
         samples = [*(p.sample for p in plan.prefills), *plan.decodes]
         most = max(len(sample.blocks) for sample in samples)
+        if self._config.deterministic:
+            states_ND = self._tiled(each, most)
+        else:
+            states_ND = self._decoder.states(each, most, self._cache)
+        N = len(each.ids_N)
+        return self._picked(plan, plan.prefills, states_ND, range(N - len(plan.decoded), N))
+
+    def _tiled(self, tokens: RowTokens, most_blocks: int) -> Tensor:
+        """[N, D], ROW_TILE rows at a time."""
+        N = len(tokens.ids_N)
+        padding = self._tensor([0] * (-N % ROW_TILE))
+        # Padding is position 0 of a row that is nobody's: it writes to nobody's block and reads it.
+        more = (padding, padding, padding, padding + self._rows.nobody)
+        padded = [torch.cat(pair).split(ROW_TILE) for pair in zip(tokens, more, strict=True)]
         states = []
-        for tile in torch.arange(len(rows_N), device=self._device).split(ROW_TILE):
-            tables_BM = self._rows.tables_RM[rows_N[tile], :most]
-            paging = Paging(positions_N[tile], slots_N[tile], tables_BM=tables_BM, tiled=True)
-            states.append(self._extend(ids_N[tile], paging))
-        states_ND = torch.cat(states)
-        num_prompt = N - len(plan.decoded)
-        return self._picked(plan, plan.prefills, states_ND, range(num_prompt, N))
+        for ids, positions, slots, rows in zip(*padded, strict=True):
+            tables_BM = self._rows.tables_RM[rows, :most_blocks]
+            paging = Paging(positions, slots, tables_BM=tables_BM, tiled=True)
+            states.append(self._extend(ids, paging))
+        return torch.cat(states)
 
     def _picked(
         self,
