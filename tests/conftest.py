@@ -14,7 +14,7 @@ if not os.path.exists("/dev/nvidia0"):  # noqa: PTH110 - nothing is imported yet
 
 @pytest.fixture(scope="session")
 def device():
-    """Where tests of kernels have their tensors: on the GPU, if there is one, or else Triton's interpreter runs them."""
+    """Where tests of kernels have their tensors: on a GPU, if there is one; else Triton's interpreter runs them."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from nalar.kernels import switch, updates
+from nalar.kernels.newton_schulz import orthogonalize, orthogonalize_in_place
 from nalar.optim import muonclip
 from nalar.optim.config import OptimConfig
 from nalar.optim.muonclip import MuonClip
-from nalar.optim.newton_schulz import orthogonalize, orthogonalize_in_place
 
 CONFIG = OptimConfig(lr=0.02, adamw_lr=0.005, weight_decay=0.1, clip_grad_norm=0.1)
 TRUNCATED = 2**-7

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from nalar.kernels.newton_schulz import orthogonalize_in_place
 from nalar.kernels.updates import adamw_, facts_of, muon_apply_, muon_heading_
 from nalar.optim.config import OptimConfig
-from nalar.optim.newton_schulz import orthogonalize_in_place
 
 # B matrices of one shape · R rows · C columns
 
