@@ -6,7 +6,7 @@ import torch
 
 from nalar.kernels import attention, logprobs, switch
 from nalar.model.compiled import CompiledBlocks
-from nalar.optim import muonclip
+from nalar.optim import lean, muonclip
 from nalar.train import step as step_module
 from nalar.train.pretrain import on_device
 from nalar.train.step import pretrain_step
@@ -22,6 +22,7 @@ def as_on_a_gpu(monkeypatch):
         for module in (logprobs, step_module):
             monkeypatch.setattr(module, "is_rounded", lambda states, head: True)
         monkeypatch.setattr(muonclip, "_is_lean", lambda device: True)
+        monkeypatch.setattr(lean, "products_dtype", lambda x: torch.float32)
 
     return begin
 
@@ -29,7 +30,8 @@ def as_on_a_gpu(monkeypatch):
 def losses(model, optimizer, batches, steps):
     seen = []
     for i in range(steps):
-        parts = [on_device(part, torch.device("cpu")) for part in batches.batch(i).split(45)]
+        device = model.head_weight.device
+        parts = [on_device(part, device) for part in batches.batch(i).split(45)]
         metrics = pretrain_step(
             model, optimizer, parts, lr_factor=1.0, balance_speed=0.01
         ).metrics()
@@ -40,12 +42,12 @@ def losses(model, optimizer, batches, steps):
 @pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("settings", [{"qk_clip_tau": 2.0}, {"name": "adamw"}])
 def test_it_learns_what_the_step_of_a_cpu_learns(
-    make_model, make_optimizer, batches, as_on_a_gpu, kernels, settings
+    make_model, make_optimizer, batches, as_on_a_gpu, device, kernels, settings
 ):
     model = make_model()
     expected = losses(model, make_optimizer(model, **settings), batches, 4)
     as_on_a_gpu()
-    model = make_model()
+    model = make_model().to(device)
     with switch.forced(*KERNELS, on=kernels):
         found = losses(model, make_optimizer(model, **settings), batches, 4)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
@@ -53,14 +55,14 @@ def test_it_learns_what_the_step_of_a_cpu_learns(
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_compiled_too_and_without_a_break(
-    make_model, make_optimizer, batches, as_on_a_gpu, backend
+    make_model, make_optimizer, batches, as_on_a_gpu, device, backend
 ):
     model = make_model()
     expected = losses(model, make_optimizer(model), batches, 2)
     as_on_a_gpu()
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    model = make_model()
+    model = make_model().to(device)
     model.compiled = CompiledBlocks(backend)
     found = losses(model, make_optimizer(model), batches, 2)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
