@@ -23,8 +23,8 @@ MOST_QUERIES = 64
 PROGRAMS = 264
 """Parts are made until there are about this many programs: two for each of an H200's 132 multiprocessors."""
 MOST_PARTS = 128
-FEW = 4
-"""Of so many tokens, what joins the parts of latent attention makes values of them too: a launch less."""
+FEW, BLOCK_W = 4, 16
+"""Of so many tokens, what joins the parts of latent attention makes values of them too, so many to a program."""
 
 
 class Parts(NamedTuple):
@@ -177,7 +177,8 @@ def _join(parts: Parts, dtype: torch.dtype, v_HWR: Tensor | None = None) -> Tens
     W = R if v_HWR is None else v_HWR.shape[1]
     out = torch.empty((N, H, W), dtype=dtype, device=parts.mixed_NHXR.device)
     values = parts.mixed_NHXR if v_HWR is None else v_HWR
-    _join_parts[(N * H,)](
+    # Each program of a head joins its parts again: they are in the cache, and the values are read but once.
+    _join_parts[(N * H, 1 if v_HWR is None else triton.cdiv(W, BLOCK_W))](
         *parts,
         values,
         out,
@@ -187,6 +188,7 @@ def _join(parts: Parts, dtype: torch.dtype, v_HWR: Tensor | None = None) -> Tens
         W=0 if v_HWR is None else W,
         PARTS=num,
         BLOCK_R=triton.next_power_of_2(R),
+        BLOCK_W=BLOCK_W,
         num_warps=4,
     )
     return out
@@ -314,10 +316,10 @@ def _join_parts(
     W: tl.constexpr,  # 0: no values are made
     PARTS: tl.constexpr,
     BLOCK_R: tl.constexpr,
+    BLOCK_W: tl.constexpr,
 ):
     """The parts of one token and head, by their sums' base-2 logarithms; of one that is -inf nothing is read."""
     STEP: tl.constexpr = min(PARTS, 8)
-    BLOCK_W: tl.constexpr = 16
     at = tl.program_id(0).to(tl.int64)
     lse = tl.load(lse_ptr + at * PARTS + tl.arange(0, PARTS))
     best = tl.max(lse, 0)
@@ -340,11 +342,10 @@ def _join_parts(
     else:
         wide = out.to(tl.float32)[None, :]
         values_ptr += at % H * value_head
-        for start in tl.static_range(0, W, BLOCK_W):
-            w = start + tl.arange(0, BLOCK_W)
-            values = tl.load(
-                values_ptr + (w * value_row)[:, None] + r[None, :],
-                mask=(w < W)[:, None] & (r < R)[None, :],
-                other=0.0,
-            )
-            tl.store(out_ptr + at * W + w, tl.sum(values.to(tl.float32) * wide, 1), mask=w < W)
+        w = tl.program_id(1) * BLOCK_W + tl.arange(0, BLOCK_W)
+        values = tl.load(
+            values_ptr + (w * value_row)[:, None] + r[None, :],
+            mask=(w < W)[:, None] & (r < R)[None, :],
+            other=0.0,
+        )
+        tl.store(out_ptr + at * W + w, tl.sum(values.to(tl.float32) * wide, 1), mask=w < W)

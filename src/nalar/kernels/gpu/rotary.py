@@ -17,8 +17,8 @@ from nalar.kernels.projections import head_by_head
 
 HEADS = 4
 """Heads that one program takes."""
-FEW = 4
-"""Of so many tokens, queries are absorbed in the same launch."""
+FEW, CUT = 4, 64
+"""Of so many tokens, queries are absorbed in the same launch, CUT numbers of the latent to a program."""
 MOST_WIDTH = 2048
 """Numbers of a head, or of a latent."""
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -56,11 +56,11 @@ def latent_entries(
     """
     (N, H, P), A, C, R = q_NHP.shape, q_NHA.shape[2], kv_NC.shape[1], weight_R.shape[0]
     absorbs = num_absorbed == N <= FEW
-    heads = 1 if absorbs else HEADS
+    heads, cuts = (1, triton.cdiv(R, CUT)) if absorbs else (HEADS, 1)
     q_NHR = torch.empty((N if absorbs else 0, H, R), dtype=q_NHA.dtype, device=q_NHA.device)
     turned_NHP = torch.empty((N, H, P), dtype=q_NHP.dtype, device=q_NHP.device)
     entries_NC = torch.empty((num_kept, C), dtype=kv_NC.dtype, device=q_NHP.device)
-    _latent_entry[(N, 1 + triton.cdiv(H, heads))](
+    _latent_entry[(N, 1 + triton.cdiv(H, heads) * cuts)](
         q_NHA,
         q_NHP,
         kv_NC,
@@ -84,6 +84,8 @@ def latent_entries(
         P=P,
         IS_INTERLEAVED=interleave,
         HEADS=heads,
+        CUTS=cuts,
+        CUT=CUT,
         BLOCK_R=triton.next_power_of_2(R),
         BLOCK_I=triton.next_power_of_2(P // 2),
         num_warps=2 if R <= 256 and not absorbs else 4,
@@ -189,11 +191,13 @@ def _turn(
 
 
 @triton.jit
-def _absorb(q_ptr, k_ptr, k_row, out_ptr, A: tl.constexpr, R: tl.constexpr, BLOCK_R: tl.constexpr):
-    """One head of one token times its matrix [A, R], summed in float32."""
-    BLOCK_A: tl.constexpr = 16
-    r = tl.arange(0, BLOCK_R)
-    out = tl.zeros([BLOCK_R], tl.float32)
+def _absorb(
+    q_ptr, k_ptr, k_row, out_ptr, cut, A: tl.constexpr, R: tl.constexpr, CUT: tl.constexpr
+):
+    """One head of one token times some columns of its matrix [A, R], summed in float32."""
+    BLOCK_A: tl.constexpr = 64
+    r = cut * CUT + tl.arange(0, CUT)
+    out = tl.zeros([CUT], tl.float32)
     for start in tl.static_range(0, A, BLOCK_A):
         a = start + tl.arange(0, BLOCK_A)
         q = tl.load(q_ptr + a, mask=a < A, other=0.0).to(tl.float32)
@@ -235,23 +239,27 @@ def _latent_entry(
     P: tl.constexpr,
     IS_INTERLEAVED: tl.constexpr,
     HEADS: tl.constexpr,
+    CUTS: tl.constexpr,
+    CUT: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_I: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64)
     turn_ptr += n * P
     if tl.program_id(1) > 0:
-        head = (tl.program_id(1) - 1) * HEADS + tl.arange(0, HEADS)
-        out = turned_ptr + n * H * P
-        _turn(
-            q_ptr + n * q_token, q_head, head, q_ptr, turn_ptr, eps, out, out, False,
-            H, P, False, IS_INTERLEAVED, BLOCK_I,
-        )  # fmt: skip
+        own = (tl.program_id(1) - 1) // CUTS
+        cut = (tl.program_id(1) - 1) % CUTS
         if A > 0:
-            own = tl.program_id(1) - 1
             _absorb(
                 plain_ptr + n * plain_token + own * plain_head, k_ptr + own * k_head, k_row,
-                absorbed_ptr + (n * H + own) * R, A, R, BLOCK_R,
+                absorbed_ptr + (n * H + own) * R, cut, A, R, CUT,
+            )  # fmt: skip
+        if cut == 0:
+            head = own * HEADS + tl.arange(0, HEADS)
+            out = turned_ptr + n * H * P
+            _turn(
+                q_ptr + n * q_token, q_head, head, q_ptr, turn_ptr, eps, out, out, False,
+                H, P, False, IS_INTERLEAVED, BLOCK_I,
             )  # fmt: skip
     else:
         entry = cache_ptr + tl.load(slots_ptr + n) * (R + P)
