@@ -128,6 +128,7 @@ def said(engine):
     return [c for group in groups for samples in group for c in samples]
 
 
+@pytest.mark.parametrize("has_short_prompts", [False, True])
 @pytest.mark.parametrize(
     "limits",
     [
@@ -137,10 +138,14 @@ def said(engine):
         {"num_scheduler_steps": 4, "deterministic": True},
     ],
 )
-def test_a_recorded_step_holds_nothing_that_the_host_changes(real_model, films, limits):
+def test_a_recorded_step_holds_nothing_that_the_host_changes(
+    real_model, films, monkeypatch, limits, has_short_prompts
+):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decode_module, "recorder_for", lambda device, config: None)
         want = said(Engine(real_model, EngineConfig(max_model_len=48)))
+    if has_short_prompts:  # recorded too where attention of a row is cheap, as by this word it is
+        monkeypatch.setattr(decode_module, "reads_seen_blocks", lambda cache, width, is_latent: True)
     got = said(Engine(real_model, EngineConfig(max_model_len=48, max_num_seqs=8, **limits)))
     assert [c.token_ids for c in got] == [c.token_ids for c in want]
     for one, other in zip(got, want, strict=True):
@@ -148,3 +153,5 @@ def test_a_recorded_step_holds_nothing_that_the_host_changes(real_model, films, 
         assert one.processed_logprobs == pytest.approx(other.processed_logprobs, abs=1e-4)
     [film] = films
     assert film.shown > 2 * len(film.takes)
+    are_there = any(key[0] == "tokens" for key in film.takes)
+    assert are_there == (has_short_prompts and "deterministic" not in limits)

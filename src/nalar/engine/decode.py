@@ -19,7 +19,7 @@ from nalar.engine.config import EngineConfig
 from nalar.engine.rows import Batch, Kind, Rows
 from nalar.engine.sample import Sample
 from nalar.engine.sampler import Drawn, draw, sample
-from nalar.kernels import switch
+from nalar.kernels.attention import reads_seen_blocks
 from nalar.kernels.paging import Paging
 from nalar.kernels.rows import Newest, keep, newest
 from nalar.model.config import ModelConfig
@@ -167,9 +167,19 @@ class Decoder:
         self._launch(samples, batch, None, 1, cache_LPSC)
         return self._logits_BV[: len(samples)]
 
-    def takes(self, num_tokens: int) -> bool:
+    def reads_seen_blocks(self, cache_LPSC: Tensor) -> bool:
+        """Whether a row costs what it sees, however wide the table is."""
+        c = self._model.config
+        is_latent = c.kv_lora_rank is not None
+        width = c.kv_lora_rank or c.qk_head_dim
+        if self._is_deterministic:
+            return False
+        return reads_seen_blocks(cache_LPSC[0], width, is_latent=is_latent)
+
+    def takes(self, num_tokens: int, cache_LPSC: Tensor) -> bool:
         """Whether `states` has room for so many, and gains by it."""
-        return self._make_recorder is not None and num_tokens <= MOST_TOKENS
+        is_recorded = self._make_recorder is not None and num_tokens <= MOST_TOKENS
+        return is_recorded and self.reads_seen_blocks(cache_LPSC)
 
     def states(self, tokens: Tokens, most_blocks: int, cache_LPSC: Tensor) -> Tensor:
         """Tokens of any kind, each a row of its own over what the cache holds of its sequence: [N, D].
@@ -178,7 +188,7 @@ class Decoder:
         the next call.
         """
         N, D = len(tokens.ids_N), self._model.config.hidden_size
-        B, M = max(LEAST_TOKENS, 1 << (N - 1).bit_length()), self._width(most_blocks)
+        B, M = max(LEAST_TOKENS, 1 << (N - 1).bit_length()), self._width(most_blocks, cache_LPSC)
         if self._tokens_4B is None:
             shape = (4, MOST_TOKENS)
             self._tokens_4B = torch.zeros(shape, dtype=torch.int64, device=self._device)
@@ -198,9 +208,7 @@ class Decoder:
         assert self._tokens_4B is not None
         ids_B, positions_B, slots_B, rows_B = self._tokens_4B[:, :B]
         paging = Paging(positions_B, slots_B, tables_BM=self._rows.tables_RM[rows_B, :M])
-        own_LPSC = cache_LPSC[
-            : self._model.config.num_hidden_layers
-        ]  # a layer of drafts is not ours
+        own_LPSC = cache_LPSC[: self._model.config.num_hidden_layers]  # drafts have a layer behind
         self._states_BD[:B] = self._model.extend(ids_B, own_LPSC, paging)
 
     def _launch(
@@ -212,7 +220,7 @@ class Decoder:
         cache_LPSC: Tensor,
     ) -> None:
         B = self._padded(len(samples))
-        M = self._width(max(len(sample.blocks) for sample in samples))
+        M = self._width(max(len(sample.blocks) for sample in samples), cache_LPSC)
         step = partial(self._step, kind, B, M, cache_LPSC)
         recorder = self._recorder_for(cache_LPSC)
         key = (kind, B, M)
@@ -279,11 +287,11 @@ class Decoder:
         step = FINE if count <= COARSE else COARSE
         return -(-count // step) * step
 
-    def _width(self, most_blocks: int) -> int:
+    def _width(self, most_blocks: int, cache_LPSC: Tensor) -> int:
         """Blocks of each row in the tables. Where steps are recorded one width, or few if attention reads it all."""
         if self._make_recorder is None:
             return most_blocks
-        if switch.runs("paged_attention", self._rows_B):
+        if self.reads_seen_blocks(cache_LPSC):
             return self._full_blocks
         return min(1 << (most_blocks - 1).bit_length(), self._full_blocks)
 
