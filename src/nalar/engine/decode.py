@@ -7,6 +7,7 @@ milliseconds. Rows of padding belong to nobody and write to nobody's block.
 B rows of a step, padding included · K steps of a run · M blocks of a row · V vocabulary
 """
 
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -82,16 +83,8 @@ class Graphs:
         return key in self._graphs
 
     def record(self, key: Hashable, step: Step) -> None:
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(REHEARSALS):
-                step()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
-                step()
+            self._graphs[key] = self._recorded(step)
         except RuntimeError as error:
             raise ConfigError(
                 at="engine.enforce_eager",
@@ -99,10 +92,28 @@ class Graphs:
                 want="a model whose steps wait for nobody, and memory for the recording",
                 hint="engine.enforce_eager=True, or a smaller engine.memory_frac",
             ) from error
-        self._graphs[key] = graph
+
+    def _recorded(self, step: Step) -> torch.cuda.CUDAGraph:
+        graph, aside = torch.cuda.CUDAGraph(), _aside(torch.cuda.current_device())
+        aside.wait_stream(torch.cuda.current_stream())
+        # Around the recording too, which does not come back to the stream before it where it fails.
+        with torch.cuda.stream(aside):
+            for _ in range(REHEARSALS):
+                step()
+            # What other threads do meanwhile is their own affair.
+            with torch.cuda.graph(graph, self._pool, aside, capture_error_mode="thread_local"):
+                step()
+        torch.cuda.current_stream().wait_stream(aside)
+        return graph
 
     def replay(self, key: Hashable) -> None:
         self._graphs[key].replay()
+
+
+@functools.cache
+def _aside(device: int) -> torch.cuda.Stream:
+    """One for all recordings: a library keeps memory for every stream that it has worked on."""
+    return torch.cuda.Stream(device)
 
 
 def recorder_for(device: torch.device, config: EngineConfig) -> Callable[[], Recorder] | None:

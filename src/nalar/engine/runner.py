@@ -76,6 +76,10 @@ class Runner:
 
         rulings: by place among `plan.drawing`.
         """
+        with torch.cuda.device_of(self._rows.ids_R):  # kernels, events and graphs are of the current one
+            return self._launch(plan, rulings)
+
+    def _launch(self, plan: Plan, rulings: Mapping[int, Ruling]) -> Pending:
         samples = tuple(plan.drawing)
         if plan.started:
             self._rows.start(plan.started)
