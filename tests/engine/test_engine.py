@@ -471,9 +471,10 @@ def test_short_prompts_may_be_recorded_steps_of_rows(
         patch.setattr(decode_module, "recorder_for", lambda device, config: None)
         want = said(make_engine().generate(requests))
     speculating = speculation and SpeculationConfig(**speculation)
+    steps = None if speculation else 3
     for budget in (7, 8192):
         engine = make_engine(
-            num_scheduler_steps=3, max_num_batched_tokens=budget, speculation=speculating
+            num_scheduler_steps=steps, max_num_batched_tokens=budget, speculation=speculating
         )
         engine._overlaps = overlaps
         with switch.forced("paged_attention"):  # of which this model knows nothing
