@@ -145,7 +145,9 @@ def test_a_recorded_step_holds_nothing_that_the_host_changes(
         patch.setattr(decode_module, "recorder_for", lambda device, config: None)
         want = said(Engine(real_model, EngineConfig(max_model_len=48)))
     if has_short_prompts:  # recorded too where attention of a row is cheap, as by this word it is
-        monkeypatch.setattr(decode_module, "reads_seen_blocks", lambda cache, width, is_latent: True)
+        monkeypatch.setattr(
+            decode_module, "reads_seen_blocks", lambda cache, width, is_latent: True
+        )
     got = said(Engine(real_model, EngineConfig(max_model_len=48, max_num_seqs=8, **limits)))
     assert [c.token_ids for c in got] == [c.token_ids for c in want]
     for one, other in zip(got, want, strict=True):

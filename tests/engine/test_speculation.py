@@ -10,8 +10,8 @@ import torch
 from nalar.config import ConfigError
 from nalar.engine.config import EngineConfig, SpeculationConfig
 from nalar.engine.engine import Engine
-from nalar.engine.sampler import Shaping, draw, stream_key, uniforms
 from nalar.engine.sequence import Request, SamplingParams, Speculated, ThinkingParams
+from nalar.kernels.sampling import Shaping, draw, stream_key, uniforms
 
 END = 4
 PLAIN = {"max_model_len": 300}

@@ -19,10 +19,10 @@ from nalar.config import ConfigError
 from nalar.engine.config import EngineConfig
 from nalar.engine.rows import Batch, Kind, Rows
 from nalar.engine.sample import Sample
-from nalar.engine.sampler import Drawn, draw, sample
 from nalar.kernels.attention import reads_seen_blocks
 from nalar.kernels.paging import Paging
 from nalar.kernels.rows import Newest, keep, newest
+from nalar.kernels.sampling import Drawn, draw, sample
 from nalar.model.config import ModelConfig
 
 ROW_TILE = 32

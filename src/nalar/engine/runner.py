@@ -21,11 +21,11 @@ from nalar.engine.pending import NO_GUESS, Pending, Prompts, pairs
 from nalar.engine.rows import Batch, Rows, on_device, to_device
 from nalar.engine.rules import Ruling
 from nalar.engine.sample import Sample
-from nalar.engine.sampler import Changes, Drawn, draw
 from nalar.engine.scheduler import Plan, Prefill
 from nalar.engine.sequence import PromptLogprob
 from nalar.kernels.documents import Documents
 from nalar.kernels.paging import Chunk, Paging
+from nalar.kernels.sampling import Changes, Drawn, draw
 
 SHORT = 64
 """Tokens behind what is cached that are computed as rows of one token each, where such rows are cheap."""
@@ -76,7 +76,9 @@ class Runner:
 
         rulings: by place among `plan.drawing`.
         """
-        with torch.cuda.device_of(self._rows.ids_R):  # kernels, events and graphs are of the current one
+        with torch.cuda.device_of(
+            self._rows.ids_R
+        ):  # kernels, events and graphs are of the current one
             return self._launch(plan, rulings)
 
     def _launch(self, plan: Plan, rulings: Mapping[int, Ruling]) -> Pending:

@@ -191,9 +191,7 @@ def _turn(
 
 
 @triton.jit
-def _absorb(
-    q_ptr, k_ptr, k_row, out_ptr, cut, A: tl.constexpr, R: tl.constexpr, CUT: tl.constexpr
-):
+def _absorb(q_ptr, k_ptr, k_row, out_ptr, cut, A: tl.constexpr, R: tl.constexpr, CUT: tl.constexpr):
     """One head of one token times some columns of its matrix [A, R], summed in float32."""
     BLOCK_A: tl.constexpr = 64
     r = cut * CUT + tl.arange(0, CUT)
