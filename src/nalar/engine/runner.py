@@ -192,7 +192,8 @@ class Runner:
         if self._config.deterministic:
             return True
         num_tokens = sum(p.end - p.start for p in plan.prefills) + len(plan.decoded)
-        return self._decoder.takes(num_tokens) and self._reads_blocks
+        num_keys = sum((p.end - p.start) * (p.end + p.start) // 2 for p in plan.prefills)
+        return self._decoder.takes(num_tokens, num_keys) and self._reads_blocks
 
     @property
     def _reads_blocks(self) -> bool:

@@ -17,7 +17,7 @@ from nalar.kernels.projections import head_by_head
 
 HEADS = 4
 """Heads that one program takes."""
-FEW, CUT = 4, 64
+FEW, CUT = 4, 32
 """Of so many tokens, queries are absorbed in the same launch, CUT numbers of the latent to a program."""
 MOST_WIDTH = 2048
 """Numbers of a head, or of a latent."""
@@ -191,9 +191,7 @@ def _turn(
 
 
 @triton.jit
-def _absorb(
-    q_ptr, k_ptr, k_row, out_ptr, cut, A: tl.constexpr, R: tl.constexpr, CUT: tl.constexpr
-):
+def _absorb(q_ptr, k_ptr, k_row, out_ptr, cut, A: tl.constexpr, R: tl.constexpr, CUT: tl.constexpr):
     """One head of one token times some columns of its matrix [A, R], summed in float32."""
     BLOCK_A: tl.constexpr = 64
     r = cut * CUT + tl.arange(0, CUT)
