@@ -168,7 +168,9 @@ def _fused_attention_activations(config: ModelConfig) -> int:
         return latents + heads * (2 * width + 2 * value + width - config.rotary_dim)
     groups = config.num_key_value_heads or heads
     normed = 2 * (heads + groups) * width if config.qk_norm else 0
-    return normed + 2 * (heads + groups) * width
+    # Pairs that stand apart are brought together in float32 to be turned.
+    paired = 0 if config.rope_interleave else 2 * (heads + groups) * config.rotary_dim
+    return normed + paired + 2 * (heads + groups) * width
 
 
 def _attention_activations(config: ModelConfig, row_tokens: int, *, has_scores: bool = True) -> int:
