@@ -29,8 +29,10 @@ ROW_TILE = 32
 """Tokens that deterministic mode computes at a time, never more and never fewer."""
 FINE, COARSE = 8, 32
 """Up to COARSE rows a step is padded to the next power of two from 1 to FINE, or multiple of FINE; then of COARSE."""
-LEAST_TOKENS, MOST_TOKENS = 16, 512
-"""Of a step that computes prompts as rows: padded to the next power of two."""
+LEAST_TOKENS, EVEN_TOKENS = 16, 1024
+"""A step that computes prompts as rows is padded to the next power of two, from EVEN_TOKENS on to a multiple of it."""
+MOST_NUMBERS, MOST_KEYS = 2**23, 2**20
+"""Tokens times hidden size, which the recording keeps memory for, and keys that its rows read, up to which it pays."""
 REHEARSALS = 2
 """Before a step is recorded: kernels are compiled, and libraries take their memory."""
 
@@ -151,6 +153,8 @@ class Decoder:
         ids_KB, logprobs_KB, processed_KB = (new(dtype, steps, most) for dtype in kept)
         self._kept_3KB = (ids_KB, logprobs_KB, processed_KB)
         self._logits_BV: Tensor | None = None
+        numbers = MOST_NUMBERS // model.config.hidden_size
+        self._most_tokens = max(min(numbers, 8 * EVEN_TOKENS) // EVEN_TOKENS, 1) * EVEN_TOKENS
         self._tokens_4B: Tensor | None = None
         self._states_BD = torch.empty(0, device=device)
         self._nobody_41 = torch.tensor([[0], [0], [0], [rows.nobody]], device=device)
@@ -181,16 +185,16 @@ class Decoder:
     def reads_seen_blocks(self, cache_LPSC: Tensor) -> bool:
         """Whether a row costs what it sees, however wide the table is."""
         c = self._model.config
-        is_latent = c.kv_lora_rank is not None
-        width = c.kv_lora_rank or c.qk_head_dim
         if self._is_deterministic:
             return False
+        is_latent, width = c.kv_lora_rank is not None, c.kv_lora_rank or c.qk_head_dim
         return reads_seen_blocks(cache_LPSC[0], width, is_latent=is_latent)
 
-    def takes(self, num_tokens: int, cache_LPSC: Tensor) -> bool:
-        """Whether `states` has room for so many, and gains by it."""
-        is_recorded = self._make_recorder is not None and num_tokens <= MOST_TOKENS
-        return is_recorded and self.reads_seen_blocks(cache_LPSC)
+    def takes(self, num_tokens: int, num_keys: int, cache_LPSC: Tensor) -> bool:
+        """Whether `states` has room for so many, and gains by it: rows read the keys of their prompts one by one."""
+        if self._make_recorder is None or not self.reads_seen_blocks(cache_LPSC):
+            return False
+        return num_tokens <= self._most_tokens and num_keys <= MOST_KEYS
 
     def states(self, tokens: Tokens, most_blocks: int, cache_LPSC: Tensor) -> Tensor:
         """Tokens of any kind, each a row of its own over what the cache holds of its sequence: [N, D].
@@ -199,11 +203,13 @@ class Decoder:
         the next call.
         """
         N, D = len(tokens.ids_N), self._model.config.hidden_size
-        B, M = max(LEAST_TOKENS, 1 << (N - 1).bit_length()), self._width(most_blocks, cache_LPSC)
+        even = -(-N // EVEN_TOKENS) * EVEN_TOKENS
+        B = even if N > EVEN_TOKENS else max(LEAST_TOKENS, 1 << (N - 1).bit_length())
+        M = self._width(most_blocks, cache_LPSC)
         if self._tokens_4B is None:
-            shape = (4, MOST_TOKENS)
+            shape = (4, self._most_tokens)
             self._tokens_4B = torch.zeros(shape, dtype=torch.int64, device=self._device)
-            self._states_BD = cache_LPSC.new_zeros(MOST_TOKENS, D)
+            self._states_BD = cache_LPSC.new_zeros(self._most_tokens, D)
         tokens_4B, recorder = self._tokens_4B, self._recorder_for(cache_LPSC)
         assert recorder is not None
         key = ("tokens", B, M)

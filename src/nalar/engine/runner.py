@@ -197,7 +197,8 @@ class Runner:
         if self._config.deterministic:
             return True
         num_tokens = sum(p.end - p.start for p in plan.prefills) + len(plan.decoded)
-        return self._decoder.takes(num_tokens, self._cache)
+        num_keys = sum((p.end - p.start) * (p.end + p.start) // 2 for p in plan.prefills)
+        return self._decoder.takes(num_tokens, num_keys, self._cache)
 
     def _rows_of(self, prefills: Sequence[Prefill]) -> tuple[list[Tensor], list[int]]:
         """The row of every token of these, and how many blocks each of them has."""
