@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from memory import MOE
-from nalar.engine.sampler import sample
 from nalar.kernels import rotary
 from nalar.kernels.attention import paged_grouped_attention, paged_latent_attention
 from nalar.kernels.experts import Dense, dense, infer_experts
@@ -21,6 +20,7 @@ from nalar.kernels.norm import add_rms_norm
 from nalar.kernels.paging import Paging
 from nalar.kernels.projections import projections
 from nalar.kernels.rows import newest
+from nalar.kernels.sampling import sample
 from nalar.kernels.updates import adamw_, muon_apply_, muon_heading_
 from nalar.model.config import ModelConfig
 from nalar.model.moe import Router

@@ -121,6 +121,7 @@ def measure(name: str, device: torch.device, tiny: bool) -> list[Row]:
         optimizer=optimizer_name,
         dtype="bfloat16",
         recompute=recompute,
+        accumulates=False,
         on_gpu=True,
     )
     predicted = estimate.total_bytes

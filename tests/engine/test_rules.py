@@ -14,8 +14,8 @@ from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
 from nalar.engine.rules import begin, follow
 from nalar.engine.sample import Sample
-from nalar.engine.sampler import stream_key, uniforms
 from nalar.engine.sequence import Request, SamplingParams, ThinkingParams
+from nalar.kernels.sampling import stream_key, uniforms
 
 WORD, THINK, END_THINK, STOP = 9, 10, 11, 12
 PROMPT = (1, 2, 3)

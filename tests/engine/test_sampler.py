@@ -4,7 +4,7 @@ import random
 import pytest
 import torch
 
-from nalar.engine.sampler import Changes, Penalties, Shaping, draw, stream_key, uniforms
+from nalar.kernels.sampling import Changes, Penalties, Shaping, draw, stream_key, uniforms
 
 LOGITS_V = torch.tensor([0.1, 2.0, -1.0, 1.3, 0.7, -3.0, 1.3])
 V = len(LOGITS_V)

@@ -10,8 +10,8 @@ import torch
 from nalar.config import ConfigError
 from nalar.engine.config import EngineConfig, SpeculationConfig
 from nalar.engine.engine import Engine
-from nalar.engine.sampler import Shaping, draw, stream_key, uniforms
 from nalar.engine.sequence import Request, SamplingParams, Speculated, ThinkingParams
+from nalar.kernels.sampling import Shaping, draw, stream_key, uniforms
 
 END = 4
 PLAIN = {"max_model_len": 300}
@@ -347,3 +347,10 @@ def test_a_model_without_the_block_cannot_draft_by_it(make_model):
 def test_lookups_of_no_length_are_refused():
     with pytest.raises(ConfigError, match="prompt_lookup_max=4"):
         speculation("ngram", 1, prompt_lookup_min=5)
+
+
+def test_runs_of_steps_are_refused_beside_guesses_and_left_to_the_device_they_are_none():
+    with pytest.raises(ConfigError, match="num_scheduler_steps"):
+        EngineConfig(**PLAIN, speculation=BOTH[0], num_scheduler_steps=4)
+    config = EngineConfig(**PLAIN, speculation=BOTH[0])
+    assert config.settled(is_gpu=True).num_scheduler_steps == 1

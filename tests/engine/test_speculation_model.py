@@ -5,8 +5,8 @@ import torch
 
 from nalar.engine.config import EngineConfig, SpeculationConfig
 from nalar.engine.engine import Engine
-from nalar.engine.sampler import draw, stream_key, uniforms
 from nalar.engine.sequence import Request, SamplingParams
+from nalar.kernels.sampling import draw, stream_key, uniforms
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 

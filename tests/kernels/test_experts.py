@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from nalar.kernels import experts as module
+from nalar.kernels import switch
 from nalar.kernels.experts import every_expert, experts, experts_reference, infer_experts
 
 
@@ -48,3 +50,20 @@ def test_inference_gives_what_the_loop_gives_in_each_of_its_forms(tokens, width)
     expected = experts_reference(x, ids, weights, gate_up, down)
     for compute in (infer_experts, every_expert):
         assert_close(compute(x, ids, weights, gate_up, down), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("tokens", "waits"), [(1, False), (512, False), (513, True)])
+def test_where_a_gpu_has_no_grouped_product_few_rows_wait_for_nobody(monkeypatch, tokens, waits):
+    """Of these a recorded step may be; sorted rows that go expert by expert ask the host for their numbers."""
+    x, ids = torch.randn(tokens, 6), torch.arange(2).expand(tokens, 2)
+    weights, gate_up, down = torch.rand(tokens, 2), torch.randn(4, 2, 5, 6), torch.randn(4, 6, 5)
+    expected = experts_reference(x, ids, weights, gate_up, down)
+    asked = []
+    by_expert = module.experts
+    monkeypatch.setattr(module, "experts", lambda *given: asked.append(1) or by_expert(*given))
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
+    names = ("few_row_experts", "route_sort", "spread_choices", "swiglu", "sum_choices")
+    with switch.forced(*names, on=False):
+        out = infer_experts(x, ids, weights, gate_up, down)
+    assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    assert bool(asked) == waits

@@ -1,6 +1,7 @@
 import pytest
 
 from nalar.config import ConfigError
+from nalar.kernels import switch
 from nalar.model.config import ModelConfig
 from nalar.plan.cost import PriceConfig, training_memory
 from nalar.plan.model import count_parameters
@@ -99,7 +100,9 @@ def test_activations_of_a_gpu_too(change, monkeypatch):
     import torch
 
     from nalar.kernels import attention
+    from nalar.kernels.router import BFloat16Logits
     from nalar.model import attention as model_attention
+    from nalar.model import moe
 
     class Norm(torch.autograd.Function):
         @staticmethod
@@ -114,6 +117,7 @@ def test_activations_of_a_gpu_too(change, monkeypatch):
     monkeypatch.setattr(model_attention, "rms_norm", lambda x, weight, eps: Norm.apply(x, weight))
     monkeypatch.setattr(attention, "_is_on_cpu", lambda x: False)
     monkeypatch.setattr(attention, "can_fuse", lambda q, v: True)
+    monkeypatch.setattr(moe, "router_logits", BFloat16Logits.apply)
     config = SMALL.model_copy(update=change)
     memory = training_memory(
         *(config,),
@@ -124,7 +128,8 @@ def test_activations_of_a_gpu_too(change, monkeypatch):
         on_gpu=True,
     )
     head_bytes = 8 * config.vocab_size * config.hidden_size
-    measured = kept(config, 128, dtype="bfloat16")
+    with switch.forced("routed_experts"):
+        measured = kept(config, 128, dtype="bfloat16")
     assert memory.activations_bytes - head_bytes == pytest.approx(measured, rel=0.1)
 
 

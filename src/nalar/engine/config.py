@@ -68,9 +68,18 @@ class EngineConfig(Config):
     enforce_eager: bool = False
     """On a GPU: launch every kernel of every step, instead of replaying steps that were recorded as CUDA graphs."""
 
+    def model_post_init(self, _context: object) -> None:
+        if self.speculation is not None and (self.num_scheduler_steps or 1) > 1:
+            raise ConfigError(
+                at="engine.num_scheduler_steps",
+                got=f"{self.num_scheduler_steps}, with speculation",
+                want="1, or to leave it out: how many guesses hold is known behind each step",
+            )
+
     def settled(self, *, is_gpu: bool) -> "EngineConfig":
         """With numbers for what was left to the device."""
         tokens, steps = (16384, 4) if is_gpu else (8192, 1)
+        steps = 1 if self.speculation is not None else steps
         return self.model_copy(
             update={
                 "max_num_batched_tokens": self.max_num_batched_tokens or tokens,

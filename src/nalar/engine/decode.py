@@ -7,6 +7,7 @@ milliseconds. Rows of padding belong to nobody and write to nobody's block.
 B rows of a step, padding included · K steps of a run · M blocks of a row · V vocabulary
 """
 
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -18,18 +19,20 @@ from nalar.config import ConfigError
 from nalar.engine.config import EngineConfig
 from nalar.engine.rows import Batch, Kind, Rows
 from nalar.engine.sample import Sample
-from nalar.engine.sampler import Drawn, draw, sample
-from nalar.kernels import switch
+from nalar.kernels.attention import reads_seen_blocks
 from nalar.kernels.paging import Paging
 from nalar.kernels.rows import Newest, keep, newest
+from nalar.kernels.sampling import Drawn, draw, sample
 from nalar.model.config import ModelConfig
 
 ROW_TILE = 32
 """Tokens that deterministic mode computes at a time, never more and never fewer."""
 FINE, COARSE = 8, 32
 """Up to COARSE rows a step is padded to the next power of two from 1 to FINE, or multiple of FINE; then of COARSE."""
-LEAST_TOKENS, MOST_TOKENS = 16, 512
-"""Of a step that computes prompts as rows: padded to the next power of two."""
+LEAST_TOKENS, EVEN_TOKENS = 16, 1024
+"""A step that computes prompts as rows is padded to the next power of two, from EVEN_TOKENS on to a multiple of it."""
+MOST_NUMBERS, MOST_KEYS = 2**23, 2**20
+"""Tokens times hidden size, which the recording keeps memory for, and keys that its rows read, up to which it pays."""
 REHEARSALS = 2
 """Before a step is recorded: kernels are compiled, and libraries take their memory."""
 
@@ -82,16 +85,8 @@ class Graphs:
         return key in self._graphs
 
     def record(self, key: Hashable, step: Step) -> None:
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(REHEARSALS):
-                step()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
-                step()
+            self._graphs[key] = self._recorded(step)
         except RuntimeError as error:
             raise ConfigError(
                 at="engine.enforce_eager",
@@ -99,10 +94,28 @@ class Graphs:
                 want="a model whose steps wait for nobody, and memory for the recording",
                 hint="engine.enforce_eager=True, or a smaller engine.memory_frac",
             ) from error
-        self._graphs[key] = graph
+
+    def _recorded(self, step: Step) -> torch.cuda.CUDAGraph:
+        graph, aside = torch.cuda.CUDAGraph(), _aside(torch.cuda.current_device())
+        aside.wait_stream(torch.cuda.current_stream())
+        # Around the recording too, which does not come back to the stream before it where it fails.
+        with torch.cuda.stream(aside):
+            for _ in range(REHEARSALS):
+                step()
+            # What other threads do meanwhile is their own affair.
+            with torch.cuda.graph(graph, self._pool, aside, capture_error_mode="thread_local"):
+                step()
+        torch.cuda.current_stream().wait_stream(aside)
+        return graph
 
     def replay(self, key: Hashable) -> None:
         self._graphs[key].replay()
+
+
+@functools.cache
+def _aside(device: int) -> torch.cuda.Stream:
+    """One for all recordings: a library keeps memory for every stream that it has worked on."""
+    return torch.cuda.Stream(device)
 
 
 def recorder_for(device: torch.device, config: EngineConfig) -> Callable[[], Recorder] | None:
@@ -140,6 +153,8 @@ class Decoder:
         ids_KB, logprobs_KB, processed_KB = (new(dtype, steps, most) for dtype in kept)
         self._kept_3KB = (ids_KB, logprobs_KB, processed_KB)
         self._logits_BV: Tensor | None = None
+        numbers = MOST_NUMBERS // model.config.hidden_size
+        self._most_tokens = max(min(numbers, 8 * EVEN_TOKENS) // EVEN_TOKENS, 1) * EVEN_TOKENS
         self._tokens_4B: Tensor | None = None
         self._states_BD = torch.empty(0, device=device)
         self._nobody_41 = torch.tensor([[0], [0], [0], [rows.nobody]], device=device)
@@ -167,9 +182,19 @@ class Decoder:
         self._launch(samples, batch, None, 1, cache_LPSC)
         return self._logits_BV[: len(samples)]
 
-    def takes(self, num_tokens: int) -> bool:
-        """Whether `states` has room for so many, and gains by it."""
-        return self._make_recorder is not None and num_tokens <= MOST_TOKENS
+    def reads_seen_blocks(self, cache_LPSC: Tensor) -> bool:
+        """Whether a row costs what it sees, however wide the table is."""
+        c = self._model.config
+        if self._is_deterministic:
+            return False
+        is_latent, width = c.kv_lora_rank is not None, c.kv_lora_rank or c.qk_head_dim
+        return reads_seen_blocks(cache_LPSC[0], width, is_latent=is_latent)
+
+    def takes(self, num_tokens: int, num_keys: int, cache_LPSC: Tensor) -> bool:
+        """Whether `states` has room for so many, and gains by it: rows read the keys of their prompts one by one."""
+        if self._make_recorder is None or not self.reads_seen_blocks(cache_LPSC):
+            return False
+        return num_tokens <= self._most_tokens and num_keys <= MOST_KEYS
 
     def states(self, tokens: Tokens, most_blocks: int, cache_LPSC: Tensor) -> Tensor:
         """Tokens of any kind, each a row of its own over what the cache holds of its sequence: [N, D].
@@ -178,11 +203,13 @@ class Decoder:
         the next call.
         """
         N, D = len(tokens.ids_N), self._model.config.hidden_size
-        B, M = max(LEAST_TOKENS, 1 << (N - 1).bit_length()), self._width(most_blocks)
+        even = -(-N // EVEN_TOKENS) * EVEN_TOKENS
+        B = even if N > EVEN_TOKENS else max(LEAST_TOKENS, 1 << (N - 1).bit_length())
+        M = self._width(most_blocks, cache_LPSC)
         if self._tokens_4B is None:
-            shape = (4, MOST_TOKENS)
+            shape = (4, self._most_tokens)
             self._tokens_4B = torch.zeros(shape, dtype=torch.int64, device=self._device)
-            self._states_BD = cache_LPSC.new_zeros(MOST_TOKENS, D)
+            self._states_BD = cache_LPSC.new_zeros(self._most_tokens, D)
         tokens_4B, recorder = self._tokens_4B, self._recorder_for(cache_LPSC)
         assert recorder is not None
         key = ("tokens", B, M)
@@ -198,9 +225,7 @@ class Decoder:
         assert self._tokens_4B is not None
         ids_B, positions_B, slots_B, rows_B = self._tokens_4B[:, :B]
         paging = Paging(positions_B, slots_B, tables_BM=self._rows.tables_RM[rows_B, :M])
-        own_LPSC = cache_LPSC[
-            : self._model.config.num_hidden_layers
-        ]  # a layer of drafts is not ours
+        own_LPSC = cache_LPSC[: self._model.config.num_hidden_layers]  # drafts have a layer behind
         self._states_BD[:B] = self._model.extend(ids_B, own_LPSC, paging)
 
     def _launch(
@@ -212,7 +237,7 @@ class Decoder:
         cache_LPSC: Tensor,
     ) -> None:
         B = self._padded(len(samples))
-        M = self._width(max(len(sample.blocks) for sample in samples))
+        M = self._width(max(len(sample.blocks) for sample in samples), cache_LPSC)
         step = partial(self._step, kind, B, M, cache_LPSC)
         recorder = self._recorder_for(cache_LPSC)
         key = (kind, B, M)
@@ -279,11 +304,11 @@ class Decoder:
         step = FINE if count <= COARSE else COARSE
         return -(-count // step) * step
 
-    def _width(self, most_blocks: int) -> int:
+    def _width(self, most_blocks: int, cache_LPSC: Tensor) -> int:
         """Blocks of each row in the tables. Where steps are recorded one width, or few if attention reads it all."""
         if self._make_recorder is None:
             return most_blocks
-        if switch.runs("paged_attention", self._rows_B):
+        if self.reads_seen_blocks(cache_LPSC):
             return self._full_blocks
         return min(1 << (most_blocks - 1).bit_length(), self._full_blocks)
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from nalar.engine.rows import Rows
-from nalar.engine.sampler import draw
 from nalar.engine.scheduler import Plan, Prefill
 from nalar.kernels.documents import Documents
 from nalar.kernels.paging import Chunk, Paging
+from nalar.kernels.sampling import draw
 
 FIRST = 1
 """Position of the first entry."""

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from nalar.engine.blocks import NOBODY
 from nalar.engine.sample import Sample
-from nalar.engine.sampler import Penalties, Shaping, stream_key, uniforms
+from nalar.kernels.grouped import count
+from nalar.kernels.sampling import Penalties, Shaping, stream_key, uniforms
 
 MOST_BATCHES = 8
 """Kept at a time: those that decode, and those that draw, are often the same as in the step before."""
-
-
 STAGED_BYTES = 2**15
 """CUDA copies little to a place of its own and goes on; more than 64 KiB it sends when the device is there, unless
 the memory is pinned."""
@@ -196,7 +195,7 @@ class Rows:
             self._counts_RV = torch.zeros(shape, dtype=torch.int32, device=self._device)
             self._in_prompt_RV = torch.zeros(shape, dtype=torch.bool, device=self._device)
         output = self._tensor(sample.output_ids)
-        self._counts_RV[sample.row] = torch.bincount(output, minlength=self._vocab_size)
+        self._counts_RV[sample.row] = count(output, self._vocab_size)
         self._in_prompt_RV[sample.row] = False
         self._in_prompt_RV[sample.row, self._tensor(sample.request.prompt_ids)] = True
 

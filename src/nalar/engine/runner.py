@@ -21,12 +21,11 @@ from nalar.engine.pending import NO_GUESS, Pending, Prompts, pairs
 from nalar.engine.rows import Batch, Rows, on_device, to_device
 from nalar.engine.rules import Ruling
 from nalar.engine.sample import Sample
-from nalar.engine.sampler import Changes, Drawn, draw
 from nalar.engine.scheduler import Plan, Prefill
 from nalar.engine.sequence import PromptLogprob
-from nalar.kernels import switch
 from nalar.kernels.documents import Documents
 from nalar.kernels.paging import Chunk, Paging
+from nalar.kernels.sampling import Changes, Drawn, draw
 
 SHORT = 64
 """Tokens behind what is cached that are computed as rows of one token each, where such rows are cheap."""
@@ -77,6 +76,12 @@ class Runner:
 
         rulings: by place among `plan.drawing`.
         """
+        with torch.cuda.device_of(
+            self._rows.ids_R
+        ):  # kernels, events and graphs are of the current one
+            return self._launch(plan, rulings)
+
+    def _launch(self, plan: Plan, rulings: Mapping[int, Ruling]) -> Pending:
         samples = tuple(plan.drawing)
         if plan.started:
             self._rows.start(plan.started)
@@ -156,9 +161,9 @@ class Runner:
         """All tokens of the step at once; states in the order of `plan.drawing`."""
         fresh = [p for p in plan.prefills if p.start == p.sample.num_found == 0]
         behind = [p for p in plan.prefills if p not in fresh]
-        short = [p for p in behind if p.end - p.start <= SHORT] if self._reads_blocks else []
-        if guesses_BK is not None:
-            short = []  # rows would be of one token here and of several there
+        # Beside guesses rows would be of one token here and of several there.
+        has_short = guesses_BK is None and self._decoder.reads_seen_blocks(self._cache)
+        short = [p for p in behind if has_short and p.end - p.start <= SHORT]
         chunks = [p for p in behind if p not in short]
         prefills = [*fresh, *chunks, *short]
         tokens = self._prompt_tokens(prefills)
@@ -192,12 +197,8 @@ class Runner:
         if self._config.deterministic:
             return True
         num_tokens = sum(p.end - p.start for p in plan.prefills) + len(plan.decoded)
-        return self._decoder.takes(num_tokens) and self._reads_blocks
-
-    @property
-    def _reads_blocks(self) -> bool:
-        """Whether attention of a row reads the blocks that it sees and no others."""
-        return switch.runs("paged_attention", self._cache)
+        num_keys = sum((p.end - p.start) * (p.end + p.start) // 2 for p in plan.prefills)
+        return self._decoder.takes(num_tokens, num_keys, self._cache)
 
     def _rows_of(self, prefills: Sequence[Prefill]) -> tuple[list[Tensor], list[int]]:
         """The row of every token of these, and how many blocks each of them has."""

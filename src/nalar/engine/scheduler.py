@@ -214,9 +214,7 @@ class Scheduler:
     def _run(self, draft: _Draft) -> tuple[int, ...]:
         """How many tokens each draws where nobody needs the host between them, and blocks for these."""
         most = self._max_steps
-        if most == 1 or draft.prefills or self._config.speculation is not None:
-            return ()
-        if not all(sample.can_run for sample in draft.decodes):
+        if most == 1 or draft.prefills or not all(s.can_run for s in draft.decodes):
             return ()
         counts = [min(most, s.request.params.max_tokens - s.num_drawn) for s in draft.decodes]
         size = self.pool.block_size

@@ -324,7 +324,18 @@ def paged_grouped_attention(
 
 
 def _use_kernel(cache_PSC: Tensor, paging: Paging, width: int, *, is_latent: bool) -> bool:
-    if paging.tiled or torch.is_grad_enabled() or not switch.runs("paged_attention", cache_PSC):
+    if paging.tiled or torch.is_grad_enabled():
+        return False
+    return reads_seen_blocks(cache_PSC, width, is_latent=is_latent)
+
+
+def reads_seen_blocks(cache_PSC: Tensor, width: int, *, is_latent: bool) -> bool:
+    """Whether attention of rows reads the blocks that they see and no others: a kernel does, where it takes such a
+    cache. The plain form reads all that the table names.
+
+    width: of a latent, or of a head.
+    """
+    if not switch.runs("paged_attention", cache_PSC):
         return False
     from nalar.kernels.gpu import paged
 

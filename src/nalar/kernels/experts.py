@@ -16,6 +16,9 @@ from nalar.kernels.routed import RoutedExperts
 FEW_FLOPS = 5e6
 """Below this a CPU is done with all experts sooner than with sorting tokens by theirs (bench/engine.py)."""
 
+FEW_ROWS = 512
+"""So many may be of a step that is recorded, for which nobody may wait."""
+
 
 class Dense(NamedTuple):
     """Weights of a SwiGLU layer of width W, as linear layers hold them."""
@@ -92,14 +95,16 @@ def infer_experts(
 ) -> Tensor:
     """`experts` without a derivative, and the shared expert's output added, in the fastest form for this many tokens.
 
-    On a GPU nobody waits for it, and up to a number of tokens its launches depend on that number alone.
+    On a GPU nobody waits for it up to a number of tokens, and its launches depend on that number alone.
     """
     if _is_few_rows(x_TD, ids_TK, gate_up_E2FD, down_EDF, shared):
         from nalar.kernels.gpu.experts import few_row_experts
 
         return few_row_experts(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF, shared)
     if x_TD.is_cuda:
-        compute = experts
+        # Without torch's grouped product sorted rows go expert by expert, and the host waits for their numbers.
+        waits = not can_group(x_TD, *down_EDF.shape[1:])
+        compute = every_expert if waits and len(x_TD) <= FEW_ROWS else experts
     elif 6 * len(x_TD) * down_EDF.numel() <= FEW_FLOPS:
         compute = every_expert
     else:

@@ -20,7 +20,9 @@ def can_group(rows_RA: Tensor, *widths: int) -> bool:
 
 
 def count(ids_TK: Tensor, num_experts: int) -> Tensor:
-    """Tokens sent to each expert, int64 [E]. Unlike bincount it has a shape that nobody waits for."""
+    """How often each number below that comes, such as tokens sent to each expert: int64 [E]. Unlike bincount it has a
+    shape that nobody waits for.
+    """
     ids_R = ids_TK.flatten()
     return ids_R.new_zeros(num_experts).scatter_add_(0, ids_R, torch.ones_like(ids_R))
 

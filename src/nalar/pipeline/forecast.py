@@ -90,7 +90,7 @@ def forecast_sft(config: SftConfig, model: ModelConfig, epoch_tokens: int) -> Fo
         config,
         model,
         [_training(config, model, "sft", config.epochs * epoch_tokens)],
-        _Peak(batch, config.packing.document_tokens, 0),
+        _Peak(batch, config.packing.document_tokens, 0, batch < config.packing.step_tokens),
         checkpoints=epochs + config.checkpoint.keep + 1,
     )
 
@@ -103,6 +103,8 @@ class _Peak:
     row_tokens: int
     samples: int
     """Rows of the cache in sampling."""
+    accumulates: bool = True
+    """Whether a step has several such batches."""
 
 
 def _forecast(
@@ -202,6 +204,7 @@ def _memory_bytes(config: RunConfig, model: ModelConfig, peak: _Peak) -> tuple[i
         with_mtp=True,
         dtype=config.dtype,
         on_gpu=config.device == "cuda",
+        accumulates=peak.accumulates,
     )
     entry_bytes = BYTES_OF[config.dtype] * model.num_hidden_layers * model.cache_dim
     work_bytes = training.total_bytes + peak.samples * peak.row_tokens * entry_bytes

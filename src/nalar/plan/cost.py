@@ -46,12 +46,17 @@ class MemoryEstimate:
     """What the forward pass keeps for the backward one, and the logits: an estimate, as is the next."""
     update_bytes: int
     """What the optimizer's step takes for a moment, when activations are gone."""
+    accumulates: bool
+    """Whether gradients are there before: those of one batch alone are made while activations go."""
 
     @property
     def total_bytes(self) -> int:
         """At the peak."""
-        state = self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes
-        return state + max(self.activations_bytes, self.update_bytes)
+        state = self.parameters_bytes + self.optimizer_bytes
+        before = self.gradients_bytes if self.accumulates else 0
+        return state + max(
+            before + self.activations_bytes, self.gradients_bytes + self.update_bytes
+        )
 
 
 def training_memory(
@@ -65,13 +70,15 @@ def training_memory(
     recompute: bool = False,
     with_mtp: bool = False,
     on_gpu: bool = False,
+    accumulates: bool = True,
 ) -> MemoryEstimate:
     """Memory of one training step over rows of `row_tokens`, nothing sharded.
 
     muonclip keeps one number for each weight of a hidden matrix and two for all else, adamw two for everything;
     both keep a float32 master of weights in bfloat16, and on a CPU gather gradients in float32. recompute: a block
     keeps its input alone, and one block at a time has all of its activations. with_mtp: the blocks of multi-token
-    prediction are trained too. on_gpu: rows of one length, through the kernels that a GPU has.
+    prediction are trained too. on_gpu: rows of one length, through the kernels that a GPU has. accumulates: a step has
+    several such batches.
     """
     count = count_parameters(config)
     parameters, under_muon = count.total_params, count.matrix_params - count.router_params
@@ -85,21 +92,24 @@ def training_memory(
     layers = config.num_hidden_layers + with_mtp * config.num_nextn_predict_layers
     is_fused = on_gpu and dtype == "bfloat16"
     per_token = _activations_per_token(config, row_tokens, layers, on_gpu=on_gpu, fused=is_fused)
-    if recompute:
-        per_token = per_token // layers + (layers + 2) * config.hidden_size
     # Logits are float32 whatever the weights are; the backward pass has them and their gradient.
     logits = FP32_BYTES * 2 * chunk * config.vocab_size
     if is_fused:  # the gradient is as narrow as the weights; that of the head is summed in float32
         chunk = min(chunk, max(MOST_LOGITS // config.vocab_size, 1))
         logits = (FP32_BYTES + size) * chunk * config.vocab_size
         logits += FP32_BYTES * 2 * config.vocab_size * config.hidden_size
+    activations = size * batch_tokens * per_token + logits
+    if recompute:  # logits come before the blocks, and of those each has its activations and what they turn into
+        kept = size * batch_tokens * (layers + 2) * config.hidden_size
+        activations = kept + max(logits, 3 * size * batch_tokens * per_token // (2 * layers))
     gathered = 0 if on_gpu else parameters
     return MemoryEstimate(
         parameters_bytes=size * parameters,
         gradients_bytes=size * parameters,
         optimizer_bytes=FP32_BYTES * (2 * parameters - muon + gathered + master),
-        activations_bytes=size * batch_tokens * per_token + logits,
+        activations_bytes=activations,
         update_bytes=_update_bytes(config, with_mtp, on_gpu) if muon else 0,
+        accumulates=accumulates,
     )
 
 
@@ -138,12 +148,12 @@ def _activations_per_token(
         else _attention_activations(config, row_tokens, has_scores=not on_gpu)
     )
     dense = 4 * config.intermediate_size
-    # A routed token is gathered, passed through gate, up and their product, and weighted on its way back.
-    routed = config.num_experts_per_tok * (2 * h + 4 * config.moe_intermediate_size)
+    # A routed token is gathered, passed through gate, up and their product, and weighted on its way back; the kernels
+    # of a GPU keep the gathered one, gate and up.
+    width = config.moe_intermediate_size
+    routed = config.num_experts_per_tok * (h + 2 * width if fused else 2 * h + 4 * width)
     shared = 4 * config.n_shared_experts * config.moe_intermediate_size
     moe = routed + shared + 2 * config.n_routed_experts
-    if fused:  # the router keeps its operand in float32, which counts twice
-        moe += 2 * h
     # A block of multi-token prediction has three norms of its own, and what it joins.
     joins = (layers - config.num_hidden_layers) * 6 * h
     blocks = layers * attention + (layers - moe_layers) * dense + moe_layers * moe
@@ -158,7 +168,9 @@ def _fused_attention_activations(config: ModelConfig) -> int:
         return latents + heads * (2 * width + 2 * value + width - config.rotary_dim)
     groups = config.num_key_value_heads or heads
     normed = 2 * (heads + groups) * width if config.qk_norm else 0
-    return normed + 2 * (heads + groups) * width
+    # Pairs that stand apart are brought together in float32 to be turned.
+    paired = 0 if config.rope_interleave else 2 * (heads + groups) * config.rotary_dim
+    return normed + paired + 2 * (heads + groups) * width
 
 
 def _attention_activations(config: ModelConfig, row_tokens: int, *, has_scores: bool = True) -> int:

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from nalar.engine.sampler import (
+from nalar.kernels import switch
+from nalar.kernels.sampling import (
     Changes,
     Drawn,
     Penalties,
@@ -15,7 +16,6 @@ from nalar.engine.sampler import (
     stream_key,
     uniforms,
 )
-from nalar.kernels import switch
 
 triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402

@@ -55,7 +55,7 @@ DOWN_TILES = {
     64: Tiles(64, 64, 4, 4),
     128: Tiles(128, 64, 8, 3),
 }
-"""By M. Not measured yet."""
+"""By M. On an H200 the best of ten each for 16 and 64, with the 544M mixture of 32 experts."""
 ROOM = 2
 """M is the power of two from this many times the mean of rows to an expert: few experts then need two blocks."""
 SUMMED = 512

@@ -17,7 +17,7 @@ from nalar.kernels.projections import head_by_head
 
 HEADS = 4
 """Heads that one program takes."""
-FEW, CUT = 4, 64
+FEW, CUT = 4, 32
 """Of so many tokens, queries are absorbed in the same launch, CUT numbers of the latent to a program."""
 MOST_WIDTH = 2048
 """Numbers of a head, or of a latent."""

@@ -122,7 +122,7 @@ def _add_tiles(
 
 @triton.jit
 def _uniform(key, counter):
-    """fp64 in [0, 1), as `nalar.engine.sampler.uniforms`."""
+    """fp64 in [0, 1), as `nalar.kernels.sampling.uniforms`."""
     z = key.to(tl.uint64, bitcast=True) + counter.to(tl.uint64, bitcast=True) * 0x9E3779B97F4A7C15
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB

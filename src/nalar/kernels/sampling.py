@@ -1,10 +1,10 @@
 """From logits to the next token: one uniform number a row, looked up in the cumulative weights.
 
 The number is a hash of (seed, sample, position), so a sequence draws the same whatever else is in
-the batch.
-
-B rows · V vocabulary
+the batch. On a GPU a kernel draws (off switch: "sample"); rows that are cut, punished or changed have torch's form.
 """
+
+# B rows · V vocabulary · X rows that a grammar holds, W bytes of a bit for each id
 
 from collections.abc import Iterator
 from dataclasses import dataclass
