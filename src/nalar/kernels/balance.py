@@ -27,6 +27,7 @@ def sequence_balance(scores_TE: Tensor, ids_TK: Tensor, documents: Documents) ->
 def _by_document(x_TE: Tensor, documents: Documents, length_B: Tensor) -> Tensor:
     """Sums over the tokens of each document, [B, E], in one order each time; on a GPU index_add has none."""
     if documents.slots_S is None:
-        return x_TE.unflatten(0, documents.sides[0]).sum(1)
+        x_BTE: Tensor = x_TE.unflatten(0, documents.sides[0])
+        return x_BTE.sum(1)
     sums_BE: Tensor = torch.segment_reduce(x_TE, "sum", lengths=length_B, axis=0, unsafe=True)
     return sums_BE
