@@ -41,6 +41,35 @@ def test_the_path_of_gpus_is_attention_and_its_bound_holds(documents, kind, monk
     assert (bound <= exact + torch.tensor(float(longest)).log() + 1e-5).all()
 
 
+def test_kernels_get_rows_that_begin_at_16_bytes(monkeypatch):
+    """Values behind 12 columns of a wider product: 24 bytes in, where a GPU's kernel would fail to read."""
+    documents, plain = Documents.rows(2, 8), fused_attention.PLAIN
+    (q, k, _), grad = heads(documents, (2, 2, 16, 16), dtype=torch.bfloat16)
+    v = torch.randn(16, 2, 28).bfloat16()[..., 12:].requires_grad_()
+    expected = attended((q, k, v), grad, documents, "nothing")
+
+    def seen(*tensors):
+        for x in tensors:
+            assert x.data_ptr() % 16 == 0 and all(n % 8 == 0 for n in x.stride()[:-1])
+
+    def forward(q, k, v, scale):
+        seen(q, k, v)
+        return plain.forward(q, k, v, scale)
+
+    def backward(*args):
+        seen(*args[:5])
+        return plain.backward(*args)
+
+    monkeypatch.setattr(attention, "_is_on_cpu", lambda x: False)
+    monkeypatch.setattr(attention, "can_fuse", lambda q, v: True)
+    picky = fused_attention.Backend("picky", forward, backward)
+    monkeypatch.setattr(attention, "backend_for", lambda *_: picky)
+    out, _, grads = attended((q, k, v), grad, documents, "nothing")
+    assert_close(out, expected[0], rtol=2e-2, atol=2e-2)
+    for got, want in zip(grads, expected[2], strict=True):
+        assert_close(got, want, rtol=4e-2, atol=4e-2)
+
+
 @pytest.mark.parametrize("to", [(16, 8), (16, 16), (32, 32)])
 def test_columns_of_zeros_change_nothing(to):
     (q, k, v), grad = heads(Documents.rows(2, 12), (4, 2, 16, 8))

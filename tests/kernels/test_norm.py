@@ -61,7 +61,9 @@ def test_the_kernel_is_the_plain_norm_and_sum(device, shape, width, dtype, scale
                 got_total, got_after = add_rms_norm(x, y, weight, 1e-5, scale=scale)
         finally:
             torch.use_deterministic_algorithms(False)
-    assert torch.equal(got_total, total)
+    # Where multiplying and adding is one operation, what is between is not rounded.
+    rounding = 2.0**-23 if device.type == "cuda" and dtype == torch.float32 else 0.0
+    assert_close(got_total, total, rtol=2 * rounding, atol=4 * rounding)
     for one, other in ((got, expected), (got_after, expected_after)):
         assert one.dtype == dtype and one.shape == x.shape
         assert_close(one, other)

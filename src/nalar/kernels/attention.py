@@ -177,10 +177,18 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _by_side(sides_J2: Tensor, *tensors_SH: Tensor) -> Iterator[list[Tensor]]:
     """Each tensor [S, H, ...] as one [B, H, T, ...] a side."""
+    tensors_SH = tuple(x if _is_on_cpu(x) else _aligned(x) for x in tensors_SH)
     sides = [(B, T) for B, T in sides_J2.tolist() if B]
     sizes = [B * T for B, T in sides]
     for (B, T), *parts in zip(sides, *(x.split(sizes) for x in tensors_SH), strict=True):
         yield [part.view(B, T, *part.shape[1:]).transpose(1, 2) for part in parts]
+
+
+def _aligned(x_SHK: Tensor) -> Tensor:
+    """Kernels of GPUs read 16 bytes at a time; rows that begin elsewhere, as values behind keys may, are copied."""
+    at_once = 16 // x_SHK.itemsize
+    is_aligned = x_SHK.data_ptr() % 16 == 0 and all(n % at_once == 0 for n in x_SHK.stride()[:-1])
+    return x_SHK if is_aligned else x_SHK.contiguous()
 
 
 class _Attend(torch.autograd.Function):
