@@ -8,6 +8,7 @@ B rows of a step, padding included · K steps of a run · M blocks of a row · V
 """
 
 import functools
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +21,7 @@ from nalar.engine.config import EngineConfig
 from nalar.engine.rows import Batch, Kind, Rows
 from nalar.engine.sample import Sample
 from nalar.kernels.attention import reads_seen_blocks
+from nalar.kernels.grouped import NeedsHost
 from nalar.kernels.paging import Paging
 from nalar.kernels.rows import Newest, keep, newest
 from nalar.kernels.sampling import Drawn, draw, sample
@@ -75,18 +77,24 @@ class Recorder(Protocol):
 
 
 class Graphs:
-    """Steps as CUDA graphs, which share their memory: one is replayed at a time."""
+    """Steps as CUDA graphs, which share their memory: one is replayed at a time.
+
+    A step that must ask the host is launched as it is, and that is said once.
+    """
 
     def __init__(self) -> None:
-        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._steps: dict[Hashable, Step] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
     def __contains__(self, key: Hashable) -> bool:
-        return key in self._graphs
+        return key in self._steps
 
     def record(self, key: Hashable, step: Step) -> None:
         try:
-            self._graphs[key] = self._recorded(step)
+            self._steps[key] = self._recorded(step).replay
+        except NeedsHost as why:
+            _say(f"engine: steps are launched kernel by kernel, not recorded: {why}")
+            self._steps[key] = step
         except RuntimeError as error:
             raise ConfigError(
                 at="engine.enforce_eager",
@@ -109,7 +117,13 @@ class Graphs:
         return graph
 
     def replay(self, key: Hashable) -> None:
-        self._graphs[key].replay()
+        self._steps[key]()
+
+
+@functools.cache
+def _say(what: str) -> None:
+    """Once."""
+    logging.getLogger(__name__).warning(what)
 
 
 @functools.cache
