@@ -17,7 +17,8 @@ from nalar.train.pretrain import on_device
 from nalar.train.step import pretrain_step
 from record import Row
 
-KERNELS = ("token_logprobs", "optimizer")
+ROUTED = ("router", "route_sort", "spread_choices", "swiglu", "sum_choices")
+KERNELS = ("token_logprobs", "optimizer", *ROUTED)
 """Those of training, by the names of `nalar.kernels.switch`."""
 SHAPE = ModelConfig(
     vocab_size=512,

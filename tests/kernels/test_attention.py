@@ -7,6 +7,7 @@ from nalar.kernels.attention import (
     chunk_attention,
     document_attention,
     grouped_attention,
+    max_logit,
     tiled_attention,
 )
 from nalar.kernels.documents import Documents
@@ -78,3 +79,14 @@ def test_a_chunk_behind_others_is_the_end_of_the_whole():
     whole, _ = document_attention(q, k, v, Documents.rows(1, 20), scale=0.3)
     for chunk in (1, 7, 20):
         assert_close(chunk_attention(q[-chunk:], k, v, scale=0.3), whole[-chunk:])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_largest_logits_are_as_exact_as_float32_whatever_was_multiplied(device, dtype):
+    """QK-Clip divides by them: one that is rounded to 8 bits leaves a head off its cap."""
+    q, k = (normal(2, 3, 40, 64, seed=i).to(dtype) for i in (0, 1))
+    logits = q.double() @ k.double().mT * 3.0
+    wanted = logits.masked_fill(torch.ones(40, 40).triu(1).bool(), -torch.inf).amax((0, 2, 3))
+    found = max_logit(q.to(device), k.to(device), scale=3.0, chunk=16)
+    assert found.dtype == torch.float32
+    assert_close(found.cpu().double(), wanted, rtol=1e-6, atol=0)

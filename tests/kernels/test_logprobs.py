@@ -40,13 +40,12 @@ def test_without_entropy_the_log_probabilities_are_the_same():
         assert torch.equal(one, other)
 
 
-def rounded_case(tokens, vocab, scaling=1.0, *, targets=None, dtype=torch.float32):
+def rounded_case(tokens, vocab, device="cpu", dtype=torch.float32):
     gen = torch.Generator().manual_seed(tokens * 1000 + vocab)
-    states = torch.randn(tokens, 16, generator=gen).to(dtype).requires_grad_()
-    head = (2 * torch.randn(vocab, 16, generator=gen)).to(dtype).requires_grad_()
-    if targets is None:
-        targets = torch.randint(0, vocab, (tokens,), generator=gen)
-    return states, head, targets, torch.randn(tokens, generator=gen)
+    states = torch.randn(tokens, 16, generator=gen).to(device, dtype).requires_grad_()
+    head = (2 * torch.randn(vocab, 16, generator=gen)).to(device, dtype).requires_grad_()
+    targets = torch.randint(0, vocab, (tokens,), generator=gen).to(device)
+    return states, head, targets, torch.randn(tokens, generator=gen).to(device)
 
 
 @pytest.fixture(params=["plain", "kernel"])
@@ -59,10 +58,10 @@ def as_on_a_gpu(request, monkeypatch):
 
 @pytest.mark.parametrize("chunk", [7, 64])
 @pytest.mark.parametrize(
-    ("tokens", "vocab", "scaling"), [(20, 33, 6.0), (3, 5000, 1.0), (1, 1, 1.0)]
+    ("tokens", "vocab", "scaling"), [(20, 33, 6.0), (3, 5000, 1.0), (1, 1, 1.0), (0, 5, 1.0)]
 )
-def test_the_path_of_gpus_gives_the_same(as_on_a_gpu, tokens, vocab, scaling, chunk):
-    states, head, targets, upstream = rounded_case(tokens, vocab)
+def test_the_path_of_gpus_gives_the_same(as_on_a_gpu, device, tokens, vocab, scaling, chunk):
+    states, head, targets, upstream = rounded_case(tokens, vocab, device)
     expected, expected_entropy = token_logprobs_reference(
         states, head, targets, logits_scaling=scaling
     )
@@ -92,8 +91,8 @@ def test_a_sum_of_log_probabilities_is_that_of_token_logprobs_everywhere():
     assert torch.equal(total, (weights * token_logprobs(states, head, targets)[0]).sum())
 
 
-def test_no_gradient_is_made_where_nobody_asks(as_on_a_gpu):
-    states, head, targets, weights = rounded_case(9, 12)
+def test_no_gradient_is_made_where_nobody_asks(as_on_a_gpu, device):
+    states, head, targets, weights = rounded_case(9, 12, device)
     with torch.no_grad():
         total = logprob_sum(states, head, targets, weights)
     assert not total.requires_grad
@@ -101,7 +100,7 @@ def test_no_gradient_is_made_where_nobody_asks(as_on_a_gpu):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_are_right_at_the_ends_of_numbers_and_written_whole(dtype):
+def test_rows_are_right_at_the_ends_of_numbers_and_written_whole(device, dtype):
     from nalar.kernels.gpu.logprobs import gradient, rows
 
     logits = torch.randn(6, 4100, generator=torch.Generator().manual_seed(0))
@@ -112,6 +111,7 @@ def test_rows_are_right_at_the_ends_of_numbers_and_written_whole(dtype):
     logits[4] *= 100
     targets = torch.tensor([4097, 0, 4099, 5, 4095, 4096])
     weights = torch.tensor([1.0, -2.0, 0.5, 1.0, 0.0, 3.0])
+    logits, targets, weights = (x.to(device) for x in (logits, targets, weights))
     logprob, lse, entropy, grad = rows(
         logits, targets, 2.0, entropy=True, weights_T=weights, grad_dtype=dtype
     )

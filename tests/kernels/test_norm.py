@@ -44,12 +44,13 @@ def test_a_slice_of_a_wider_tensor_is_normed_as_its_copy():
 @pytest.mark.parametrize(("shape", "width"), [((5, 12), 12), ((1, 1024), 1024), ((3, 2, 9), 7)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("scale", [1.0, 0.4])
-def test_the_kernel_is_the_plain_norm_and_sum(shape, width, dtype, scale):
+def test_the_kernel_is_the_plain_norm_and_sum(device, shape, width, dtype, scale):
     """Of slices of wider rows too; nothing is left unwritten, and what it adds is rounded as torch rounds it."""
     pytest.importorskip("triton")
     gen = torch.Generator().manual_seed(0)
-    x, y = ((3 * torch.randn(shape, generator=gen)).to(dtype)[..., -width:] for _ in range(2))
-    weight = torch.rand(width, generator=gen).to(dtype)
+    wide = [(3 * torch.randn(shape, generator=gen)).to(device, dtype) for _ in range(2)]
+    x, y = (each[..., -width:] for each in wide)
+    weight = torch.rand(width, generator=gen).to(device, dtype)
     with torch.no_grad():
         expected = rms_norm(x, weight, 1e-5)
         total, expected_after = add_rms_norm(x, y, weight, 1e-5, scale=scale)
@@ -67,9 +68,10 @@ def test_the_kernel_is_the_plain_norm_and_sum(shape, width, dtype, scale):
 
 
 @pytest.mark.parametrize("x", [torch.ones(2, 8193), torch.ones(2, 8, dtype=torch.float64)])
-def test_rows_that_the_kernel_does_not_take_are_normed_without_it(x):
+def test_rows_that_the_kernel_does_not_take_are_normed_without_it(device, x):
     pytest.importorskip("triton")
-    weight = torch.ones(x.shape[1], dtype=x.dtype)
+    x = x.to(device)
+    weight = torch.ones(x.shape[1], dtype=x.dtype, device=device)
     with torch.no_grad(), switch.forced("rms_norm"):
         assert_close(rms_norm(x, weight, 0.0), x)
 

@@ -14,11 +14,14 @@ def normal(*shape, seed=0):
 @pytest.mark.parametrize("rows", [1, 3, 4])
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize(("A", "widths"), [(12, [5]), (40, [16, 9]), (2050, [3, 8, 17])])
-def test_the_kernel_gives_what_the_products_give(rows, A, widths, has_bias):
+def test_the_kernel_gives_what_the_products_give(device, rows, A, widths, has_bias):
     pytest.importorskip("triton")
-    x = normal(rows, A + 2)[:, 2:]
+    x = normal(rows, A + 2).to(device)[:, 2:]
     layers = [
-        (normal(B, A, seed=i) * A**-0.5, normal(B, seed=i) if has_bias else None)
+        (
+            normal(B, A, seed=i).to(device) * A**-0.5,
+            normal(B, seed=i).to(device) if has_bias else None,
+        )
         for i, B in enumerate(widths)
     ]
     expected = projections(x, *layers)
@@ -36,9 +39,9 @@ def test_the_kernel_gives_what_the_products_give(rows, A, widths, has_bias):
 @pytest.mark.parametrize(
     ("x", "num_layers"), [(normal(5, 8), 1), (normal(2, 8), 4), (normal(8, 2).T, 1)]
 )
-def test_what_the_kernel_does_not_take_is_computed_without_it(x, num_layers):
+def test_what_the_kernel_does_not_take_is_computed_without_it(device, x, num_layers):
     pytest.importorskip("triton")
-    layers = [(normal(6, 8, seed=i), None) for i in range(num_layers)]
+    x, layers = x.to(device), [(normal(6, 8, seed=i).to(device), None) for i in range(num_layers)]
     expected = projections(x, *layers)
     with switch.forced("projections"):
         got = projections(x, *layers)

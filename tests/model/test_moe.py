@@ -4,9 +4,8 @@ from torch.testing import assert_close
 
 from nalar.config import ConfigError
 from nalar.kernels import switch
-from nalar.kernels.documents import Documents
 from nalar.model.config import ModelConfig
-from nalar.model.moe import MoE, Router, sequence_balance
+from nalar.model.moe import MoE, Router
 
 BASE = {
     "vocab_size": 8,
@@ -71,28 +70,6 @@ def test_a_greedy_router_has_no_bias_and_says_so_when_asked_to_balance():
     router.rebalance(torch.ones(6), speed=0.0)
     with pytest.raises(ConfigError, match="greedy"):
         router.rebalance(torch.ones(6), speed=0.1)
-
-
-def test_the_balance_loss_by_hand():
-    """Two documents, two experts, one choice: shares of choices and of scores multiplied by hand."""
-    scores = torch.tensor([[0.6, 0.2], [0.3, 0.1], [0.2, 0.6]], requires_grad=True)
-    ids = torch.tensor([[0], [0], [1]])
-    loss = sequence_balance(scores, ids, Documents.of([2, 1]))
-    # both tokens of the first choose expert 0, with shares .75: 2 * 1 * .75; the second: 2 * 1 * .75
-    assert float(loss.detach()) == pytest.approx((2 * 1.5 + 1 * 1.5) / 3)
-    even = sequence_balance(torch.full((2, 2), 0.5), torch.tensor([[0], [1]]), Documents.of([2]))
-    assert float(even) == pytest.approx(1.0)
-
-
-def test_the_balance_loss_does_not_depend_on_packing():
-    torch.manual_seed(0)
-    scores, ids = torch.rand(12, 4), torch.rand(12, 4).topk(2).indices
-    whole = sequence_balance(scores, ids, Documents.of([5, 4, 3]))
-    parts = [
-        sequence_balance(s, i, Documents.of([len(s)])) * len(s)
-        for s, i in zip(scores.split([5, 4, 3]), ids.split([5, 4, 3]), strict=True)
-    ]
-    assert float(whole) == pytest.approx(float(sum(parts)) / 12)
 
 
 @pytest.mark.parametrize("shared", [0, 2])

@@ -37,11 +37,13 @@ class TinyParameters:
     router = "model.layers.1.mlp.gate.weight"
     adamw = frozenset(n for n in SHAPES if "norm" in n or "embed" in n or "lm_head" in n)
 
-    def make(self, seed=0, dtype=torch.float32):
+    def make(self, seed=0, dtype=torch.float32, device="cpu"):
         """Fresh parameters without gradients."""
         generator = torch.Generator().manual_seed(seed)
         return {
-            name: torch.nn.Parameter((torch.randn(shape, generator=generator) * 0.1).to(dtype))
+            name: torch.nn.Parameter(
+                (torch.randn(shape, generator=generator) * 0.1).to(device, dtype)
+            )
             for name, shape in SHAPES.items()
         }
 
@@ -50,7 +52,7 @@ class TinyParameters:
         generator = torch.Generator().manual_seed(seed)
         for name, shape in SHAPES.items():
             gradient = torch.randn(shape, generator=generator) * scale
-            parameters[name].grad = gradient.to(parameters[name].dtype)
+            parameters[name].grad = gradient.to(parameters[name])
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ import nalar.disk
 from nalar.pipeline import session as session_module
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.session import Session
+from nalar.pipeline.writer import Writer
 from nalar.pipeline.zero import run_zero
 from nalar.run import Run
 from nalar.train import checkpoint as checkpoint_module
 from nalar.train import shelf as shelf_module
-from nalar.train.writer import Writer
 
 
 def say(*words: object) -> None:

@@ -16,11 +16,11 @@ from nalar.config import UserError
 from nalar.pipeline import session as session_module
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.session import LostEndError, Session
+from nalar.pipeline.writer import Writer
 from nalar.pipeline.zero import Outcome
 from nalar.train import checkpoint as checkpoint_module
 from nalar.train import step as step_module
 from nalar.train.checkpoint import MANIFEST, read_progress
-from nalar.train.writer import Writer
 
 CLOCK = {"wall_s", "usd", "energy_wh", "tokens_per_s", "mfu_frac"}
 STEPS = 20  # of the one slice that the probe lets pass

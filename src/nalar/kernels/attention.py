@@ -236,10 +236,19 @@ def max_logit(q_BHTK: Tensor, k_BHTK: Tensor, *, scale: float, chunk: int = 512)
     for a in range(0, T, chunk):
         q = q_BHTK[:, :, a : a + chunk]
         keys = min(T, a + chunk)
-        logits = (q @ k_BHTK[:, :, :keys].transpose(-1, -2)).float() * scale
+        logits = _in_float32(q, k_BHTK[:, :, :keys]) * scale
         hidden = torch.ones(q.shape[2], keys, dtype=torch.bool, device=q.device).triu(a + 1)
         best = torch.maximum(best, logits.masked_fill_(hidden, -torch.inf).amax((0, 2, 3)))
     return best
+
+
+def _in_float32(q_BHQK: Tensor, k_BHTK: Tensor) -> Tensor:
+    """Logits but for their scale, [B, H, Q, T]: rounded to bfloat16 they would be off by 1 in 500, and so the cap."""
+    if q_BHQK.is_cuda and q_BHQK.dtype in (torch.bfloat16, torch.float16):
+        rows, columns = q_BHQK.flatten(0, 1), k_BHTK.flatten(0, 1).mT
+        logits: Tensor = torch.bmm(rows, columns, out_dtype=torch.float32)
+        return logits.unflatten(0, q_BHQK.shape[:2])
+    return q_BHQK.float() @ k_BHTK.float().mT
 
 
 def chunk_attention(q_QHK: Tensor, k_TGK: Tensor, v_TGW: Tensor, *, scale: float) -> Tensor:

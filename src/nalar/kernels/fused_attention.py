@@ -1,7 +1,9 @@
 """Causal attention of rows of one length by the fused kernels that torch has for GPUs, log-sum-exps included.
 
 Called by name and not through scaled_dot_product_attention, which keeps the log-sum-exps to itself: QK-Clip lives on
-them. Who computes is a function of the shape alone, so that forward and backward, and a run and its repeat, agree.
+them. Who computes is a function of the shape alone, so that forward and backward agree. Gradients are added up in
+another order each time, unless `torch.use_deterministic_algorithms(True)` asks for one order: torch's flash kernel has
+one, and cuDNN, as torch calls it, has not (pytorch/pytorch, transformers/cuda/attention_backward.cu).
 """
 
 # B rows · T tokens · H heads of queries · G of keys and values · K query/key width · W value width
@@ -56,15 +58,20 @@ def backend_for(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTW: Tensor) -> Backend:
     (_, H, T, K), G, W = q_BHTK.shape, k_BGTK.shape[1], v_BGTW.shape[-1]
     if not q_BHTK.is_cuda:
         return PLAIN
-    return choose(q_BHTK.device, q_BHTK.dtype, H, G, K, W, T % WHOLE_TILES == 0)
+    may_cudnn = T % WHOLE_TILES == 0 and not torch.are_deterministic_algorithms_enabled()
+    return choose(q_BHTK.device, q_BHTK.dtype, H, G, K, W, may_cudnn)
 
 
 @functools.cache
 def choose(
-    device: torch.device, dtype: torch.dtype, H: int, G: int, K: int, W: int, whole: bool
+    device: torch.device, dtype: torch.dtype, H: int, G: int, K: int, W: int, may_cudnn: bool
 ) -> Backend:
     backends = []
-    if whole and torch.backends.cudnn.is_available() and torch.backends.cuda.cudnn_sdp_enabled():
+    if (
+        may_cudnn
+        and torch.backends.cudnn.is_available()
+        and torch.backends.cuda.cudnn_sdp_enabled()
+    ):
         if (K, W) in WIDENED:
             backends.append(widened(CUDNN, *WIDENED[K, W]))
         backends += [CUDNN, CUDNN_OF_THREE_AXES]

@@ -82,6 +82,11 @@ def grouped_product(rows_RA: Tensor, weight_EAB: Tensor, ends_E: Tensor) -> Tens
     return by_expert(rows_RA, _sizes(ends_E), weight_EAB.transpose(1, 2))
 
 
+def _leaves_empty_ones(x: Tensor) -> bool:
+    """Whether an expert without rows gets whatever was in memory: after Hopper (pytorch issue 172439)."""
+    return x.device.type == "cuda" and torch.cuda.get_device_capability(x.device)[0] > 9
+
+
 def _grouped_outer_shape(left_RB: Tensor, right_RA: Tensor, ends_E: Tensor) -> Tensor:
     return left_RB.new_empty(ends_E.shape[0], left_RB.shape[1], right_RA.shape[1])
 
@@ -91,6 +96,8 @@ def grouped_outer(left_RB: Tensor, right_RA: Tensor, ends_E: Tensor) -> Tensor:
     """left^T @ right over each expert's own rows, [E, B, A]: 0 where it has none."""
     if can_group(left_RB, left_RB.shape[1], right_RA.shape[1]):
         out: Tensor = torch._grouped_mm(left_RB.T, right_RA, offs=ends_E)
+        if _leaves_empty_ones(left_RB):
+            out.masked_fill_((_sizes(ends_E) == 0)[:, None, None], 0.0)
         return out
     return weight_grad(left_RB, right_RA, _sizes(ends_E))
 

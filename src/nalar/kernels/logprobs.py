@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nalar.kernels import switch
-from nalar.kernels.linear import product
+from nalar.kernels.linear import product, wide_product
 
 KEPT_LOGPROBS = 2**24
 """A batch with no more of them (64 MiB) keeps them for the backward pass; a longer one computes them again."""
@@ -145,13 +145,6 @@ def is_rounded(states_TD: Tensor, head_VD: Tensor) -> bool:
     return states_TD.is_cuda and states_TD.dtype == head_VD.dtype == torch.bfloat16
 
 
-def _wide(a: Tensor, b: Tensor) -> Tensor:
-    """Product of matrices in fp32, out of bfloat16 as it is: only GPUs have it."""
-    if a.is_cuda and a.dtype == torch.bfloat16:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
-
-
 def _spans(tokens: int, vocab_size: int, chunk_tokens: int) -> list[slice]:
     most = max(CHUNK_LOGITS // vocab_size, 1)
     most -= most % 128 if most > 128 else 0
@@ -217,7 +210,7 @@ def _multiplied(
     grad_TV: Tensor, states_TD: Tensor, head_VD: Tensor, grad_head: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """What a chunk's gradient of logits makes of states, and of the head on top of the chunks before, fp32."""
-    share = _wide(grad_TV.T, states_TD)
+    share = wide_product(grad_TV.T, states_TD)
     return grad_TV @ head_VD, share if grad_head is None else grad_head.add_(share)
 
 
@@ -240,7 +233,7 @@ class _RoundedLogprobs(torch.autograd.Function):
         )
         for span in spans:
             found = _rows(
-                _wide(states_TD[span], head_VD.T), targets_T[span], scaling, entropy=entropy
+                wide_product(states_TD[span], head_VD.T), targets_T[span], scaling, entropy=entropy
             )
             logprob_T[span], lse_T[span] = found[:2]
             if entropy:
@@ -256,7 +249,7 @@ class _RoundedLogprobs(torch.autograd.Function):
         grad_states, grad_head = torch.empty_like(states_TD), None
         for span in ctx.spans:
             states = states_TD[span]
-            logits = _wide(states, head_VD.T)
+            logits = wide_product(states, head_VD.T)
             grad_TV = _gradient(
                 *(logits, targets_T[span], grads[0][span], lse_T[span], ctx.scaling),
                 head_VD.dtype,
@@ -284,7 +277,7 @@ class _LogprobSum(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=states_TD.device)
         for span in _spans(len(targets_T), len(head_VD), chunk_tokens):
             states, weights = states_TD[span], weights_T[span]
-            logits = _wide(states, head_VD.T)
+            logits = wide_product(states, head_VD.T)
             logprob, _, _, grad_TV = _rows(
                 *(logits, targets_T[span], scaling),
                 weights_T=weights if learns else None,

@@ -132,7 +132,7 @@ def weighted_sum(y_RD: Tensor, place_R: Tensor, weights_TK: Tensor) -> Tensor:
         from nalar.kernels.gpu import permute
 
         return permute.sum_choices(y_RD, place_R, weights_TK.contiguous(), K)
-    y_TKD = y_RD.index_select(0, place_R).view(T, K, -1)
+    y_TKD = y_RD.index_select(0, place_R).view(T, K, y_RD.shape[1])
     return torch.bmm(weights_TK[:, None].to(y_RD.dtype), y_TKD).squeeze(1)
 
 

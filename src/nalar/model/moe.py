@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from nalar.config import ConfigError
 from nalar.kernels import switch
+from nalar.kernels.balance import sequence_balance
 from nalar.kernels.documents import Documents
 from nalar.kernels.experts import Dense, dense, every_expert, experts, infer_experts
 from nalar.kernels.grouped import count
-from nalar.kernels.opaque import apart
 from nalar.kernels.router import best_experts, router_logits
 from nalar.model.buffers import Float32Buffers
 from nalar.model.config import ModelConfig
@@ -163,21 +163,3 @@ class MoE(nn.Module):
         ids_TK, weights_TK, _ = self.gate(x_TD)
         out_TD = every_expert(x_TD, ids_TK, weights_TK.to(x_TD.dtype), e.gate_up, e.down)
         return out_TD + self.shared_experts(x_TD) if has_shared else out_TD
-
-
-@apart  # one row a document is a shape of its own in every batch
-def sequence_balance(scores_TE: Tensor, ids_TK: Tensor, documents: Documents) -> Tensor:
-    """How unevenly documents use the experts, fp32 []: 1 where evenly, E / K at worst (arXiv:2412.19437, 17 to 20).
-
-    For each document, the sum over experts of (share of choices times E) times (mean share of scores),
-    averaged by length, so that packing does not change it. Differentiable in the scores alone.
-    """
-    (T, K), E = ids_TK.shape, scores_TE.shape[-1]
-    document_T = documents.document_N
-    count = documents.count
-    share_TE = scores_TE / scores_TE.sum(-1, keepdim=True)
-    share_BE = share_TE.new_zeros(count, E).index_add(0, document_T, share_TE)
-    chosen_TE = torch.zeros_like(share_TE).scatter_(-1, ids_TK, 1.0 / K)
-    chosen_BE = chosen_TE.new_zeros(count, E).index_add(0, document_T, chosen_TE)
-    length_B = torch.bincount(document_T, minlength=count)
-    return (E * chosen_BE * share_BE / length_B[:, None]).sum() / T

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from nalar.kernels.newton_schulz import orthogonalize_in_place, products_dtype
 from nalar.kernels.updates import adamw_, facts_of, muon_apply_, muon_heading_
 from nalar.optim.config import OptimConfig
-from nalar.optim.newton_schulz import orthogonalize_in_place
 
 # B matrices of one shape · R rows · C columns
 
@@ -82,8 +82,7 @@ class LeanUpdate:
         """All matrices of one shape, in one batch of products; a tall one is turned by its strides alone."""
         first = self._parameters[names[0]]
         counts = [self._parameters[name].numel() // math.prod(first.shape[-2:]) for name in names]
-        dtype = torch.float32 if first.device.type == "cpu" else torch.bfloat16
-        heading_BRC = first.new_empty(sum(counts), *first.shape[-2:], dtype=dtype)
+        heading_BRC = first.new_empty(sum(counts), *first.shape[-2:], dtype=products_dtype(first))
         for name, part in zip(names, heading_BRC.split(counts), strict=True):
             muon_heading_(
                 *(gradients[name], self._momentum[name], self._as(name, part), facts_4),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nalar.optim.newton_schulz import orthogonalize
+from nalar.kernels.newton_schulz import orthogonalize
 
 # B matrices in the batch · N shorter side · M longer side
 

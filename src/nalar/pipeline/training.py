@@ -9,6 +9,7 @@ import torch
 
 from nalar.config import UserError
 from nalar.pipeline.config import RunConfig
+from nalar.pipeline.idle_experts import IdleExperts
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.session import Learner, LostEndError, Session
 from nalar.pipeline.state import Outcome
@@ -17,7 +18,6 @@ from nalar.plan.model import sequence_flops
 from nalar.run import Run
 from nalar.train.checkpoint import Resumed
 from nalar.train.config import PretrainConfig
-from nalar.train.idle_experts import IdleExperts
 from nalar.train.pretrain import Batches, Progress, pretrain_slice, steps_per_slice
 from nalar.train.step import StepMetrics
 

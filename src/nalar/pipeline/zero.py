@@ -20,6 +20,7 @@ from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.config import PROMPT_TOKENS, ZeroConfig
 from nalar.pipeline.corpus import prepare
+from nalar.pipeline.idle_experts import IdleExperts
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.place import Place
 from nalar.pipeline.session import Learner, Session
@@ -34,7 +35,6 @@ from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task
 from nalar.train.checkpoint import Resumed, load_optimizer
-from nalar.train.idle_experts import IdleExperts
 
 Stage = Literal["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
 STAGES: tuple[Stage, ...] = ("pretrain", "evaluate_base", "rl", "evaluate_final", "report")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nalar.optim.newton_schulz import orthogonalize
+from nalar.kernels.newton_schulz import orthogonalize
 
 
 def random_batch(shape):

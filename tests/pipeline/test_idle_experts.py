@@ -1,4 +1,4 @@
-from nalar.train.idle_experts import IdleExperts
+from nalar.pipeline.idle_experts import IdleExperts
 
 
 def test_an_expert_is_named_once_at_the_report_that_completes_a_row():

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from nalar.train.writer import Writer
+from nalar.pipeline.writer import Writer
 
 
 def test_jobs_run_one_at_a_time_and_in_order():

@@ -18,8 +18,7 @@ def orthogonalize(x_BNM: Tensor, steps: int, dtype: torch.dtype | None = None) -
     """
     rows, columns = x_BNM.shape[-2:]
     assert rows <= columns, f"got {rows} rows for {columns} columns: pass the transpose"
-    if dtype is None:
-        dtype = torch.float32 if x_BNM.device.type == "cpu" else torch.bfloat16
+    dtype = dtype or products_dtype(x_BNM)
     norm_B11 = torch.linalg.vector_norm(x_BNM, dim=(-2, -1), keepdim=True)
     x_BNM = (x_BNM / (norm_B11 + EPS)).to(dtype)
     # Buffers are reused: on a CPU, page faults of fresh ones take a third of the time.
@@ -32,6 +31,11 @@ def orthogonalize(x_BNM: Tensor, steps: int, dtype: torch.dtype | None = None) -
         torch.baddbmm(x_BNM, poly_BNN, x_BNM, beta=A, out=next_BNM)
         x_BNM, next_BNM = next_BNM, x_BNM
     return x_BNM.float()
+
+
+def products_dtype(x: Tensor) -> torch.dtype:
+    """float32 on a CPU, where nothing else is faster."""
+    return torch.float32 if x.device.type == "cpu" else torch.bfloat16
 
 
 def orthogonalize_in_place(x_BNM: Tensor, steps: int) -> Tensor:
