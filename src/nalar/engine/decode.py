@@ -56,7 +56,7 @@ class Model(Protocol):
     def state_dict(self) -> Mapping[str, Any]: ...
 
 
-class Tokens(NamedTuple):
+class RowTokens(NamedTuple):
     """What a step computes, each with the row that it belongs to; int64."""
 
     ids_N: Tensor
@@ -210,7 +210,7 @@ class Decoder:
             return False
         return num_tokens <= self._most_tokens and num_keys <= MOST_KEYS
 
-    def states(self, tokens: Tokens, most_blocks: int, cache_LPSC: Tensor) -> Tensor:
+    def states(self, tokens: RowTokens, most_blocks: int, cache_LPSC: Tensor) -> Tensor:
         """Tokens of any kind, each a row of its own over what the cache holds of its sequence: [N, D].
 
         Prompts so short that the host would take longer to launch them than the device to compute them. Valid until
