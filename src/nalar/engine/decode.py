@@ -1,10 +1,11 @@
-"""Steps in which each row computes its newest token and draws the next: several in a row, and on a GPU recorded.
+"""Steps of rows, on a GPU recorded: of newest tokens, several such steps in a row, each with its draw; of prompts.
 
 A step reads and writes nothing but tensors that stay where they are, and its shapes depend on numbers that the host
 knows beforehand. So it can be recorded as a CUDA graph and replayed, which takes the host microseconds in place of
 milliseconds. Rows of padding belong to nobody and write to nobody's block.
 
-B rows of a step, padding included · K steps of a run · M blocks of a row · V vocabulary
+B rows of a step, padding included · K steps of a run · M blocks of a row · N tokens of prompts and rows · D hidden
+V vocabulary · L layers, P blocks of S slots of C numbers: the cache
 """
 
 import functools
