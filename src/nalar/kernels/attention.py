@@ -247,7 +247,7 @@ def _in_float32(q_BHQK: Tensor, k_BHTK: Tensor) -> Tensor:
     if q_BHQK.is_cuda and q_BHQK.dtype in (torch.bfloat16, torch.float16):
         rows, columns = q_BHQK.flatten(0, 1), k_BHTK.flatten(0, 1).mT
         logits: Tensor = torch.bmm(rows, columns, out_dtype=torch.float32)
-        return logits.unflatten(0, q_BHQK.shape[:2])
+        return logits.view(*q_BHQK.shape[:2], *logits.shape[1:])
     return q_BHQK.float() @ k_BHTK.float().mT
 
 
