@@ -1,6 +1,8 @@
 """One thread for every test: small tensors gain nothing by more, and idle threads that spin slow each other down."""
 
+import math
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -22,3 +24,52 @@ def device():
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _probabilities(
+    logits,
+    *,
+    bias=None,
+    banned=(),
+    allowed=None,
+    said=(),
+    prompt=(),
+    repetition=1.0,
+    presence=0.0,
+    frequency=0.0,
+    temperature=1.0,
+    min_p=0.0,
+    top_k=None,
+    top_p=1.0,
+):
+    """Probabilities by plain Python, step by step in vLLM's order."""
+    logits = [x + (bias or {}).get(i, 0.0) for i, x in enumerate(logits)]
+    for i in range(len(logits)):
+        if i in banned or (allowed is not None and i not in allowed):
+            logits[i] = -math.inf
+    for i in {*said, *prompt}:
+        logits[i] = logits[i] / repetition if logits[i] > 0 else logits[i] * repetition
+    for i in set(said):
+        logits[i] -= frequency * list(said).count(i)
+        logits[i] -= presence
+    order = sorted(range(len(logits)), key=lambda i: -logits[i])  # stable: lower ids first
+    if temperature == 0:
+        return [float(i == order[0]) for i in range(len(logits))]
+    logits = [x / temperature for x in logits]
+    weights = [math.exp(x - max(logits)) for x in logits]
+    kept = [i for i in order if weights[i] >= min_p * weights[order[0]]]
+    kept = kept[:top_k]
+    if top_p < 1:
+        total, before, nucleus = sum(weights[i] for i in kept), 0.0, []
+        for i in kept:
+            if before < top_p * total:
+                nucleus.append(i)
+            before += weights[i]
+        kept = nucleus
+    total = sum(weights[i] for i in kept)
+    return [weights[i] / total if i in kept else 0.0 for i in range(len(logits))]
+
+
+@pytest.fixture
+def reference() -> Callable[..., list[float]]:
+    return _probabilities

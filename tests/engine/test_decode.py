@@ -1,5 +1,6 @@
 """Recorded steps, with a recorder as strict as a CUDA graph: it plays operations on the very tensors that they had."""
 
+import logging
 import random
 
 import pytest
@@ -7,10 +8,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves
 
+from nalar.config import ConfigError
 from nalar.engine import decode as decode_module
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import Request, SamplingParams
+from nalar.kernels.grouped import NeedsHost, by_expert
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 
@@ -157,3 +160,39 @@ def test_a_recorded_step_holds_nothing_that_the_host_changes(
     assert film.shown > 2 * len(film.takes)
     are_there = any(key[0] == "tokens" for key in film.takes)
     assert are_there == (has_short_prompts and "deterministic" not in limits)
+
+
+def test_experts_that_go_one_by_one_break_no_recording_off(monkeypatch):
+    sizes = torch.tensor([1, 0, 2])
+    rows, weights = torch.randn(3, 4), torch.randn(3, 5, 4)
+    assert by_expert(rows, sizes, weights).shape == (3, 5)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(NeedsHost):
+        by_expert(rows, sizes, weights)
+
+
+def failing(error):
+    def recorded(self, step):
+        raise error
+
+    return recorded
+
+
+def test_a_step_that_asks_the_host_is_launched_as_it_is_and_that_is_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(decode_module.Graphs, "_recorded", failing(NeedsHost("as experts do")))
+    graphs, done = decode_module.Graphs(), []
+    with caplog.at_level(logging.WARNING):
+        for key in ("one", "other"):
+            graphs.record(key, lambda key=key: done.append(key))
+            graphs.replay(key)
+    assert done == ["one", "other"] and "one" in graphs
+    assert caplog.text.count("as experts do") == 1
+
+
+def test_what_else_breaks_a_recording_names_the_way_out(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(decode_module.Graphs, "_recorded", failing(torch.OutOfMemoryError("full")))
+    with pytest.raises(ConfigError, match="enforce_eager=True"):
+        decode_module.Graphs().record("a", lambda: None)

@@ -62,6 +62,7 @@ def test_where_a_gpu_has_no_grouped_product_few_rows_wait_for_nobody(monkeypatch
     by_expert = module.experts
     monkeypatch.setattr(module, "experts", lambda *given: asked.append(1) or by_expert(*given))
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     names = ("few_row_experts", "route_sort", "spread_choices", "swiglu", "sum_choices")
     with switch.forced(*names, on=False):
         out = infer_experts(x, ids, weights, gate_up, down)

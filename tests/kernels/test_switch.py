@@ -1,10 +1,13 @@
 """Kernels run where they can and are wanted, and nowhere else."""
 
 import logging
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
+from nalar.config import ConfigError
 from nalar.kernels import switch
 
 
@@ -45,17 +48,23 @@ def test_a_kernel_can_be_forced_and_kept_off_and_goes_back_to_what_it_was(gpu):
 
 
 @pytest.mark.parametrize(
-    ("off", "left"), [("", {"a", "b"}), ("a", {"b"}), ("b, a", set()), ("all", set())]
+    ("off", "left"),
+    [
+        ("", {"rotary", "router"}),
+        ("rotary", {"router"}),
+        ("router, rotary", set()),
+        ("all", set()),
+    ],
 )
 def test_the_environment_switches_kernels_off(gpu, monkeypatch, off, left):
     monkeypatch.setenv(switch.OFF, off)
-    assert {name for name in ("a", "b") if switch.runs(name, OnGpu())} == left
+    assert {name for name in ("rotary", "router") if switch.runs(name, OnGpu())} == left
 
 
 def test_an_older_gpu_gets_the_plain_forms_and_is_told_once(gpu, monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     with caplog.at_level(logging.WARNING):
-        assert not any(switch.runs(name, OnGpu()) for name in "abc")
+        assert not any(switch.runs(name, OnGpu()) for name in switch.NAMES)
     assert caplog.text.count("compute capability 8.0, here is (7, 5)") == 1
 
 
@@ -64,3 +73,16 @@ def test_without_triton_the_plain_forms_compute(gpu, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert not switch.runs("a", OnGpu())
     assert "triton is not installed" in caplog.text
+
+
+def test_a_kernel_that_there_is_not_cannot_be_switched_off(gpu, monkeypatch):
+    monkeypatch.setenv(switch.OFF, "router,rmsnorm")
+    with pytest.raises(ConfigError, match="rmsnorm"):
+        switch.runs("router", OnGpu())
+
+
+def test_all_names_of_kernels_are_listed():
+    package = Path(switch.__file__).parent.parent
+    sources = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    asked = set(re.findall(r'(?:switch\.|\b_)runs\("(\w+)"', sources))
+    assert asked | {"optimizer"} == set(switch.NAMES)

@@ -1,13 +1,15 @@
-"""Steps in which each row computes its newest token and draws the next: several in a row, and on a GPU recorded.
+"""Steps of rows, on a GPU recorded: of newest tokens, several such steps in a row, each with its draw; of prompts.
 
 A step reads and writes nothing but tensors that stay where they are, and its shapes depend on numbers that the host
 knows beforehand. So it can be recorded as a CUDA graph and replayed, which takes the host microseconds in place of
 milliseconds. Rows of padding belong to nobody and write to nobody's block.
 
-B rows of a step, padding included · K steps of a run · M blocks of a row · V vocabulary
+B rows of a step, padding included · K steps of a run · M blocks of a row · N tokens of prompts and rows · D hidden
+V vocabulary · L layers, P blocks of S slots of C numbers: the cache
 """
 
 import functools
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +22,7 @@ from nalar.engine.config import EngineConfig
 from nalar.engine.rows import Batch, Kind, Rows
 from nalar.engine.sample import Sample
 from nalar.kernels.attention import reads_seen_blocks
+from nalar.kernels.grouped import NeedsHost
 from nalar.kernels.paging import Paging
 from nalar.kernels.rows import Newest, keep, newest
 from nalar.kernels.sampling import Drawn, draw, sample
@@ -54,7 +57,7 @@ class Model(Protocol):
     def state_dict(self) -> Mapping[str, Any]: ...
 
 
-class Tokens(NamedTuple):
+class RowTokens(NamedTuple):
     """What a step computes, each with the row that it belongs to; int64."""
 
     ids_N: Tensor
@@ -75,18 +78,24 @@ class Recorder(Protocol):
 
 
 class Graphs:
-    """Steps as CUDA graphs, which share their memory: one is replayed at a time."""
+    """Steps as CUDA graphs, which share their memory: one is replayed at a time.
+
+    A step that must ask the host is launched as it is, and that is said once.
+    """
 
     def __init__(self) -> None:
-        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._steps: dict[Hashable, Step] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
     def __contains__(self, key: Hashable) -> bool:
-        return key in self._graphs
+        return key in self._steps
 
     def record(self, key: Hashable, step: Step) -> None:
         try:
-            self._graphs[key] = self._recorded(step)
+            self._steps[key] = self._recorded(step).replay
+        except NeedsHost as why:
+            _say(f"engine: steps are launched kernel by kernel, not recorded: {why}")
+            self._steps[key] = step
         except RuntimeError as error:
             raise ConfigError(
                 at="engine.enforce_eager",
@@ -109,7 +118,13 @@ class Graphs:
         return graph
 
     def replay(self, key: Hashable) -> None:
-        self._graphs[key].replay()
+        self._steps[key]()
+
+
+@functools.cache
+def _say(what: str) -> None:
+    """Once."""
+    logging.getLogger(__name__).warning(what)
 
 
 @functools.cache
@@ -196,7 +211,7 @@ class Decoder:
             return False
         return num_tokens <= self._most_tokens and num_keys <= MOST_KEYS
 
-    def states(self, tokens: Tokens, most_blocks: int, cache_LPSC: Tensor) -> Tensor:
+    def states(self, tokens: RowTokens, most_blocks: int, cache_LPSC: Tensor) -> Tensor:
         """Tokens of any kind, each a row of its own over what the cache holds of its sequence: [N, D].
 
         Prompts so short that the host would take longer to launch them than the device to compute them. Valid until

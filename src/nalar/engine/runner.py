@@ -14,8 +14,7 @@ from torch import Tensor
 from nalar.config import ConfigError
 from nalar.engine.blocks import NOBODY
 from nalar.engine.config import EngineConfig
-from nalar.engine.decode import ROW_TILE, Decoder, Model
-from nalar.engine.decode import Tokens as RowTokens
+from nalar.engine.decode import ROW_TILE, Decoder, Model, RowTokens
 from nalar.engine.drafting import Drafter, DraftModel, Part
 from nalar.engine.pending import NO_GUESS, Pending, Prompts, pairs
 from nalar.engine.rows import Batch, Rows, on_device, to_device

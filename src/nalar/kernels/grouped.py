@@ -9,6 +9,10 @@ from nalar.kernels import switch
 from nalar.kernels.opaque import opaque
 
 
+class NeedsHost(RuntimeError):
+    """The host must see a number before it can go on, so this cannot be recorded as a CUDA graph."""
+
+
 def can_group(rows_RA: Tensor, *widths: int) -> bool:
     """torch's grouped product wants rows of whole 16 bytes, on a GPU bfloat16 and a Hopper chip or later."""
     if not hasattr(torch, "_grouped_mm") or any(n * rows_RA.dtype.itemsize % 16 for n in widths):
@@ -51,6 +55,14 @@ def sort_routes(ids_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tenso
     order_R, place_R, _ = order(ids_TK)
     ends_E = count(ids_TK, num_experts).cumsum(0, dtype=torch.int32)
     return order_R.int(), place_R.int(), ends_E
+
+
+def _on_host(sizes_E: Tensor) -> list[int]:
+    if sizes_E.is_cuda and torch.cuda.is_current_stream_capturing():
+        # Before CUDA says so: a recording that it broke off would leave its traces in torch's allocator.
+        raise NeedsHost("torch has no grouped product for these experts here")
+    sizes: list[int] = sizes_E.tolist()
+    return sizes
 
 
 def _sizes(ends_E: Tensor) -> Tensor:
@@ -98,7 +110,7 @@ def _by_expert_shape(rows_RA: Tensor, sizes_E: Tensor, weight_EBA: Tensor) -> Te
 def by_expert(rows_RA: Tensor, sizes_E: Tensor, weight_EBA: Tensor) -> Tensor:
     """Rows times each expert's weight, transposed: [R, B]."""
     out = rows_RA.new_empty(len(rows_RA), weight_EBA.shape[1])
-    sizes = sizes_E.tolist()
+    sizes = _on_host(sizes_E)
     parts = (rows_RA.split(sizes), weight_EBA.transpose(1, 2).unbind(), out.split(sizes))
     for rows, weight_AB, result in zip(*parts, strict=True):
         torch.mm(rows, weight_AB, out=result)
@@ -113,7 +125,7 @@ def _weight_grad_shape(grad_RB: Tensor, rows_RA: Tensor, sizes_E: Tensor) -> Ten
 def weight_grad(grad_RB: Tensor, rows_RA: Tensor, sizes_E: Tensor) -> Tensor:
     """For each expert grad^T @ rows over its own rows: [E, B, A]."""
     out = rows_RA.new_empty(len(sizes_E), grad_RB.shape[1], rows_RA.shape[1])
-    sizes = sizes_E.tolist()
+    sizes = _on_host(sizes_E)
     parts = (grad_RB.T.split(sizes, 1), rows_RA.split(sizes), out.unbind())
     for grad_BR, rows, result in zip(*parts, strict=True):
         torch.mm(grad_BR, rows, out=result)

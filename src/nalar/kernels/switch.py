@@ -13,6 +13,28 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from nalar.config import ConfigError
+
+NAMES = (
+    "few_row_dense",
+    "few_row_experts",
+    "head",
+    "optimizer",
+    "paged_attention",
+    "projections",
+    "rms_norm",
+    "rotary",
+    "route_sort",
+    "routed_experts",
+    "router",
+    "rows",
+    "sample",
+    "spread_choices",
+    "sum_choices",
+    "swiglu",
+    "token_logprobs",
+)
+"""What each computes: docs/engine.md, docs/performance.md."""
 OFF = "NALAR_KERNELS_OFF"
 LEAST_CAPABILITY = (8, 0)
 """bfloat16 products and asynchronous copies: Ampere and later."""
@@ -53,7 +75,10 @@ def refuse(name: str, why: str) -> None:
 
 @functools.cache
 def _is_off(name: str) -> bool:
-    off = {word.strip() for word in os.environ.get(OFF, "").split(",")}
+    off = {word.strip() for word in os.environ.get(OFF, "").split(",")} - {""}
+    unknown = sorted(off - {*NAMES, "all"})
+    if unknown:
+        raise ConfigError(at=OFF, got=unknown[0], want=f"all, or any of {', '.join(NAMES)}")
     return bool(off & {name, "all"})
 
 

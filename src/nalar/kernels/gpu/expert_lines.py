@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nalar.kernels.gpu.linked import linked, wait
+
 Weights = tuple[Tensor, Tensor, Tensor]
 """Of a dense layer of width W, and so of the shared expert: gate [W, D], up [W, D], down [D, W]."""
 
@@ -51,6 +53,7 @@ def through_lines(
         BLOCK_F=UP_LINES.lines,
         BLOCK_D=min(UP_LINES.depth, triton.next_power_of_2(D)),
         num_warps=UP_LINES.warps,
+        **linked(x_TD),
     )
     _down_lines[(T, triton.cdiv(D, DOWN_LINES.lines))](
         *(act_TCF, ids_TK, weights_TK, down, shared_down, out_TD),
@@ -61,6 +64,7 @@ def through_lines(
         BLOCK_D=DOWN_LINES.lines,
         BLOCK_F=min(DOWN_LINES.depth, triton.next_power_of_2(F)),
         num_warps=DOWN_LINES.warps,
+        **linked(x_TD),
     )
     return out_TD
 
@@ -111,7 +115,9 @@ def _up_lines(
     F: tl.constexpr,
     BLOCK_F: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
+    wait(LINKED)
     row = tl.program_id(0).to(tl.int64)
     token = row // C
     choice = row % C
@@ -144,8 +150,10 @@ def _down_lines(
     F: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_F: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
     """A few outputs of one token: over all its choices, in their order."""
+    wait(LINKED)
     token = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     is_out = d < D

@@ -22,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from nalar.kernels.gpu.expert_lines import Weights, silu, through_lines
+from nalar.kernels.gpu.linked import linked, wait
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MOST_ROUTED = 4096
@@ -151,6 +152,7 @@ def blocks_of(ids_TK: Tensor, E: int, M: int) -> tuple[Tensor, Tensor]:
         BLOCK_B=max(triton.next_power_of_2(B), 128),
         BINS=triton.next_power_of_2(E + 1),
         num_warps=4,
+        **linked(ids_TK),
     )
     return order_R, blocks_B3
 
@@ -199,6 +201,7 @@ def _through_tiles(
         BLOCK_D=up.depth,
         num_warps=up.warps,
         num_stages=1 if wide else up.stages,
+        **linked(x_TD),
     )
     _down_tiles[(triton.cdiv(D, into.width), rows)](
         *(act_RF, order_R, blocks_B3, weights_TK, down, shared_down, y_TCD, T, B),
@@ -207,11 +210,18 @@ def _through_tiles(
         BLOCK_F=into.depth,
         num_warps=into.warps,
         num_stages=1 if wide else into.stages,
+        **linked(x_TD),
     )
     if K + S == 1:
         return y_TCD[:, 0]
     _add_choices[(T, triton.cdiv(D, SUMMED))](
-        y_TCD, out_TD, C=K + S, D=D, BLOCK_D=SUMMED, num_warps=4
+        y_TCD,
+        out_TD,
+        C=K + S,
+        D=D,
+        BLOCK_D=SUMMED,
+        num_warps=4,
+        **linked(x_TD),
     )
     return out_TD
 
@@ -228,11 +238,13 @@ def _sort_rows(
     BLOCK_R: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BINS: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
     """Program e places the rows of expert e and lists its blocks; program E the blocks that are over.
 
     Each counts all ids for itself, so that none waits for another.
     """
+    wait(LINKED)
     e = tl.program_id(0)
     r = tl.arange(0, BLOCK_R)
     ids = tl.load(ids_ptr + r, mask=r < R, other=E).to(tl.int32)
@@ -318,7 +330,9 @@ def _up_tiles(
     M: tl.constexpr,
     BLOCK_F: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
+    wait(LINKED)
     EACH: tl.constexpr = K if K > 0 else 1  # without routed choices that branch is never taken
     block = tl.program_id(1)
     m = tl.arange(0, M)
@@ -421,7 +435,9 @@ def _down_tiles(
     M: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_F: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
+    wait(LINKED)
     EACH: tl.constexpr = K if K > 0 else 1  # without routed choices that branch is never taken
     block = tl.program_id(1)
     m = tl.arange(0, M)
@@ -470,7 +486,10 @@ def _down_tiles(
 
 
 @triton.jit
-def _add_choices(y_ptr, out_ptr, C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def _add_choices(
+    y_ptr, out_ptr, C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, LINKED: tl.constexpr
+):
+    wait(LINKED)
     token = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros([BLOCK_D], tl.float32)

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nalar.kernels.gpu.linked import linked, wait
+
 MOST_WIDTH = 8192
 """A row is held by one program."""
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -70,6 +72,7 @@ def _launch(
         ADDS=adds,
         BLOCK_D=block,
         num_warps=min(max(block // 512, 1), 16),
+        **linked(x_ND),
     )
 
 
@@ -87,7 +90,9 @@ def _norm_row(
     D: tl.constexpr,
     ADDS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
+    wait(LINKED)
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, BLOCK_D)
     is_in = d < D

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nalar.kernels.gpu.linked import linked, wait
 from nalar.kernels.projections import head_by_head
 
 LOG2_E = 1.4426950408889634
@@ -167,6 +168,7 @@ def _attend(
         BLOCK_P=max(16, triton.next_power_of_2(P)),
         num_warps=tiles.warps,
         num_stages=1 if q_NHR.dtype == torch.float32 else tiles.stages,
+        **linked(q_NHR),
     )
     return mixed_NHXR[:, :, 0] if parts == 1 else Parts(mixed_NHXR, lse_NHX)
 
@@ -190,6 +192,7 @@ def _join(parts: Parts, dtype: torch.dtype, v_HWR: Tensor | None = None) -> Tens
         BLOCK_R=triton.next_power_of_2(R),
         BLOCK_W=BLOCK_W,
         num_warps=4,
+        **linked(parts.mixed_NHXR),
     )
     return out
 
@@ -228,8 +231,10 @@ def _attend_part(
     BLOCK_T: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
     """Online softmax (arXiv:1805.02867) over one part of a row's keys, in float32 and powers of two."""
+    wait(LINKED)
     BLOCKS: tl.constexpr = (QUERIES * SHARING + BLOCK_X - 1) // BLOCK_X
     row = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1) // BLOCKS
@@ -317,8 +322,10 @@ def _join_parts(
     PARTS: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_W: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
     """The parts of one token and head, by their sums' base-2 logarithms; of one that is -inf nothing is read."""
+    wait(LINKED)
     STEP: tl.constexpr = min(PARTS, 8)
     at = tl.program_id(0).to(tl.int64)
     lse = tl.load(lse_ptr + at * PARTS + tl.arange(0, PARTS))

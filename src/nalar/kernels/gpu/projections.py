@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nalar.kernels.gpu.linked import linked, wait
+
 MOST_ROWS = 4
 """More are products that libraries are good at."""
 MOST_LAYERS = 3
@@ -52,6 +54,7 @@ def projections(x_NA: Tensor, *layers: Layer) -> list[Tensor]:
         BLOCK_A=block_a,
         BLOCK_B=BLOCK_B,
         num_warps=4,
+        **linked(x_NA),
     )
     return list(out_NB.split(widths, dim=1))
 
@@ -81,8 +84,10 @@ def _project(
     ROWS: tl.constexpr,
     BLOCK_A: tl.constexpr,
     BLOCK_B: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
     """Programs of the first matrix, then of the second and the third."""
+    wait(LINKED)
     START_1: tl.constexpr = (B_0 + BLOCK_B - 1) // BLOCK_B
     START_2: tl.constexpr = START_1 + (B_1 + BLOCK_B - 1) // BLOCK_B
     OUT: tl.constexpr = B_0 + B_1 + B_2

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nalar.kernels.gpu.linked import linked, wait
 from nalar.kernels.projections import head_by_head
 
 HEADS = 4
@@ -89,6 +90,7 @@ def latent_entries(
         BLOCK_R=triton.next_power_of_2(R),
         BLOCK_I=triton.next_power_of_2(P // 2),
         num_warps=2 if R <= 256 and not absorbs else 4,
+        **linked(kv_NC),
     )
     if not absorbs:
         q_NHR = head_by_head(q_NHA[N - num_absorbed :], k_HAR)
@@ -141,6 +143,7 @@ def grouped_entries(
         BLOCK_K=triton.next_power_of_2(K),
         BLOCK_I=triton.next_power_of_2(K // 2),
         num_warps=1 if K <= 64 else 2,
+        **linked(q_NHK),
     )
     return turned_NHK, entries_NC
 
@@ -241,7 +244,9 @@ def _latent_entry(
     CUT: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_I: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
+    wait(LINKED)
     n = tl.program_id(0).to(tl.int64)
     turn_ptr += n * P
     if tl.program_id(1) > 0:
@@ -303,8 +308,10 @@ def _grouped_entry(
     HEADS: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_I: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
     """Programs of a token: those of queries, then of keys, then of values."""
+    wait(LINKED)
     K_START: tl.constexpr = (H + HEADS - 1) // HEADS
     V_START: tl.constexpr = K_START + (G + HEADS - 1) // HEADS
     n = tl.program_id(0).to(tl.int64)

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nalar.kernels.gpu.linked import linked, wait
 from nalar.kernels.linear import wide_product
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -108,6 +109,7 @@ def _launch(
         BLOCK_D=min(max(TILE // (block_g * block_m), 16), triton.next_power_of_2(D)),
         BLOCK_K=triton.next_power_of_2(choice.experts),
         num_warps=WARPS if own else 1 if block_g * block_m <= ONE_WARP else ROW_WARPS,
+        **linked(rows),
     )
 
 
@@ -133,7 +135,9 @@ def _route(
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
+    wait(LINKED)
     BLOCK_E: tl.constexpr = BLOCK_G * BLOCK_M
     token = tl.program_id(0).to(tl.int64)
     rows_ptr += token * row_stride

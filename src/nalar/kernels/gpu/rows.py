@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nalar.kernels.gpu.linked import linked, wait
+
 
 @triton.jit
 def _gather_kernel(
@@ -23,7 +25,9 @@ def _gather_kernel(
     W,
     S,
     BLOCK: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
+    wait(LINKED)
     b = tl.program_id(0)
     row = tl.load(rows + b)
     limit = tl.load(limits + b)
@@ -68,6 +72,7 @@ def gather_newest(
         width,
         block_size,
         BLOCK=64,
+        **linked(rows_B),
     )
     return ids_B, positions_B, slots_B, tables_BW
 
@@ -88,7 +93,9 @@ def _scatter_kernel(
     stride,
     B,
     BLOCK: tl.constexpr,
+    LINKED: tl.constexpr,
 ):
+    wait(LINKED)
     b = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = b < B
     row = tl.load(rows + b, mask=inside, other=0)
@@ -126,4 +133,5 @@ def scatter_newest(
         kept_3KB[0].stride(0),
         B,
         BLOCK=128,
+        **linked(rows_B),
     )

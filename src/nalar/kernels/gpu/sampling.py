@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nalar.kernels.gpu.linked import linked, wait
+
 LEAST_TILE, MOST_TILES = 1024, 128
 """Tokens of a tile, and tiles of a row. Not measured yet: 1024 gives 32 tiles at V 32,000, 2048 gives 75 at 151,936."""
 GROUP = 8
@@ -57,7 +59,7 @@ def sample(
         return ids_B, logprobs_B, processed_B
     _add_tiles[(B, K)](
         logits_BV, logits_BV.stride(0), V, warm, rows, sums_B3K, K,
-        TILE=tile, GROUP=GROUP, LEAST=LEAST_TEMPERATURE, **has, num_warps=4,
+        TILE=tile, GROUP=GROUP, LEAST=LEAST_TEMPERATURE, **has, num_warps=4, **linked(logits_BV),
     )  # fmt: skip
     first, second = (keys, counters_B) if uniform_B is None else (uniform_B, uniform_B)
     assert first is not None and second is not None
@@ -65,7 +67,7 @@ def sample(
         logits_BV, logits_BV.stride(0), V, first, second, warm, rows, sums_B3K, K,
         ids_B, logprobs_B, processed_B,
         TILE=tile, TILES=triton.next_power_of_2(K), LEAST=LEAST_TEMPERATURE,
-        HAS_UNIFORM=uniform_B is not None, **has, num_warps=4,
+        HAS_UNIFORM=uniform_B is not None, **has, num_warps=4, **linked(logits_BV),
     )  # fmt: skip
     return ids_B, logprobs_B, processed_B
 
@@ -101,8 +103,10 @@ def _add_tiles(
     logits, stride, V, temperature, rows, sums, K,
     TILE: tl.constexpr, GROUP: tl.constexpr, LEAST: tl.constexpr,
     HAS_TEMPERATURE: tl.constexpr, HAS_ROWS: tl.constexpr,
+    LINKED: tl.constexpr,
 ):  # fmt: skip
     """Of one tile: the largest logit, and the sums of the weights at temperature 1 and at the row's own."""
+    wait(LINKED)
     b = tl.program_id(0).to(tl.int64)
     k = tl.program_id(1)
     group = tl.arange(0, TILE // GROUP)[:, None]
@@ -145,8 +149,10 @@ def _look_up(
     ids, logprobs, processed,
     TILE: tl.constexpr, TILES: tl.constexpr, LEAST: tl.constexpr,
     HAS_UNIFORM: tl.constexpr, HAS_TEMPERATURE: tl.constexpr, HAS_ROWS: tl.constexpr,
+    LINKED: tl.constexpr,
 ):  # fmt: skip
     """Of one row: the token, and the logarithm of its share."""
+    wait(LINKED)
     b = tl.program_id(0).to(tl.int64)
     if HAS_UNIFORM:
         uniform = tl.load(keys + b)
