@@ -17,7 +17,6 @@ from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.config import RunConfig
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.place import place_of
-from nalar.pipeline.shelf import Found, Shelf
 from nalar.pipeline.state import State, lost_work
 from nalar.pipeline.writer import Writer
 from nalar.plan.model import sampling_flops
@@ -30,6 +29,7 @@ from nalar.train.checkpoint import (
     take_snapshot,
 )
 from nalar.train.rng import restore_random_state, seed_all
+from nalar.train.shelf import Found, Shelf
 
 
 class Sampled(Protocol):

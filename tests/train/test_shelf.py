@@ -1,8 +1,8 @@
 import pytest
 
 from nalar.config import UserError
-from nalar.pipeline.shelf import Shelf
 from nalar.train.checkpoint import MANIFEST, Progress, save_checkpoint, take_snapshot
+from nalar.train.shelf import Shelf
 
 
 @pytest.fixture
