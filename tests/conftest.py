@@ -9,6 +9,10 @@ import pytest
 # Read when torch loads, so before any test imports it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+# A kernel runs where a test forces it on, so that what it is compared with is the plain form on a GPU too.
+os.environ.setdefault("NALAR_KERNELS_OFF", "all")
+# Without it cuBLAS refuses to work where a test asks torch for deterministic algorithms.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 if not os.path.exists("/dev/nvidia0"):  # noqa: PTH110 - nothing is imported yet
     # Read where a kernel is defined. The interpreter knows nothing of races, shared memory or speed.
     os.environ.setdefault("TRITON_INTERPRET", "1")

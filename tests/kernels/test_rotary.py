@@ -9,7 +9,8 @@ from nalar.kernels.rotary import grouped_entries, latent_entries
 
 pytest.importorskip("triton")
 
-SLOTS = torch.tensor([9, 0, 4, 15, 0, 2])  # two of nobody, in block 0
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SLOTS = torch.tensor([9, 0, 4, 15, 0, 2], device=DEVICE)  # two of nobody, in block 0
 BLOCKS, SIZE = 5, 4
 
 
@@ -22,7 +23,7 @@ def _poisoned():
 
 
 def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 def turns(width):
@@ -32,7 +33,9 @@ def turns(width):
 
 def check(enter, width, dtype):
     """Both forms over a cache of junk: the same queries, kept entries and slots, and nothing written elsewhere."""
-    plain, own = (torch.full((BLOCKS, SIZE, width), 7.0, dtype=dtype) for _ in range(2))
+    plain, own = (
+        torch.full((BLOCKS, SIZE, width), 7.0, dtype=dtype, device=DEVICE) for _ in range(2)
+    )
     for kept in (0, 4):
         expected = enter(plain, kept)
         with switch.forced("rotary"):
@@ -43,7 +46,7 @@ def check(enter, width, dtype):
     own, plain = own.flatten(0, 1), plain.flatten(0, 1)
     assert_close(own[1:], plain[1:])
     assert own[0].isfinite().all()  # of either of those that wrote there
-    untouched = [i for i in range(BLOCKS * SIZE) if i not in SLOTS]
+    untouched = [i for i in range(BLOCKS * SIZE) if i not in SLOTS.tolist()]
     assert (own[untouched] == 7).all()
 
 
@@ -73,7 +76,7 @@ def test_latents_and_keys_are_entered_as_by_the_plain_form(H, R, P, dtype, inter
 
     check(enter, R + P, dtype)
     # Few tokens, and all of rows: one launch absorbs their queries too.
-    plain, own = (torch.zeros(BLOCKS, SIZE, R + P, dtype=dtype) for _ in range(2))
+    plain, own = (torch.zeros(BLOCKS, SIZE, R + P, dtype=dtype, device=DEVICE) for _ in range(2))
     for tokens in (slice(0, 1), slice(2, 4)):
         absorbed = tokens.stop - tokens.start
         expected = enter(plain, 0, tokens, absorbed)
@@ -113,7 +116,7 @@ def test_keys_and_values_are_entered_as_by_the_plain_form(H, G, K, dtype, is_nor
 
 @torch.no_grad()
 def test_a_cache_that_the_kernel_does_not_take_is_written_without_it():
-    cache = torch.zeros(2, 4, 20, dtype=torch.float64)
+    cache = torch.zeros(2, 4, 20, dtype=torch.float64, device=DEVICE)
     q, kv = normal(1, 2, 4).double(), normal(1, 20).double()
     with switch.forced("rotary"):
         latent_entries(
@@ -121,9 +124,9 @@ def test_a_cache_that_the_kernel_does_not_take_is_written_without_it():
             q,
             kv,
             turns(4)[:1],
-            torch.ones(16).double(),
+            torch.ones(16, device=DEVICE).double(),
             normal(2, 4, 16).double(),
-            torch.tensor([5]),
+            torch.tensor([5], device=DEVICE),
             cache,
             eps=1e-6,
             interleave=True,

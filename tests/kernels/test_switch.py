@@ -12,7 +12,8 @@ from nalar.kernels import switch
 
 
 @pytest.fixture(autouse=True)
-def _forget():
+def _forget(monkeypatch):
+    monkeypatch.delenv(switch.OFF, raising=False)
     for cached in (switch.refuse, switch._is_off, switch._can_compile):
         cached.cache_clear()
     yield

@@ -12,6 +12,8 @@ from nalar.kernels import switch
 pytest.importorskip("triton")
 from triton.runtime.interpreter import GridExecutor
 
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU: no interpreter")
+
 KERNELS = ("paged_attention", "projections", "rms_norm", "rotary")
 LENGTHS = [11, 3, 18]
 

@@ -73,7 +73,7 @@ def test_a_greedy_router_has_no_bias_and_says_so_when_asked_to_balance():
 
 
 @pytest.mark.parametrize("shared", [0, 2])
-def test_a_mixture_as_a_gpu_computes_it_gives_what_it_gives_here(shared):
+def test_a_mixture_as_a_gpu_computes_it_gives_what_it_gives_here(device, shared):
     """Few rows in the kernels' few launches, many rows sorted and differentiated by kernels."""
     pytest.importorskip("triton")
     config = ModelConfig(**(BASE | {"hidden_size": 16, "n_shared_experts": shared}))
@@ -82,7 +82,8 @@ def test_a_mixture_as_a_gpu_computes_it_gives_what_it_gives_here(shared):
     with torch.no_grad():
         for parameter in mixture.parameters():
             parameter.normal_(generator=gen)
-    x = torch.randn(9, 16, generator=gen, requires_grad=True)
+    mixture = mixture.to(device)
+    x = torch.randn(9, 16, generator=gen).to(device).requires_grad_()
     kernels = ("few_row_experts", "few_row_dense", "router", "routed_experts", "route_sort")
     kernels += ("swiglu", "spread_choices", "sum_choices")
     leaves = [x, *(p for p in mixture.parameters())]

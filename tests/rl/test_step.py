@@ -9,6 +9,8 @@ from torch.testing import assert_close
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import Request, SamplingParams
+from nalar.kernels import attention, logprobs, switch
+from nalar.optim import muonclip
 from nalar.optim.muonclip import MuonClip
 from nalar.rl.step import policy_batches, trainer_logprobs, update, useful
 
@@ -129,6 +131,22 @@ def test_gradients_are_those_of_the_loss_written_out(toy_model, rollouts, rl_con
     (-total / tokens).backward()
     for name, p in toy_model.named_parameters():
         assert_close(got[name], p.grad, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_the_path_of_gpus_has_the_same_gradients(toy_model, rollouts, rl_config, monkeypatch):
+    """Each token's own gradient from above goes through the chunked logits; sequences are of many lengths."""
+    expected, bias, metrics = gradients(toy_model, rollouts, rl_config())
+    monkeypatch.setattr(attention, "_is_on_cpu", lambda x: False)
+    monkeypatch.setattr(attention, "can_fuse", lambda q, v: True)
+    monkeypatch.setattr(logprobs, "is_rounded", lambda states, head: True)
+    monkeypatch.setattr(muonclip, "_is_lean", lambda device: True)
+    with switch.forced("routed_experts"):
+        found, found_bias, found_metrics = gradients(toy_model, rollouts, rl_config())
+    for name, gradient in expected.items():
+        assert_close(found[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+    assert all(torch.equal(a, b) for a, b in zip(bias, found_bias, strict=True))
+    assert found_metrics.entropy == pytest.approx(metrics.entropy, rel=1e-5)
+    assert found_metrics.log_ratio_rms == pytest.approx(metrics.log_ratio_rms, rel=1e-5)
 
 
 def test_a_silent_group_is_dropped_from_loss_and_denominator(

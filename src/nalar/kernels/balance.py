@@ -21,14 +21,13 @@ def sequence_balance(scores_TE: Tensor, ids_TK: Tensor, documents: Documents) ->
     share_TE = scores_TE / scores_TE.sum(-1, keepdim=True)
     chosen_TE = torch.zeros_like(share_TE).scatter_(-1, ids_TK, 1.0 / K)
     share_BE, chosen_BE = (_by_document(x, documents, length_B) for x in (share_TE, chosen_TE))
-    loss: Tensor = (E * chosen_BE * share_BE / length_B[:, None]).sum() / T
-    return loss
+    return (E * chosen_BE * share_BE / length_B[:, None]).sum() / T
 
 
 def _by_document(x_TE: Tensor, documents: Documents, length_B: Tensor) -> Tensor:
     """Sums over the tokens of each document, [B, E], in one order each time; on a GPU index_add has none."""
     if documents.slots_S is None:
-        each_BTE: Tensor = x_TE.unflatten(0, documents.sides[0])
-        return each_BTE.sum(1)
+        x_BTE: Tensor = x_TE.unflatten(0, documents.sides[0])
+        return x_BTE.sum(1)
     sums_BE: Tensor = torch.segment_reduce(x_TE, "sum", lengths=length_B, axis=0, unsafe=True)
     return sums_BE

@@ -163,13 +163,12 @@ class MuonClip:
         return self._masters[name].detach()
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """A copy of all that a resumed run needs besides the parameters.
+        """A copy, in main memory, of all that a resumed run needs besides the parameters.
 
         Contiguous and unshared, as safetensors wants; keys name parameters, not buffers.
         """
         return {
-            key: tensor.detach().clone(memory_format=torch.contiguous_format)
-            for key, tensor in self._state()
+            key: torch.empty(x.shape, dtype=x.dtype).copy_(x.detach()) for key, x in self._state()
         }
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nalar.kernels.documents import Documents
+from nalar.kernels.documents import Documents, without_waiting
 from nalar.kernels.logprobs import token_logprobs
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
@@ -88,12 +88,12 @@ def _join(
         old.extend(rollout.completion.logprobs)
         advantage.extend([a] * len(response))
     return PolicyBatch(
-        ids_T=torch.tensor(ids, device=device),
+        ids_T=without_waiting(torch.tensor(ids), device),
         documents=Documents.of([_length(r) for r in rollouts], device=device),
-        where_N=torch.tensor(where, device=device),
-        targets_N=torch.tensor(targets, device=device),
-        old_logprobs_N=torch.tensor(old, device=device),
-        advantages_N=torch.tensor(advantage, device=device),
+        where_N=without_waiting(torch.tensor(where), device),
+        targets_N=without_waiting(torch.tensor(targets), device),
+        old_logprobs_N=without_waiting(torch.tensor(old), device),
+        advantages_N=without_waiting(torch.tensor(advantage), device),
     )
 
 
@@ -143,10 +143,10 @@ def update(
     if not rollouts:
         return None
     tokens = sum(len(r.completion.token_ids) for r in rollouts)
-    totals = torch.zeros(4, dtype=torch.float64)
+    device = model.head_weight.device
+    totals = torch.zeros(4, dtype=torch.float64, device=device)
     loads: list[Tensor] = []
     optimizer.zero_grad()
-    device = model.head_weight.device
     for batch in policy_batches(
         rollouts, advantages, max_tokens=config.micro_batch_tokens, device=device
     ):
@@ -162,8 +162,7 @@ def update(
         part.loss.backward()
         loads = [a + b for a, b in zip(loads, batch_loads, strict=True)] if loads else batch_loads
         sums = [part.loss.detach(), entropy_N.sum(), part.clipped, part.squared_log_ratio]
-        totals += torch.stack([s.double().cpu() for s in sums])
-    _, entropy, clipped, squared = totals.tolist()
+        totals += torch.stack([s.double() for s in sums])
     outcome = apply_gradients(
         model,
         optimizer,
@@ -173,6 +172,7 @@ def update(
         lr_factor=lr_factor,
         balance_speed=config.balance_speed,
     )
+    _, entropy, clipped, squared = totals.tolist()
     return UpdateMetrics(
         outcome.metrics(), entropy / tokens, clipped / tokens, (squared / tokens) ** 0.5, tokens
     )

@@ -80,10 +80,9 @@ def take_snapshot(
     model: Transformer, optimizer: MuonClip | None, progress: Progress, *, copy: bool = True
 ) -> Snapshot:
     """The state of this moment. Without `copy` the weights are the model's own: write them before it trains on."""
-    tensors = None if optimizer is None else optimizer.state_tensors()
     return Snapshot(
         model=_copied(model) if copy else model,
-        optimizer=tensors and {key: tensor.cpu() for key, tensor in tensors.items()},
+        optimizer=None if optimizer is None else optimizer.state_tensors(),
         random=random_state(),
         progress=progress,
     )

@@ -16,6 +16,8 @@ from nalar.kernels.experts import Dense, dense, experts_reference, infer_experts
 gpu = pytest.importorskip("nalar.kernels.gpu.experts")
 lines = pytest.importorskip("nalar.kernels.gpu.expert_lines")
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch):
@@ -33,10 +35,10 @@ def _poisoned(monkeypatch):
 
 def case(T, D, E, K, F_, S=1, ids=None, dtype=torch.float32):
     gen = torch.Generator().manual_seed(T + E)
-    rand = lambda *shape, by=1.0: (torch.randn(*shape, generator=gen) * by).to(dtype)  # noqa: E731
+    rand = lambda *shape, by=1.0: (torch.randn(*shape, generator=gen) * by).to(DEVICE, dtype)  # noqa: E731
     if ids is None:
         ids = torch.rand(T, E, generator=gen).topk(K).indices
-    weights = torch.rand(T, K, generator=gen)
+    ids, weights = ids.to(DEVICE), torch.rand(T, K, generator=gen).to(DEVICE)
     shared = None
     if S:
         shared = Dense(rand(S * F_, D, by=0.2), rand(S * F_, D, by=0.2), rand(D, S * F_, by=0.2))
@@ -81,7 +83,7 @@ def test_half_precision_stays_within_the_stated_bound(unsorted, monkeypatch):
     x, ids, weights, gate_up, down, shared = args = case(33, 40, 5, 2, 24, dtype=torch.float16)
     with switch.forced("few_row_experts"):
         out = infer_experts(*args)
-    sizes = torch.zeros(33, 40, dtype=torch.float64)
+    sizes = torch.zeros(33, 40, dtype=torch.float64, device=DEVICE)
     for c in range(2):
         gate, up = torch.einsum("td,tgfd->gtf", x.double(), gate_up[ids[:, c]].double())
         act = (F.silu(gate) * up).abs()
@@ -111,7 +113,7 @@ def test_launches_do_not_depend_on_the_routing(monkeypatch):
         spread = (torch.arange(T)[:, None] * K + torch.arange(K)) % E
         shapes = set()
         for ids in (skewed, spread):
-            order, blocks = gpu.blocks_of(ids, E, M)
+            order, blocks = (x.cpu() for x in gpu.blocks_of(ids.to(DEVICE), E, M))
             shapes.add((order.shape, blocks.shape))
             flat = ids.flatten()
             assert torch.equal(order.long(), flat.argsort(stable=True))

@@ -12,6 +12,8 @@ from nalar.kernels.paging import Paging
 pytest.importorskip("triton")
 from nalar.kernels.gpu import paged
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 @pytest.fixture(autouse=True)
 def _poisoned():
@@ -43,7 +45,7 @@ def made(lengths, *, width, tokens=1, size=4, spare=3, dtype=torch.float32, seed
         entries[:n] = torch.randn(n, width, generator=gen).to(dtype)
         cache[own] = entries.unflatten(0, (count, size)) if count else cache[own]
         positions.append(torch.arange(n - tokens, n).clamp(min=0))
-    return cache, tables, torch.cat(positions)
+    return cache.to(DEVICE), tables.to(DEVICE), torch.cat(positions).to(DEVICE)
 
 
 def plain(cache, tables, positions, first, attend):
@@ -76,10 +78,11 @@ def test_latent_attention_is_softmax_written_out(monkeypatch, shape, tokens, fir
         q = torch.randn(H, len(positions), R, generator=gen).transpose(0, 1)
         turned = torch.randn(len(positions), H, 3 + P, generator=gen)[..., 3:]
         values = torch.randn(H, 5 + W, R, generator=gen)[:, 5:]
+        q, turned, values = (x.to(DEVICE) for x in (q, turned, values))
 
         def attend(i, entries, q=q, turned=turned, values=values):
             if not len(entries):
-                return torch.zeros(H, W)
+                return torch.zeros(H, W, device=DEVICE)
             scores = torch.cat([q[i], turned[i]], -1) @ entries.T * 0.3
             return torch.einsum("hr,hwr->hw", scores.softmax(-1) @ entries[:, :R], values)
 
@@ -101,11 +104,12 @@ def test_grouped_attention_is_softmax_written_out(monkeypatch, H, G, K, tokens, 
         lengths = [max(n, tokens) if n else 0 for n in lengths]
         cache, tables, positions = made(lengths, width=2 * G * K, tokens=tokens)
         q = torch.randn(len(positions), H, K, generator=torch.Generator().manual_seed(1))
+        q = q.to(DEVICE)
 
         def attend(i, entries, q=q):
             k, v = entries.unflatten(-1, (2, G, K)).repeat_interleave(H // G, 2).unbind(1)
             if not len(entries):
-                return torch.zeros(H, K)
+                return torch.zeros(H, K, device=DEVICE)
             weights = torch.einsum("hk,thk->ht", q[i], k).mul(0.3).softmax(-1)
             return torch.einsum("ht,thk->hk", weights, v)
 
@@ -123,6 +127,7 @@ def test_the_dispatcher_gives_in_half_precision_what_the_plain_form_gives(is_lat
     gen = torch.Generator().manual_seed(1)
     q, turned = (torch.randn(3, H, w, generator=gen).half() for w in (R if is_latent else K, P))
     values = (torch.randn(H, 64, R, generator=gen) / 16).half()
+    q, turned, values = (x.to(DEVICE) for x in (q, turned, values))
     paging = Paging(positions, positions, tables_BM=tables)
     asked = []
 

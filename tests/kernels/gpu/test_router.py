@@ -10,6 +10,8 @@ from nalar.model.moe import Router
 
 gpu = pytest.importorskip("nalar.kernels.gpu.router")
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 BASE = {
     "vocab_size": 8,
     "intermediate_size": 8,
@@ -34,7 +36,7 @@ def router_of(hidden: int, experts: int, k: int, **fields: object) -> Router:
         router.weight.copy_(torch.randn(experts, hidden, generator=gen) / hidden**0.5)
         if router.has_bias:
             router.e_score_correction_bias.copy_(torch.randn(experts, generator=gen) / 4)
-    return router
+    return router.to(DEVICE)
 
 
 SOFTMAX = {"scoring_func": "softmax", "topk_method": "greedy"}
@@ -60,6 +62,7 @@ def test_the_kernel_routes_as_torch_does(name, own, monkeypatch):
     monkeypatch.setattr(gpu, "OWN_PRODUCT", 10**6 if own else 0)
     router, T = CASES[name]
     x = torch.randn(T, router.config.hidden_size, generator=torch.Generator().manual_seed(1))
+    x = x.to(DEVICE)
     with torch.no_grad():
         want_ids, want_weights, _ = router(x)
         with switch.forced("router"):
@@ -73,7 +76,7 @@ def test_the_kernel_routes_as_torch_does(name, own, monkeypatch):
 
 def test_rows_and_weights_of_other_dtypes_are_multiplied_in_float32(monkeypatch):
     router = router_of(64, 16, 2).to(torch.bfloat16)
-    x = torch.randn(7, 64, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    x = torch.randn(7, 64, generator=torch.Generator().manual_seed(1)).to(DEVICE, torch.bfloat16)
     for own in (10**6, 0):
         monkeypatch.setattr(gpu, "OWN_PRODUCT", own)
         with torch.no_grad():
@@ -90,9 +93,9 @@ def test_of_equal_merits_the_lowest_number_is_chosen():
         router.e_score_correction_bias.zero_()
         router.weight.zero_()
     with switch.forced("router"), torch.no_grad():
-        ids, weights = router.infer(torch.ones(2, 8))
+        ids, weights = router.infer(torch.ones(2, 8, device=DEVICE))
     assert ids.tolist() == [[0, 1, 2, 3]] * 2
-    assert_close(weights, torch.full((2, 4), 0.25))
+    assert_close(weights, torch.full((2, 4), 0.25, device=DEVICE))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
@@ -100,7 +103,7 @@ def test_of_equal_merits_the_lowest_number_is_chosen():
 def test_ids_are_different_and_within_range_whatever_came(groups):
     """Not numbers, and so no group that is better than another."""
     router = router_of(8, 9, 3, **groups)
-    x = torch.ones(3, 8)
+    x = torch.ones(3, 8, device=DEVICE)
     x[0], x[1, 0] = torch.nan, torch.inf
     with switch.forced("router"), torch.no_grad():
         ids, weights = router.infer(x)
@@ -111,5 +114,5 @@ def test_ids_are_different_and_within_range_whatever_came(groups):
 
 def test_no_rows_are_routed_nowhere():
     with switch.forced("router"):
-        ids, weights = router_of(8, 9, 3).infer(torch.ones(0, 8))
+        ids, weights = router_of(8, 9, 3).infer(torch.ones(0, 8, device=DEVICE))
     assert ids.shape == weights.shape == (0, 3)
