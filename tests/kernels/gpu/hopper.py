@@ -89,9 +89,7 @@ def decode(config: ModelConfig, rows: int) -> None:
     paging = Paging(at_N, at_N, tables_BM=tables_BM)
     x_ND = torch.zeros(rows, config.hidden_size, dtype=torch.bfloat16)
     turn_NP = torch.ones(rows, config.rotary_dim // 2, dtype=torch.complex64)
-    with switch.forced(
-        "linked_launches", "paged_attention", "projections", "rms_norm", "rotary"
-    ):
+    with switch.forced("linked_launches", "paged_attention", "projections", "rms_norm", "rotary"):
         block.extend(x_ND, x_ND, turn_NP, cache_PSC, paging, paging.hidden(32, x_ND.dtype))
 
 
