@@ -19,6 +19,7 @@ NAMES = (
     "few_row_dense",
     "few_row_experts",
     "head",
+    "linked_launches",
     "optimizer",
     "paged_attention",
     "projections",
