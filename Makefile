@@ -60,13 +60,16 @@ bench-stability: $(BENCH_DEV)
 	mkdir -p $(RESULTS)
 	$(BENCH)/stability.py --plots $(RESULTS) --out $(RESULTS)/stability-$(NAME_2).json
 
-bench-gpu: $(addprefix bench-gpu-,kernels engine train parity memory)
+bench-gpu: $(addprefix bench-gpu-,kernels engine agreement train parity memory)
 
 bench-gpu-kernels: $(BENCH_DEV)
 	$(BENCH)/kernels.py --device cuda --out $(RESULTS)/kernels-$(GPU).json
 
 bench-gpu-engine: $(BENCH_DEV)
 	$(BENCH)/engine.py --device cuda --out $(RESULTS)/engine-$(GPU).json
+
+bench-gpu-agreement: $(BENCH_DEV)
+	$(BENCH)/agreement.py --out $(RESULTS)/agreement-$(GPU).json
 
 bench-gpu-train: $(BENCH_DEV)
 	$(BENCH)/train_gpu.py --out $(RESULTS)/train-$(GPU).json

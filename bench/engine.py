@@ -151,6 +151,8 @@ class Bench:
             EngineConfig(
                 max_num_seqs=batch,
                 max_model_len=self.prompt + self.tokens,
+                # All prompts in one step, as theirs.
+                max_num_batched_tokens=max(8192, batch * self.prompt),
                 enable_prefix_caching=False,
             ),
         )
