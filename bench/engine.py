@@ -214,7 +214,8 @@ class Bench:
         self, model: Transformer, requests: Sequence[Request]
     ) -> tuple[str | None, float | None]:
         """Continuous batching where it works, else padded rows."""
-        experts = "grouped_mm" if self.is_gpu else "eager"
+        has_experts = model.config.n_routed_experts > 0
+        experts = ("grouped_mm" if self.is_gpu else "eager") if has_experts else None
         with tempfile.TemporaryDirectory() as folder:
             save_model(model, Path(folder), token_ids={})
             peer = peers.load(Path(folder), self.device, self.dtype, experts)

@@ -18,11 +18,13 @@ BLOCK_SIZE = 256
 """Of transformers' cache, its own choice."""
 
 
-def load(folder: Path, device: torch.device, dtype: torch.dtype, experts: str) -> Any:
+def load(folder: Path, device: torch.device, dtype: torch.dtype, experts: str | None) -> Any:
+    """experts: None for a model that has none, which refuses the word."""
     import transformers
 
+    own = {} if experts is None else {"experts_implementation": experts}
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", experts_implementation=experts
+        folder, dtype=dtype, attn_implementation="sdpa", **own
     )
     return model.to(device).eval()
 

@@ -111,9 +111,11 @@ class Graphs:
         with torch.cuda.stream(aside):
             for _ in range(REHEARSALS):
                 step()
+            _forget_workspaces()
             # What other threads do meanwhile is their own affair.
             with torch.cuda.graph(graph, self._pool, aside, capture_error_mode="thread_local"):
                 step()
+            _forget_workspaces()
         torch.cuda.current_stream().wait_stream(aside)
         return graph
 
@@ -131,6 +133,14 @@ def _say(what: str) -> None:
 def _aside(device: int) -> torch.cuda.Stream:
     """One for all recordings: a library keeps memory for every stream that it has worked on."""
     return torch.cuda.Stream(device)
+
+
+def _forget_workspaces() -> None:
+    """cuBLAS's memory for sums, one for each stream, which anybody may free: torch.compile's own graphs do.
+
+    A recording that found none takes it from the memory of recordings, where it stays as long as they do.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
 
 
 def recorder_for(device: torch.device, config: EngineConfig) -> Callable[[], Recorder] | None:
