@@ -15,7 +15,7 @@ from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.model.weights import load_model, save_model
 from nalar.pipeline.sampler import load_sampler, measure
-from nalar.tasks.registry import TASKS
+from nalar.tasks.countdown import Countdown
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,7 @@ def folder(tmp_path_factory):
 def test_a_model_on_disk_is_measured_the_same_each_time(folder):
     config = EvalConfig(problems=3, k=2, max_tokens=8)
     results = [
-        measure(load_sampler(folder), TASKS["countdown"](), config, split="valid", seed=1)
-        for _ in range(2)
+        measure(load_sampler(folder), Countdown(), config, split="valid", seed=1) for _ in range(2)
     ]
     assert results[0] == results[1]
     assert (results[0].n, results[0].k) == (3, 2)

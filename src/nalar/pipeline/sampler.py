@@ -18,7 +18,7 @@ from nalar.pipeline.config import RunConfig, ZeroConfig
 from nalar.pipeline.place import Place, place_of
 from nalar.pipeline.zero import EVAL_SEED, tasks_of
 from nalar.tasks.problem import Split, Task
-from nalar.tasks.registry import TASKS
+from nalar.tasks.registry import open_task
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ def refuse_foreign_ids(folder: Path, tokenizer: Tokenizer, model: ModelConfig) -
         )
 
 
-def tasks_for(config: ZeroConfig | None) -> dict[str, Task]:
-    """The tasks as a run's corpus sets them, by id; in their default settings where there is no run."""
-    return tasks_of(config) if config else {name: make() for name, make in TASKS.items()}
+def task_for(word: str, config: ZeroConfig | None) -> Task:
+    """The task that a word of the command line means; a plain id as the run's corpus sets it, if it does."""
+    own = tasks_of(config) if config else {}
+    return own.get(word) or open_task(word, at="--task")
 
 
 def measure(

@@ -73,7 +73,7 @@ def train_rl(
         updates = _updates(model, optimizer, groups, config, step)
         step += 1
         engine.load(model.state_dict(), version=step)
-        on_step(_progress(step, groups, updates), groups)
+        on_step(_progress(step, tasks, groups, updates), groups)
     return step
 
 
@@ -97,12 +97,15 @@ def _updates(
     return done
 
 
-def _progress(step: int, groups: list[list[Rollout]], updates: list[UpdateMetrics]) -> RLProgress:
+def _progress(
+    step: int, tasks: Sequence[Task], groups: list[list[Rollout]], updates: list[UpdateMetrics]
+) -> RLProgress:
     flat = [r for group in groups for r in group]
     by_task: dict[str, list[Rollout]] = {}
     for r in flat:
         by_task.setdefault(r.problem.task, []).append(r)
-    searching = [r for r in flat if r.problem.task == "countdown"]
+    searches = {task.id for task in tasks if task.searches}
+    searching = [r for r in flat if r.problem.task in searches]
     idle = _idle_throughout(updates)
     return RLProgress(
         step=step,

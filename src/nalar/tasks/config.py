@@ -9,7 +9,7 @@ class CountdownConfig(Config):
     """Reach a target with every given number used once."""
 
     num_numbers: int = Field(default=3, ge=2, le=6)
-    """How many numbers a problem gives. Up to 3 all problems are enumerated; above they are drawn."""
+    """How many numbers a problem gives. Up to 3, where max_number is small, all problems are enumerated, else drawn."""
     max_number: int = Field(default=10, ge=2, le=100)
     """Numbers come from 1..max_number."""
     max_intermediate: int = Field(default=60, ge=2, le=10_000)

@@ -1,10 +1,55 @@
-"""The tasks that a name on the command line can mean."""
+"""The tasks that a word on the command line can mean: `countdown`, `countdown,num_numbers=4`."""
 
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
+from nalar.config import Config, UserError, lookup
 from nalar.tasks.chain_sum import ChainSum
+from nalar.tasks.config import ChainSumConfig, CountdownConfig
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Task
 
-TASKS: Mapping[str, Callable[[], Task]] = {"countdown": Countdown, "chain_sum": ChainSum}
-"""By task id, each in its default configuration."""
+
+class Family(NamedTuple):
+    """A task and the settings that make it harder or easier."""
+
+    make: Callable[[Any], Task]
+    config: type[Config]
+
+
+FAMILIES: Mapping[str, Family] = {
+    "countdown": Family(Countdown, CountdownConfig),
+    "chain_sum": Family(ChainSum, ChainSumConfig),
+}
+"""By task id."""
+
+SEARCHING = frozenset({Countdown.id})
+"""Ids of the tasks whose thoughts are marked tries."""
+
+
+def open_task(word: str, *, at: str) -> Task:
+    """The task that a word means: an id, and after it `,name=value` for settings that are not the usual ones.
+
+    at: where the word stood, for errors. UserError names the setting that cannot be.
+    """
+    name, *settings = word.split(",")
+    family = lookup(name, FAMILIES, at=at)
+    return family.make(_config(family.config, settings, at=f"{at} {word!r}"))
+
+
+def _config(cls: type[Config], settings: list[str], *, at: str) -> Config:
+    known = {name: name for name in cls.model_fields}
+    given: dict[str, str] = {}
+    for setting in settings:
+        name, sign, value = setting.partition("=")
+        if not sign or not value:
+            raise UserError(at=at, got=repr(setting), want="name=value after each comma")
+        given[lookup(name, known, at=at)] = value
+    try:
+        return cls.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(at=at, got=f"{field}={given.get(field)}", want=first["msg"]) from error
