@@ -1,3 +1,6 @@
+import hashlib
+import random
+
 import pytest
 
 from nalar.config import UserError
@@ -51,3 +54,19 @@ def test_a_list_of_distinct_problems_ends_whatever_is_asked_for():
     assert drawn < 20_000
     assert [p.key for p in distinct(draw, 3)] != []
     assert distinct(draw, 0) == []
+
+
+# Written once, from the tasks that the demo's published results were made with.
+DEMO = {"countdown": "1698c98f574eeef8", "chain_sum": "98132d61cc0f8489"}
+
+
+@pytest.mark.parametrize("name", DEMO)
+def test_the_demos_problems_and_scores_stay_what_they_were(name):
+    task, rng, digest = open_task(name, at="test"), random.Random(11), hashlib.sha256()
+    for split in ("train", "valid", "test"):
+        drawn = [task.draw(rng, split) for _ in range(50)]
+        for problem in [*task.problems(split, 100, seed=7), *drawn]:
+            scores = [task.score(problem, answer) for answer in (task.gold(problem), "7", "")]
+            told = [(s.correct, s.well_formed, s.canonical, s.error) for s in scores]
+            digest.update(repr((problem, told)).encode())
+    assert digest.hexdigest()[:16] == DEMO[name]
