@@ -18,6 +18,7 @@ from nalar.evals.baselines import (
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.config import CountdownConfig
 from nalar.tasks.countdown import Countdown
+from nalar.tasks.graph import GraphPath
 from nalar.tasks.problem import Problem
 
 RUNS = 40_000
@@ -183,3 +184,13 @@ def test_a_blind_guess_is_as_good_as_chance():
     )
     assert 0.01 < found.guess["chain_sum"].pass_at_1.mean < 0.1
     assert found.blind_search == []
+
+
+def test_tasks_that_are_easy_to_check_are_searched_by_guesses():
+    task = GraphPath()
+    problems = {task.id: task.problems("test", 10, 0)}
+    found = measure_baselines(
+        [task], problems, max_tokens=100, token_cost=len, model_tries=None, seed=0
+    )
+    (blind,) = found.blind_search
+    assert blind.pass_at_1.mean > found.guess["graph"].pass_at_1.mean > 0.2

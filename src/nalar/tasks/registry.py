@@ -6,10 +6,19 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from nalar.config import Config, UserError, lookup
+from nalar.tasks import config as settings
+from nalar.tasks.arithmetic import Arithmetic
+from nalar.tasks.calendar import Calendar
 from nalar.tasks.chain_sum import ChainSum
-from nalar.tasks.config import ChainSumConfig, CountdownConfig
 from nalar.tasks.countdown import Countdown
+from nalar.tasks.graph import GraphPath
+from nalar.tasks.grid import LogicGrid
+from nalar.tasks.linear import Linear
 from nalar.tasks.problem import Task
+from nalar.tasks.sequence import NumberSequence
+from nalar.tasks.sorting import Sorting
+from nalar.tasks.strings import Strings
+from nalar.tasks.units import Units
 
 
 class Family(NamedTuple):
@@ -20,8 +29,17 @@ class Family(NamedTuple):
 
 
 FAMILIES: Mapping[str, Family] = {
-    "countdown": Family(Countdown, CountdownConfig),
-    "chain_sum": Family(ChainSum, ChainSumConfig),
+    "countdown": Family(Countdown, settings.CountdownConfig),
+    "chain_sum": Family(ChainSum, settings.ChainSumConfig),
+    "arithmetic": Family(Arithmetic, settings.ArithmeticConfig),
+    "linear": Family(Linear, settings.LinearConfig),
+    "sequence": Family(NumberSequence, settings.SequenceConfig),
+    "graph": Family(GraphPath, settings.GraphConfig),
+    "grid": Family(LogicGrid, settings.GridConfig),
+    "sorting": Family(Sorting, settings.SortingConfig),
+    "strings": Family(Strings, settings.StringsConfig),
+    "units": Family(Units, settings.UnitsConfig),
+    "calendar": Family(Calendar, settings.CalendarConfig),
 }
 """By task id."""
 
@@ -34,15 +52,15 @@ def open_task(word: str, *, at: str) -> Task:
 
     at: where the word stood, for errors. UserError names the setting that cannot be.
     """
-    name, *settings = word.split(",")
+    name, *given = word.split(",")
     family = lookup(name, FAMILIES, at=at)
-    return family.make(_config(family.config, settings, at=f"{at} {word!r}"))
+    return family.make(_config(family.config, given, at=f"{at} {word!r}"))
 
 
-def _config(cls: type[Config], settings: list[str], *, at: str) -> Config:
+def _config(cls: type[Config], words: list[str], *, at: str) -> Config:
     known = {name: name for name in cls.model_fields}
     given: dict[str, str] = {}
-    for setting in settings:
+    for setting in words:
         name, sign, value = setting.partition("=")
         if not sign or not value:
             raise UserError(at=at, got=repr(setting), want="name=value after each comma")
