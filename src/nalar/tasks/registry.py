@@ -1,7 +1,7 @@
-"""The tasks that a word on the command line can mean: `countdown`, `countdown,num_numbers=4`."""
+"""The tasks that a word on the command line can mean: `countdown,num_numbers=4`, `problems.jsonl`."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -18,6 +18,7 @@ from nalar.tasks.problem import Task
 from nalar.tasks.sequence import NumberSequence
 from nalar.tasks.sorting import Sorting
 from nalar.tasks.strings import Strings
+from nalar.tasks.text import TextConfig, TextProblems
 from nalar.tasks.units import Units
 
 
@@ -48,16 +49,21 @@ SEARCHING = frozenset({Countdown.id})
 
 
 def open_task(word: str, *, at: str) -> Task:
-    """The task that a word means: an id, and after it `,name=value` for settings that are not the usual ones.
+    """The task that a word means: an id or a file, and after it `,name=value` for settings that are not the usual ones.
 
     at: where the word stood, for errors. UserError names the setting that cannot be.
     """
     name, *given = word.split(",")
+    if name.endswith(".jsonl"):
+        return TextProblems(_config(TextConfig, [f"path={name}", *given], at=f"{at} {word!r}"))
     family = lookup(name, FAMILIES, at=at)
     return family.make(_config(family.config, given, at=f"{at} {word!r}"))
 
 
-def _config(cls: type[Config], words: list[str], *, at: str) -> Config:
+C = TypeVar("C", bound=Config)
+
+
+def _config(cls: type[C], words: list[str], *, at: str) -> C:
     known = {name: name for name in cls.model_fields}
     given: dict[str, str] = {}
     for setting in words:
