@@ -31,7 +31,7 @@ class Eval:
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """A run's folder (a name under runs/, or a path), or a folder that is a model."""
     task: tuple[str, ...] = ()
-    """Tasks: ids, each with settings such as `,num_numbers=4` (docs/tasks.md). None: those of the run."""
+    """Ids with settings such as `,num_numbers=4`, .jsonl files, .py files (docs/tasks.md). None: the run's own."""
     problems: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Distinct problems a task, fewer where the split has fewer. None: as many as the run asks itself."""
     k: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None

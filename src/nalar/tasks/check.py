@@ -7,11 +7,12 @@ from nalar.tasks.problem import Problem, Split, Task
 
 CHECKED = 64
 """Problems of each split whose gold answer is scored."""
+NO_ANSWER = "this is no answer"
 _SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 
 def refuse_bad_task(task: Task, splits: Sequence[Split] = _SPLITS) -> None:
-    """UserError that shows the first problem whose gold answer is not right, or whose blank answer is."""
+    """UserError that shows the first problem whose gold answer is not right, or for which anything goes."""
     for split in splits:
         problems = task.problems(split, CHECKED, seed=0)
         if not problems:
@@ -27,8 +28,9 @@ def refuse_bad_task(task: Task, splits: Sequence[Split] = _SPLITS) -> None:
             if not score.correct:
                 why = f": {score.error}" if score.error else ""
                 raise _shown(task, problem, f"its own answer {gold!r} scored as wrong{why}")
-            if task.score(problem, "").correct:
-                raise _shown(task, problem, "a blank answer scored as correct")
+            for empty in ("", NO_ANSWER):
+                if task.score(problem, empty).correct:
+                    raise _shown(task, problem, f"the answer {empty!r} scored as correct")
 
 
 def _refuse_repeats(task: Task, problems: Sequence[Problem]) -> None:

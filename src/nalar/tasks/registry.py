@@ -1,4 +1,4 @@
-"""The tasks that a word on the command line can mean: `countdown,num_numbers=4`, `problems.jsonl`."""
+"""The tasks that a word on the command line can mean: `countdown,num_numbers=4`, `problems.jsonl`, `my_task.py`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -10,10 +10,12 @@ from nalar.tasks import config as settings
 from nalar.tasks.arithmetic import Arithmetic
 from nalar.tasks.calendar import Calendar
 from nalar.tasks.chain_sum import ChainSum
+from nalar.tasks.check import refuse_bad_task
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.graph import GraphPath
 from nalar.tasks.grid import LogicGrid
 from nalar.tasks.linear import Linear
+from nalar.tasks.own import OwnTask, OwnTaskConfig
 from nalar.tasks.problem import Task
 from nalar.tasks.sequence import NumberSequence
 from nalar.tasks.sorting import Sorting
@@ -51,13 +53,21 @@ SEARCHING = frozenset({Countdown.id})
 def open_task(word: str, *, at: str) -> Task:
     """The task that a word means: an id or a file, and after it `,name=value` for settings that are not the usual ones.
 
-    at: where the word stood, for errors. UserError names the setting that cannot be.
+    at: where the word stood, for errors. UserError names the setting that cannot be, or shows what a file has wrong.
+    A `.py` file is the code of whoever wrote the word, and is run.
     """
     name, *given = word.split(",")
+    where = f"{at} {word!r}"
     if name.endswith(".jsonl"):
-        return TextProblems(_config(TextConfig, [f"path={name}", *given], at=f"{at} {word!r}"))
+        text = TextProblems(_config(TextConfig, [f"path={name}", *given], at=where))
+        refuse_bad_task(text, text.splits)
+        return text
+    if name.endswith(".py"):
+        own = OwnTask(_config(OwnTaskConfig, [f"path={name}", *given], at=where))
+        refuse_bad_task(own)
+        return own
     family = lookup(name, FAMILIES, at=at)
-    return family.make(_config(family.config, given, at=f"{at} {word!r}"))
+    return family.make(_config(family.config, given, at=where))
 
 
 C = TypeVar("C", bound=Config)

@@ -95,6 +95,11 @@ class TextProblems:
         split = split_of(key)
         return "train" if self.config.split == "train" and split == "test" else split
 
+    @property
+    def splits(self) -> list[Split]:
+        """Those that have problems."""
+        return [split for split, problems in self._by_split.items() if problems]
+
     def draw(self, rng: random.Random, split: Split) -> Problem:
         found = self._by_split[split]
         if not found:
