@@ -10,12 +10,12 @@ from nalar.sandbox.worker import Worker, WorkerError
 
 SERVER = """
 import os, sys, time
-from nalar.config import UserError
-from nalar.sandbox.serve import serve
+
+from nalar.sandbox.serve import Refusal, serve
 
 def prepare():
     if "refuse" in sys.argv:
-        raise UserError(at="here", got="nothing", want="something", hint="try it")
+        raise Refusal(at="here", got="nothing", want="something", hint="try it")
     print("a line of chatter")
     def answer(request):
         kind = request["do"]

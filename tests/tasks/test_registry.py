@@ -37,7 +37,12 @@ def test_a_word_that_cannot_be_is_refused_and_says_why(word, told):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_ids_and_marks_are_those_of_the_tasks(name):
     family = FAMILIES[name]
-    task = family.make(family.config())
+    try:
+        task = family.make(family.config())
+    except UserError as why:
+        if "sandbox" not in str(why):
+            raise
+        pytest.skip(str(why))
     assert task.id == name
     assert task.searches == (name in SEARCHING)
 

@@ -25,6 +25,8 @@ TRAIN_PROBLEMS = 300
 """On which the constant is chosen."""
 GUESSES = 300
 """Blind guesses at each problem, from which the chance of one is estimated."""
+COSTLY = 4
+"""Constants, and guesses at each problem, where a score takes milliseconds."""
 
 SURELY = 1e-6
 """A share of searches that does not matter."""
@@ -91,7 +93,8 @@ def best_constant(
     def solved(answer: str, problems: Sequence[Problem]) -> list[float]:
         return [float(task.score(problem, answer).correct) for problem in problems]
 
-    shares = {answer: fmean(solved(answer, train)) for answer in dict.fromkeys(task.constants())}
+    constants = list(dict.fromkeys(task.constants()))[: COSTLY if task.is_costly else None]
+    shares = {answer: fmean(solved(answer, train)) for answer in constants}
     if not shares:
         return None
     best = max(shares, key=lambda answer: shares[answer])
@@ -103,12 +106,12 @@ def best_constant(
 
 
 def blind_guess(task: Task, problems: Sequence[Problem], *, seed: int) -> GuessBaseline:
-    """The chance of one guess at each of `problems`, from GUESSES of them."""
-    rng = random.Random(f"guess {task.id} {seed}")
+    """The chance of one guess at each of `problems`, from GUESSES of them (COSTLY, where a score takes long)."""
+    rng, count = random.Random(f"guess {task.id} {seed}"), COSTLY if task.is_costly else GUESSES
     shares = [
-        fmean(task.score(p, task.guess(rng, p)).correct for _ in range(GUESSES)) for p in problems
+        fmean(task.score(p, task.guess(rng, p)).correct for _ in range(count)) for p in problems
     ]
-    return GuessBaseline(guesses=GUESSES, pass_at_1=estimate(shares, seed=seed))
+    return GuessBaseline(guesses=count, pass_at_1=estimate(shares, seed=seed))
 
 
 @dataclass(frozen=True)

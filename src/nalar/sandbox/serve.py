@@ -1,4 +1,4 @@
-"""The inside of a worker: answer JSON requests, one a line, until nobody asks any more."""
+"""The inside of a worker: answer JSON requests, one a line, until nobody asks any more. Stdlib alone."""
 
 import contextlib
 import ctypes
@@ -10,15 +10,21 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from nalar.config import UserError
-
 _PR_SET_PDEATHSIG = 1
+
+
+class Refusal(Exception):
+    """This worker cannot work; whoever started it gets a UserError of the same words."""
+
+    def __init__(self, *, at: str, got: str, want: str, hint: str | None = None) -> None:
+        self.told = {"at": at, "got": got, "want": want, "hint": hint}
+        super().__init__(got)
 
 
 def serve(prepare: Callable[[], Callable[[Any], Any]]) -> None:
     """Answer until the input ends; the first argument of the process is its limit of address space, 0 for none.
 
-    prepare: loads what is needed and returns the function that answers. A UserError of it is told to whoever asked.
+    prepare: loads what is needed and returns the function that answers; it may raise Refusal.
     An exception of the answering function is answered as `{"error": ...}`.
     """
     die_with_parent()
@@ -27,9 +33,8 @@ def serve(prepare: Callable[[], Callable[[Any], Any]]) -> None:
     os.dup2(2, 1)  # whatever is printed is no answer
     try:
         answer = prepare()
-    except UserError as error:
-        told = {"at": error.at, "got": error.got, "want": error.want, "hint": error.hint}
-        _say(out, {"refusal": told})
+    except Refusal as refusal:
+        _say(out, {"refusal": refusal.told})
         return
     _say(out, {"ready": True})
     for line in sys.stdin.buffer:

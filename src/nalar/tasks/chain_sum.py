@@ -22,6 +22,7 @@ class ChainSum:
     id = "chain_sum"
     searches = False
     is_checkable = False
+    is_costly = False
 
     def __init__(self, config: ChainSumConfig | None = None) -> None:
         self.config = config or ChainSumConfig()

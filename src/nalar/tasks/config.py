@@ -5,6 +5,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from nalar.config import Config, ConfigError, lookup
+from nalar.sandbox.config import Tier
 
 
 class CountdownConfig(Config):
@@ -240,6 +241,25 @@ class CalendarConfig(Config):
     def model_post_init(self, _context: object) -> None:
         _ordered(self, "calendar", "first_year", "last_year")
         _known("calendar", "questions", self.chosen, get_args(CalendarQuestion))
+
+
+class ProgramsConfig(Config):
+    """Write a small Python function, judged by hidden tests in a sandbox."""
+
+    min_steps: int = Field(default=2, ge=1, le=5)
+    """Things that are done to the list, the last of which gives the result."""
+    max_steps: int = Field(default=3, ge=1, le=5)
+    num_tests: int = Field(default=12, ge=4, le=100)
+    """Hidden inputs, the empty list among them."""
+    max_items: int = Field(default=8, ge=3, le=100)
+    """Of a test's list."""
+    max_number: int = Field(default=20, ge=5, le=10**6)
+    """Items of tests lie in -max..max."""
+    min_tier: Tier = "namespaces"
+    """Isolation of what the model wrote; a machine without it is refused (docs/sandbox.md)."""
+
+    def model_post_init(self, _context: object) -> None:
+        _ordered(self, "programs", "min_steps", "max_steps")
 
 
 def _ordered(config: Config, task: str, low: str, high: str) -> None:

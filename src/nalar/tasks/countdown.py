@@ -118,6 +118,7 @@ class Countdown:
     id = "countdown"
     searches = True
     is_checkable = True
+    is_costly = False
 
     def __init__(self, config: CountdownConfig | None = None) -> None:
         self.config = config or CountdownConfig()

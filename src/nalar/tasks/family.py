@@ -24,6 +24,7 @@ class Family(ABC):
     id: str
     searches = False
     is_checkable = False
+    is_costly = False
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -3,15 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nalar.config import UserError
-from nalar.sandbox.serve import serve
+from nalar.sandbox.serve import Refusal, serve
 
 
 def prepare() -> Callable[[Mapping[str, str]], dict[str, Any]]:
     try:
         from math_verify import LatexExtractionConfig, parse, verify
     except ImportError as error:
-        raise UserError(
+        raise Refusal(
             at="text problems",
             got=f"gold answers in LaTeX without the package math-verify ({error})",
             want="math-verify, or number answers alone",

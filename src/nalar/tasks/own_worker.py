@@ -9,8 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nalar.config import UserError
-from nalar.sandbox.serve import serve
+from nalar.sandbox.serve import Refusal, serve
 
 
 def prepare() -> Callable[[Mapping[str, Any]], dict[str, Any]]:
@@ -18,7 +17,7 @@ def prepare() -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     module = _loaded(path)
     for name in ("make", "score"):
         if not callable(getattr(module, name, None)):
-            raise UserError(
+            raise Refusal(
                 at=str(path),
                 got=f"no function {name}",
                 want="two functions: make(rng) and score(problem, answer)",
@@ -43,15 +42,13 @@ def _loaded(path: Path) -> ModuleType:
     """The file as a module, its own folder first among those that it imports from."""
     spec = importlib.util.spec_from_file_location("own_task", path)
     if spec is None or spec.loader is None:
-        raise UserError(
-            at=str(path), got="a file that is no Python", want="a file that ends in .py"
-        )
+        raise Refusal(at=str(path), got="a file that is no Python", want="a file that ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise UserError(
+        raise Refusal(
             at=str(path), got=_told(error, path), want="a file that loads without an error"
         ) from None
     return module

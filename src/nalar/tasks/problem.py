@@ -30,7 +30,7 @@ class Score:
     """The answer in a form on which votes are counted; None is no vote."""
     error: str | None = None
     timed_out: bool = False
-    """Whether that error was a limit of time."""
+    """Whether a limit of time was hit: with `error` by the verifier, without it by the program that was the answer."""
 
 
 class Task(Protocol):
@@ -47,6 +47,11 @@ class Task(Protocol):
     @property
     def is_checkable(self) -> bool:
         """Whether an answer is easier to check than to find, so that guessing and checking is a way to solve it."""
+        ...
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether a score takes milliseconds, so that baselines try less."""
         ...
 
     def draw(self, rng: random.Random, split: Split) -> Problem:

@@ -17,6 +17,7 @@ from nalar.tasks.grid import LogicGrid
 from nalar.tasks.linear import Linear
 from nalar.tasks.own import OwnTask, OwnTaskConfig
 from nalar.tasks.problem import Task
+from nalar.tasks.programs import Programs
 from nalar.tasks.sequence import NumberSequence
 from nalar.tasks.sorting import Sorting
 from nalar.tasks.strings import Strings
@@ -43,6 +44,7 @@ FAMILIES: Mapping[str, Family] = {
     "strings": Family(Strings, settings.StringsConfig),
     "units": Family(Units, settings.UnitsConfig),
     "calendar": Family(Calendar, settings.CalendarConfig),
+    "programs": Family(Programs, settings.ProgramsConfig),
 }
 """By task id."""
 

@@ -47,6 +47,7 @@ class TextProblems:
 
     searches = False
     is_checkable = False
+    is_costly = False
 
     def __init__(self, config: TextConfig) -> None:
         self.config = config

@@ -1,0 +1,270 @@
+"""Code that nobody trusts: what it may do, what it tries, and that nothing comes of it."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from nalar.config import ConfigError, UserError
+from nalar.sandbox.box import Box, same
+from nalar.sandbox.config import TIERS, SandboxConfig
+
+DOUBLE = "def f(x):\n    return x * 2\n"
+
+
+def test_values_come_back_and_what_is_raised_does_too(box):
+    outcome = box.call("def f(a, b):\n    return [a // b, {'a': a}]", "f", [[6, 3], [1, 0]])
+    assert outcome.kind == "done"
+    assert outcome.values == ((True, [2, {"a": 6}]), (False, "ZeroDivisionError"))
+
+
+def test_usual_modules_of_the_standard_library_are_there(box):
+    program = """
+import math, re, itertools, functools, collections, heapq, bisect, random, json, string
+import decimal, fractions, statistics, dataclasses, datetime, typing, copy, hashlib, operator
+def f(n):
+    return [math.comb(n, 2), str(fractions.Fraction(n, 4)), collections.Counter("aab")["a"],
+            datetime.datetime.strptime("2024-02-29", "%Y-%m-%d").day, random.Random(n).randrange(9)]
+"""
+    (given,) = box.call(program, "f", [[10]]).values
+    assert given[0] and given[1][:4] == [45, "5/2", 2, 29]
+
+
+@pytest.mark.parametrize(
+    ("program", "kind", "why"),
+    [
+        ("def f(x: return", "failed", "SyntaxError"),
+        ("def g(x): return x", "failed", "KeyError"),
+        ("import no_such", "failed", "ModuleNotFoundError"),
+        ("(" * 50_000, "failed", ""),
+        ("raise SystemExit(0)", "failed", "SystemExit"),
+        ("import os; os._exit(0)", "failed", "no readable output"),
+        ("def f(x):\n    while True: pass", "timeout", ""),
+        ("import time\ndef f(x): time.sleep(60)", "timeout", ""),
+        ("def f(x): return 9**9**9**9", "timeout", ""),
+        ("def f(x): return 'a' * 10**7", "failed", "no readable output"),
+        ("import ctypes\ndef f(x): ctypes.string_at(0)", "crashed", "signal 11"),
+        ("import os, signal\ndef f(x): os.kill(os.getpid(), signal.SIGSEGV)\nf(0)", "", ""),
+        (
+            "import signal\nsignal.signal(signal.SIGXCPU, lambda *a: 0)\nwhile 1: pass",
+            "timeout",
+            "",
+        ),
+    ],
+)
+def test_each_way_to_end_has_its_name_and_its_time(box, program, kind, why):
+    start = time.perf_counter()
+    outcome = box.call(program, "f", [[1]])
+    assert time.perf_counter() - start < 5
+    assert outcome.kind != "broken"
+    assert not kind or (outcome.kind, why in outcome.why) == (kind, True)
+    assert box.call(DOUBLE, "f", [[4]]).values == ((True, 8),)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["(1, 2)", "{1}", "b'1'", "float('nan')", "1e999", "object()", "print", "Int(3)", "{1: 2}"]
+    + ["E()", "[E()]", "iter([])", "range(3)", "1j"],
+)
+def test_what_is_no_plain_value_is_no_value(box, value):
+    program = f"""
+class Int(int): pass
+class E:
+    def __eq__(self, other): return True
+    def __hash__(self): return 0
+def f(x): return {value}
+"""
+    assert box.call(program, "f", [[1]]).values == ((False, "no plain value"),)
+
+
+def test_deep_and_endless_values_end_too(box):
+    deep = "def f(x):\n    for _ in range(10**5): x = [x]\n    return x"
+    assert box.call(deep, "f", [[1]]).values == ((False, "no plain value"),)
+    endless = "def f(x):\n    a = []\n    a.append(a)\n    return a"
+    assert box.call(endless, "f", [[1]]).values == ((False, "no plain value"),)
+    large = box.call("def f(x): return 10**10000", "f", [[1]])
+    assert large.kind == "failed"
+
+
+def test_memory_and_processes_are_limited(box):
+    eat = "def f(n): return len(bytearray(n))"
+    assert box.call(eat, "f", [[10**10]]).values == ((False, "MemoryError"),)
+    grow = "def f(n):\n    a = []\n    while True: a.append('x' * 10**6 + str(len(a)))"
+    assert box.call(grow, "f", [[1]]).values == ((False, "MemoryError"),)
+    bomb = "import os\ndef f(x):\n    while True: os.fork()"
+    assert box.call(bomb, "f", [[1]]).values == ((False, "BlockingIOError"),)
+    threads = "import _thread\ndef f(x): _thread.start_new_thread(print, ())"
+    assert box.call(threads, "f", [[1]]).values == ((False, "RuntimeError"),)
+
+
+def test_no_file_of_the_machine_is_read_or_written(box, tmp_path):
+    canary = tmp_path / "hidden_tests.json"
+    canary.write_text("THE ANSWERS")
+    for folder in (tmp_path, canary):
+        folder.chmod(0o777)
+    target = f"/tmp/nalar-box-{os.getpid()}"
+    program = f"""
+import os
+def f(how):
+    if how == "read": return open({str(canary)!r}).read()
+    if how == "walk": return sorted(n for _, _, names in os.walk("/tmp") for n in names)
+    if how == "write": open({target!r}, "w").write("x")
+    if how == "append": open({str(canary)!r}, "a").write("x")
+    if how == "mkdir": os.mkdir({target!r})
+    if how == "remove": os.remove({str(canary)!r})
+    if how == "link": os.symlink("/", "/box/link")
+    if how == "passwd": return open("/etc/passwd").read()
+    if how == "proc": return os.listdir("/proc")
+    if how == "home": return os.listdir(os.path.expanduser("~"))
+    if how == "up": return open("../" * 20 + {str(canary)[1:]!r}).read()
+    if how == "fd": return [os.read(n, 10).decode() for n in range(3, 30)]
+    if how == "chmod": os.chmod("/", 0o777)
+"""
+    ways = [
+        "read",
+        "walk",
+        "write",
+        "append",
+        "mkdir",
+        "remove",
+        "link",
+        "passwd",
+        "proc",
+        "home",
+        "up",
+        "fd",
+        "chmod",
+    ]
+    outcome = box.call(program, "f", [[way] for way in ways])
+    told = dict(zip(ways, outcome.values, strict=True))
+    assert told.pop("walk") == (True, [])
+    assert [way for way, (gave, _) in told.items() if gave] == []
+    assert canary.read_text() == "THE ANSWERS" and not Path(target).exists()
+    assert "ANSWERS" not in str(outcome)
+
+
+def test_no_connection_leaves_the_box(box):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        server.setblocking(False)
+        program = """
+import ctypes, struct
+def f(port):
+    c = ctypes.CDLL(None, use_errno=True)
+    made = [c.socket(family, kind, 0) for family in (1, 2, 10, 16) for kind in (1, 2, 3)]
+    there = struct.pack("=HHI8x", 2, ((port & 255) << 8) | (port >> 8), 0x0100007F)
+    return [[s, c.connect(s, there, 16)] for s in made]
+"""
+        (gave,) = box.call(program, "f", [[server.getsockname()[1]]]).values
+        assert gave == (True, [[-1, -1]] * 12)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_calls_of_the_kernel_that_computing_never_needs_fail(box):
+    program = """
+import ctypes
+def f(x):
+    c = ctypes.CDLL(None, use_errno=True)
+    return [c.shmget(0, 1 << 30, 0o1777), c.unshare(0x10000000), c.ptrace(0, 0, 0, 0),
+            c.mount(b"none", b"/", b"tmpfs", 0, None), c.syscall(425, 8, None), c.setuid(0)]
+"""
+    assert box.call(program, "f", [[1]]).values == ((True, [-1] * 6),)
+
+
+def test_nobody_outside_is_signalled(box):
+    program = """
+import os, signal
+def f(pid):
+    told = []
+    for target in (pid, os.getppid(), 1, -1):
+        try:
+            os.kill(target, signal.SIGKILL if target > 1 else 0)
+            told.append(target in (1, -1))
+        except OSError:
+            told.append(True)
+    return told
+"""
+    (gave,) = box.call(program, "f", [[os.getpid()]]).values
+    assert os.getpid() and gave[0]
+    assert box.call(DOUBLE, "f", [[4]]).values == ((True, 8),)
+
+
+def test_secrets_of_the_environment_stay_outside(box, monkeypatch):
+    monkeypatch.setenv("API_KEY", "secret")
+    made = Box(box.config)
+    program = "import os\ndef f(x): return dict(os.environ)"
+    assert "secret" not in str(made.call(program, "f", [[1]]))
+    made.close()
+
+
+def test_nothing_stays_from_one_program_to_the_next(box):
+    box.call("import math, builtins\nmath.pi = 3\nbuiltins.len = lambda x: 0", "f", [])
+    program = "import math\ndef f(x): return [math.pi > 3.1, len([x])]"
+    assert box.call(program, "f", [[1]]).values == ((True, [True, 1]),)
+
+
+def test_no_process_is_left_behind(box):
+    before = set(_children())
+    for program in ("def f(x):\n    while True: pass", "import os; os._exit(1)", DOUBLE):
+        box.call(program, "f", [[1]])
+    time.sleep(0.1)
+    assert set(_children()) <= before
+
+
+def _children() -> list[str]:
+    """Processes of this machine that are run by nobody: those of boxes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/status"):
+        try:
+            lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
+        except OSError:
+            continue
+        if "python" in lines["Name"] and lines["Uid"].split()[0] == "65534":
+            found.append(lines["Pid"])
+    return found
+
+
+def test_a_server_that_dies_is_no_verdict_and_the_next_program_meets_a_new_one(box):
+    assert box.call(DOUBLE, "f", [[4]]).kind == "done"
+    os.kill(box._server._process.pid, signal.SIGKILL)
+    assert box.call(DOUBLE, "f", [[4]]).kind == "broken"
+    assert box.call(DOUBLE, "f", [[4]]).values == ((True, 8),)
+
+
+def test_what_is_too_weak_is_refused_with_what_is_missing(objections):
+    box = Box(SandboxConfig(min_tier="bubblewrap"))
+    box.__dict__["objections"] = dict.fromkeys(TIERS) | {"bubblewrap": "no bwrap on the path"}
+    with pytest.raises(UserError, match="no bwrap on the path") as caught:
+        _ = box.tier
+    assert "namespaces" in str(caught.value)
+    with pytest.raises(ConfigError, match="namespaces or stronger"):
+        SandboxConfig(tier="limits")
+    assert set(objections) == set(TIERS)
+    assert objections["limits"] is None
+
+
+def test_the_fastest_tier_that_is_strong_enough_is_taken():
+    box = Box()
+    box.__dict__["objections"] = dict.fromkeys(TIERS)
+    assert box.tier == "namespaces"
+    box = Box(SandboxConfig(min_tier="limits"))
+    box.__dict__["objections"] = dict.fromkeys(TIERS, "no") | {"limits": None}
+    assert box.tier == "limits"
+
+
+def test_equal_means_equal_in_type_and_value():
+    assert same([1, {"a": [None, "x"]}], [1, {"a": [None, "x"]}])
+    for left, right in (
+        (1, True),
+        (1, 1.0),
+        ([1], [1, 1]),
+        ("1", 1),
+        ({"a": 1}, {"b": 1}),
+        (0, None),
+    ):
+        assert not same(left, right) and not same([left], [right])
