@@ -100,6 +100,7 @@ def summarise(samples: Sequence[Sequence[Sample]], *, searches: bool, seed: int)
         mean_response_tokens=fmean(len(s.completion.token_ids) for s in flat),
         self_check_frac=fmean(checks_itself(s.parsed.thought) for s in flat) if searches else None,
         verifier_errors=sum(s.score.error is not None for s in flat),
+        timeouts=sum(s.score.timed_out for s in flat),
     )
 
 

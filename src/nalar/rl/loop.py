@@ -31,6 +31,9 @@ class RLProgress:
     """Of the responses to tasks that search: a try marked wrong and another after it."""
     truncated_frac: float
     verifier_errors: int
+    """Answers without a verdict, in this step."""
+    timeouts: int
+    """Answers whose check, or whose own program, ran over its time; in this step."""
     silent_groups: int
     """Groups whose rewards were all equal, and so taught nothing."""
     entropy: float | None
@@ -119,6 +122,7 @@ def _progress(
         ),
         truncated_frac=fmean(r.truncated for r in flat),
         verifier_errors=sum(r.score.error is not None for r in flat),
+        timeouts=sum(r.score.timed_out for r in flat),
         silent_groups=sum(len({r.reward for r in group}) == 1 for group in groups),
         entropy=fmean(u.entropy for u in updates) if updates else None,
         clipped_frac=fmean(u.clipped_frac for u in updates) if updates else None,
