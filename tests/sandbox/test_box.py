@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -231,9 +232,30 @@ def _children() -> list[str]:
 
 def test_a_server_that_dies_is_no_verdict_and_the_next_program_meets_a_new_one(box):
     assert box.call(DOUBLE, "f", [[4]]).kind == "done"
-    os.kill(box._server._process.pid, signal.SIGKILL)
-    assert box.call(DOUBLE, "f", [[4]]).kind == "broken"
+    server = box._server._process.pid
+    killer = threading.Timer(0.3, os.kill, (server, signal.SIGKILL))
+    killer.start()
+    outcome = box.call("import time\ndef f(x): time.sleep(60)", "f", [[4]])
+    killer.join()
+    assert outcome.kind == "broken" and "-9" in outcome.why
     assert box.call(DOUBLE, "f", [[4]]).values == ((True, 8),)
+    os.kill(box._server._process.pid, signal.SIGKILL)
+    box._server._process.wait()
+    assert box.call(DOUBLE, "f", [[4]]).values == ((True, 8),)
+
+
+def test_programs_that_come_at_once_take_turns(box):
+    found = {}
+
+    def ask(n):
+        found[n] = box.call(DOUBLE, "f", [[n]]).values
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {n: ((True, 2 * n),) for n in range(8)}
 
 
 def test_what_is_too_weak_is_refused_with_what_is_missing(objections):

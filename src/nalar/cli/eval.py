@@ -60,21 +60,20 @@ class EvalDocument(BaseModel):
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(Eval, args, verb="eval")
-    for word in asked.task:
-        open_task(word, at="--task")
     folder, run_config = chosen_model(asked.run)
     of_recipe = run_config if isinstance(run_config, ZeroConfig) else None
     config = _config(asked, of_recipe.evals if of_recipe else EvalConfig())
-    from nalar.pipeline.sampler import load_sampler, measure, task_for  # imports torch
+    opened = {word: open_task(word, at="--task") for word in config.tasks}
+    from nalar.pipeline.sampler import as_the_run_sets_them, load_sampler, measure  # imports torch
 
     sampler = load_sampler(folder, run_config)
+    tasks = as_the_run_sets_them(opened, of_recipe)
     seed = {} if asked.seed is None else {"seed": asked.seed}
     results: dict[str, TaskResult] = {}
     for name in config.tasks:
         what = f"up to {config.problems} problems of the {asked.split} split × {config.k} samples"
         out.text(f"{name}: {what}")
-        task = task_for(name, of_recipe)
-        results[name] = measure(sampler, task, config, split=asked.split, **seed)
+        results[name] = measure(sampler, tasks[name], config, split=asked.split, **seed)
     out.text(results_table(results))
     out.document(EvalDocument.model_validate(results))
     return 0

@@ -138,8 +138,10 @@ def wrapped(job: Mapping[str, Any]) -> Report:
         code = process.returncode  # above 128, bubblewrap means the signal that ended the box
         status = -code if code < 0 else code - 128 if code > 128 else code << 8
         told = {"timed_out": False, "status": status}
-        if code and complaint.startswith(b"bwrap:"):
-            return {"outcome": "broken", "why": complaint.decode(errors="replace")[:300].strip()}
+        if (
+            code and complaint
+        ):  # of bubblewrap, or of what comes before the program, which has no standard error
+            return {"outcome": "broken", "why": complaint.decode(errors="replace").strip()[-300:]}
         return _report(told | {"cpu_s": time.monotonic() - start}, out, job)
     except subprocess.TimeoutExpired:
         return {"outcome": "timeout"}

@@ -184,12 +184,12 @@ def limit(limits: Mapping[str, int]) -> None:
 
 
 def close_all_but(*kept: int) -> None:
-    """Standard input, output and errors lead nowhere, and of all other files only `kept` stay open."""
+    """Of all open files only `kept` stay; standard input, output and errors lead nowhere if they are not among them."""
     nowhere = os.open("/dev/null", os.O_RDWR)
-    for standard in (0, 1, 2):
+    for standard in {0, 1, 2} - set(kept):
         os.dup2(nowhere, standard)
     low = 3
-    for file in sorted(kept):
+    for file in sorted(set(kept) - {0, 1, 2}):
         os.closerange(low, file)
         low = file + 1
     os.closerange(low, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65_536))

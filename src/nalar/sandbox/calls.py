@@ -58,12 +58,14 @@ def _main() -> None:
     import cage  # type: ignore[import-not-found]  # lies beside this file in the box
 
     job = json.loads(sys.stdin.buffer.read())
-    out = os.dup(1)
-    cage.close_all_but(out)
+    out, null = os.dup(1), os.open("/dev/null", os.O_RDWR)
+    cage.close_all_but(out, null, 2)  # what goes wrong up to the program is told by standard error
     cage.drop_root()
     cage.drop_capabilities()
     cage.filter_calls()
     cage.limit(job["limits"])
+    os.dup2(null, 2)
+    os.close(null)
     try:
         run_job(job, out)
     finally:

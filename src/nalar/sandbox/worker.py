@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ class WorkerError(Exception):
 class Worker:
     """A module that calls `serve`, run as a process of its own; started when first asked, and anew after a death.
 
-    One question at a time. The time to start does not count against a question.
+    One question at a time; others that ask wait for their turn. The time to start does not count against a question.
     """
 
     def __init__(
@@ -44,12 +45,16 @@ class Worker:
         self.memory_bytes, self.start_s = memory_bytes, start_s
         self._process: subprocess.Popen[bytes] | None = None
         self._read = b""
+        self._asking = threading.Lock()
 
     def ask(self, request: Mapping[str, Any], *, timeout_s: float) -> Any:
         """The answer, JSON in and out. WorkerError, and the process is gone, where none comes in time."""
-        process = self._process or self._start()
         line = json.dumps(request).encode() + b"\n"
-        return self._exchange(process, line, time.monotonic() + timeout_s, timeout_s)
+        with self._asking:
+            if self._process is not None and self._process.poll() is not None:
+                self.close()  # it ended between two questions, which is no fault of this one
+            process = self._process or self._start()
+            return self._exchange(process, line, time.monotonic() + timeout_s, timeout_s)
 
     def close(self) -> None:
         """Kill the process and whatever it started in its group."""

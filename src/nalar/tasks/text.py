@@ -47,7 +47,6 @@ class TextProblems:
 
     searches = False
     is_checkable = False
-    is_costly = False
 
     def __init__(self, config: TextConfig) -> None:
         self.config = config
@@ -58,7 +57,9 @@ class TextProblems:
         self._by_split: dict[Split, list[Problem]] = {"train": [], "valid": [], "test": []}
         self._read()
         every = itertools.chain(*self._by_split.values())
-        if any(quantity(self.gold(problem)) is None for problem in every):
+        self.is_costly = any(quantity(self.gold(problem)) is None for problem in every)
+        """Whether Math-Verify is asked."""
+        if self.is_costly:
             self._judge.refuse_without_package()
 
     def _read(self) -> None:
