@@ -60,10 +60,11 @@ class EvalDocument(BaseModel):
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(Eval, args, verb="eval")
+    opened = {word: open_task(word, at="--task") for word in asked.task}
     folder, run_config = chosen_model(asked.run)
     of_recipe = run_config if isinstance(run_config, ZeroConfig) else None
     config = _config(asked, of_recipe.evals if of_recipe else EvalConfig())
-    opened = {word: open_task(word, at="--task") for word in config.tasks}
+    opened = opened or {word: open_task(word, at="--task") for word in config.tasks}
     from nalar.pipeline.sampler import as_the_run_sets_them, load_sampler, measure  # imports torch
 
     sampler = load_sampler(folder, run_config)
