@@ -15,8 +15,9 @@ from controls.finished import Finished
 from controls.results import Agreement, Routed
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine, OnStep
+from nalar.engine.pending import Pending
 from nalar.engine.rules import Ruling
-from nalar.engine.runner import Pending, Runner
+from nalar.engine.runner import Runner
 from nalar.engine.sample import Sample
 from nalar.engine.scheduler import Plan
 from nalar.engine.sequence import Completion, Request

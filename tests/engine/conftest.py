@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nalar.engine import decode as decode_module
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
 from nalar.kernels.paging import Paging
@@ -220,3 +221,36 @@ def _probabilities(
 @pytest.fixture
 def reference() -> Callable[..., list[float]]:
     return _probabilities
+
+
+class Tape:
+    """Records steps as a GPU does: rehearses them, then plays them back without being told anything new."""
+
+    def __init__(self):
+        self.steps = {}
+        self.played = []
+
+    def __contains__(self, key):
+        return key in self.steps
+
+    def record(self, key, step):
+        for _ in range(decode_module.REHEARSALS):
+            step()
+        self.steps[key] = step
+
+    def replay(self, key):
+        self.played.append(key)
+        self.steps[key]()
+
+
+@pytest.fixture
+def tapes(monkeypatch):
+    """All that are made, by engines that record here too."""
+    made = []
+
+    def make():
+        made.append(Tape())
+        return made[-1]
+
+    monkeypatch.setattr(decode_module, "recorder_for", lambda device, config: make)
+    return made

@@ -8,10 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nalar.config import ConfigError, UserError
+from nalar.engine import decode as decode_module
 from nalar.engine import engine as engine_module
 from nalar.engine import runner as runner_module
 from nalar.engine.scheduler import Scheduler
 from nalar.engine.sequence import Request, SamplingParams, ThinkingParams
+from nalar.kernels import switch
 
 END = 12
 
@@ -366,6 +368,9 @@ def said(groups):
         {"block_size": 3, "num_blocks": 12, "max_num_batched_tokens": 5, "max_num_seqs": 4},
         {"max_num_seqs": 1},
         {"deterministic": True, "max_num_batched_tokens": 10, "block_size": 5, "num_blocks": 9},
+        {"num_scheduler_steps": 4, "block_size": 4, "num_blocks": 9},
+        {"num_scheduler_steps": 7, "block_size": 3, "num_blocks": 30},
+        {"num_scheduler_steps": 5, "deterministic": True, "block_size": 5, "num_blocks": 12},
     ],
 )
 def test_limits_change_nothing_that_is_said(make_engine, monkeypatch, limits, overlaps):
@@ -391,17 +396,18 @@ def test_limits_change_nothing_that_is_said(make_engine, monkeypatch, limits, ov
     rows=st.integers(1, 9),
     caching=st.booleans(),
     overlaps=st.booleans(),
+    steps=st.integers(1, 9),
     seed=st.integers(0, 3),
 )
 @settings(
-    max_examples=12,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture
     ],  # the model has no state that counts
 )
 def test_any_limits_change_nothing_that_is_said(
-    make_engine, block_size, spare, budget, rows, caching, overlaps, seed
+    make_engine, block_size, spare, budget, rows, caching, overlaps, steps, seed
 ):
     requests = demanding(4, seed)
     want = said(make_engine(max_model_len=32).generate(requests))
@@ -412,9 +418,109 @@ def test_any_limits_change_nothing_that_is_said(
         max_num_batched_tokens=budget,
         max_num_seqs=rows,
         enable_prefix_caching=caching,
+        num_scheduler_steps=steps,
     )
     engine._overlaps = overlaps
     assert said(engine.generate(requests)) == want
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"num_scheduler_steps": 4},
+        {"num_scheduler_steps": 3, "block_size": 4, "num_blocks": 30},
+        {"num_scheduler_steps": 1, "max_num_seqs": 11},
+        {"num_scheduler_steps": 4, "deterministic": True, "block_size": 5},
+    ],
+)
+def test_steps_that_are_recorded_give_what_others_give(make_engine, tapes, limits, overlaps):
+    requests = [*demanding(), *crowd(9, seed=3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode_module, "recorder_for", lambda device, config: None)
+        want = said(make_engine().generate(requests))
+    engine = make_engine(**limits)
+    engine._overlaps = overlaps
+    assert said(engine.generate(requests)) == want
+    [tape] = tapes
+    shapes = len(tape.steps)
+    assert shapes < len(set(tape.played)) + 1 < len(tape.played)
+    assert said(engine.generate(requests)) == want
+    assert (
+        len(tapes) == 1 and len(tape.steps) <= shapes + 2
+    )  # a warm cache makes batches of its own
+
+
+def test_recorded_steps_may_use_kernels_of_their_own(make_engine, tapes):
+    pytest.importorskip("triton")
+    requests = crowd(6)
+    want = said(make_engine(num_scheduler_steps=4).generate(requests))
+    with switch.forced("rows"):
+        assert said(make_engine(num_scheduler_steps=4).generate(requests)) == want
+
+
+def test_what_is_recorded_lasts_as_long_as_cache_and_weights_stay(make_engine, tapes, model):
+    engine = make_engine(num_scheduler_steps=4)
+    requests = crowd(4)
+    want = engine.generate(requests)
+    engine.load(model.state_dict(), 1)
+    again = engine.generate(requests)
+    assert [c.token_ids for g in again for c in g] == [c.token_ids for g in want for c in g]
+    assert len(tapes) == 1
+    engine.sleep()
+    assert [c.token_ids for g in engine.generate(requests) for c in g] == [
+        c.token_ids for g in want for c in g
+    ]
+    assert len(tapes) == 2
+    model.table = model.table.clone()
+    engine.load(model.state_dict(), 2)
+    engine.generate(requests)
+    assert len(tapes) == 3
+
+
+def test_a_recording_touches_nobodys_block(make_engine, tapes, monkeypatch):
+    engine = make_engine(num_scheduler_steps=2, block_size=4)
+    engine.generate(crowd(5))
+    tape = type(tapes[0])
+    record, seen = tape.record, []
+
+    def watched(self, key, step):
+        cache = engine._runner._cache
+        rows = engine._runner._rows
+        nobody = rows.nobody
+        before = [x[:nobody].clone() for x in (rows.ids_R, rows.positions_R)]
+        blocks = cache[:, 1:].clone()
+        record(self, key, step)
+        assert torch.equal(cache[:, 1:], blocks)
+        after = [x[:nobody] for x in (rows.ids_R, rows.positions_R)]
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        seen.append(key)
+
+    monkeypatch.setattr(tape, "record", watched)
+    engine.sleep()
+    engine.generate(crowd(9, seed=2))
+    assert seen
+
+
+def test_the_end_of_a_run_of_steps_is_seen_in_its_middle(make_engine, model):
+    """Stops, caps and aborts fall anywhere in a run, and what was drawn behind them is gone."""
+    requests = crowd(12)
+    want = make_engine().generate(requests)
+    engine = make_engine(num_scheduler_steps=8)
+    events = []
+    for request in requests:
+        engine.add(request)
+    while engine.has_work:
+        events += engine.step()
+    ends = [e for e in events if e.completion]
+    assert len(ends) == sum(len(g) for g in want)
+    for event in ends:
+        own = [e for e in events if (e.request_id, e.sample_id) == event[:2]]
+        assert event.completion == want[event.request_id][event.sample_id]
+        assert tuple(t for e in own for t in e.token_ids) == event.completion.token_ids
+        assert max(len(e.token_ids) for e in own) <= 8
+    assert any(1 < len(e.token_ids) < 8 for e in ends)
+    assert engine._scheduler.pool.num_free == engine._num_blocks - 1
 
 
 @pytest.mark.parametrize("overlaps", [False, True])
@@ -615,6 +721,18 @@ def test_a_second_turn_computes_only_what_is_new(make_engine, model):
         [[completion]] = engine.generate([request])
         assert completion.num_cached_tokens == 0
     assert_logprobs_hold(model, Request(turn, SamplingParams()), pair[0])
+
+
+@pytest.mark.parametrize("budget", [5, 8192])
+def test_short_chunks_may_be_computed_as_rows(make_engine, model, monkeypatch, budget):
+    requests = [replace(r, prompt_ids=r.prompt_ids * 4) for r in demanding()]
+    want = said(make_engine(max_model_len=128).generate(requests))
+    engine = make_engine(block_size=4, max_model_len=128, max_num_batched_tokens=budget)
+    monkeypatch.setattr(runner_module, "SHORT", 2)
+    with switch.forced("paged_attention"):  # of which this model knows nothing
+        assert said(engine.generate(requests)) == want
+        assert said(engine.generate(requests)) == want
+    assert max(model.decode_batches) > len(requests)
 
 
 def test_new_weights_find_nothing_of_the_old(make_engine, model):

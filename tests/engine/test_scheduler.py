@@ -1,6 +1,7 @@
 """The scheduler with a stand-in for the device that knows what every slot of the cache holds."""
 
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -33,7 +34,8 @@ class Desk:
     requests: dict[int, list[Sample]] = field(default_factory=dict)
     answers: dict[int, list[int]] = field(default_factory=dict)
     """By request, which samples have been answered."""
-    pending: list[Sample] | None = None
+    pending: list[tuple[Sample, int]] | None = None
+    """Samples, and how many tokens each drew."""
     version: int = 0
     num_arrived: int = 0
 
@@ -86,7 +88,7 @@ class Desk:
             return plan
         self.compute(plan)
         self.settle()
-        self.pending = list(plan.drawing)
+        self.pending = [(s, n) for s, n in zip(plan.drawing, plan.run or repeat(1), strict=False)]
         if not overlaps:
             self.settle()
         return plan
@@ -136,9 +138,24 @@ class Desk:
             self.truth[sample] = list(sample.token_ids)
             for follower in prefill.followers:
                 self.truth[follower] = list(sample.request.prompt_ids)
-        work += [
-            (sample, range(sample.num_computed - 1, sample.num_computed)) for sample in plan.decodes
-        ]
+        assert not (plan.run and plan.prefills), "a run is of samples that decode, alone"
+        counts = plan.run or (1,) * len(plan.decodes)
+        assert all(1 <= n <= (self.config.num_scheduler_steps or 1) for n in counts)
+        ends = {s: s.num_computed - n for s, n in zip(plan.decodes, counts, strict=True)}
+        for i in range(max(counts, default=1)):
+            going = [s for s, n in zip(plan.decodes, counts, strict=True) if i < n]
+            decoded = [(s, range(ends[s] + i, ends[s] + i + 1)) for s in going]
+            drawing = going if plan.run else list(plan.drawing)
+            self.pass_once(decoded if i else work + decoded, plan.copies, drawing)
+        assert all(len(self.truth[s]) == s.num_tokens for s in plan.drawing)
+
+    def pass_once(
+        self,
+        work: list[tuple[Sample, range]],
+        copies: tuple[tuple[int, int], ...],
+        drawing: list[Sample],
+    ) -> None:
+        """One pass of the model."""
         written: set[int] = set()
         for sample, places in work:
             for position in places:
@@ -150,14 +167,13 @@ class Desk:
         for sample, places in work:
             self.read(sample, places.stop)
         size = self.config.block_size
-        for source, target in plan.copies:
+        for source, target in copies:
             for offset in range(size):
                 if source * size + offset in self.memory:
                     self.memory[target * size + offset] = self.memory[source * size + offset]
-        for sample in plan.drawing:
+        for sample in drawing:
             self.read(sample, len(self.truth[sample]))
             self.truth[sample].append(draw(self.truth[sample], sample.sample_id))
-            assert len(self.truth[sample]) == sample.num_tokens
 
     def read(self, sample: Sample, end: int) -> None:
         """Attention: all tokens up to here must be this sample's own, by weights of today."""
@@ -167,16 +183,17 @@ class Desk:
 
     def settle(self) -> None:
         pending, self.pending = self.pending, None
-        for sample in pending or ():
-            if sample.is_finished:
-                continue
-            sample.token_ids.append(self.truth[sample][len(sample.token_ids)])
-            self.scheduler.publish(sample)
-            if (
-                sample.token_ids[-1] == END
-                or len(sample.output_ids) == sample.request.params.max_tokens
-            ):
-                self.answer(sample)
+        for sample, count in pending or ():
+            for _ in range(count):
+                if sample.is_finished:
+                    break
+                sample.token_ids.append(self.truth[sample][len(sample.token_ids)])
+                self.scheduler.publish(sample)
+                if (
+                    sample.token_ids[-1] == END
+                    or len(sample.output_ids) == sample.request.params.max_tokens
+                ):
+                    self.answer(sample)
 
     def flush(self) -> None:
         """New weights between two calls; who is under way is computed anew."""
@@ -322,6 +339,29 @@ def test_a_second_turn_computes_only_what_is_new():
     assert prefill.start == known // 2 * 2 == it.requests[1][0].num_cached
 
 
+def test_runs_are_as_long_as_may_be_where_nobody_needs_the_host_and_end_with_their_samples():
+    it = desk(num_scheduler_steps=4, num_blocks=60)
+    long = [p for p in range(30) if len(alone(lonely(p, 9))) == 9][:2]
+    it.add([long[0]], max_tokens=9)
+    it.add([long[1]], max_tokens=3)
+    runs = []
+    while it.scheduler.has_work:
+        plan = it.step()
+        assert plan is not None
+        runs.append(plan.run)
+    # Each draws its first token behind its prompt; then 4, 4 of the one, and the 2 that are left of the other.
+    assert runs == [(), (4, 2), (4,)]
+
+
+def test_a_run_takes_no_block_from_others():
+    it = desk(num_scheduler_steps=8, block_size=1, num_blocks=12, max_num_seqs=2)
+    prompts = [p for p in range(30) if len(alone(lonely(p, 8))) == 8][:2]
+    for prompt in prompts:
+        it.add([prompt], max_tokens=8)
+    it.drain()
+    assert [it.output(i) for i in (0, 1)] == [[alone(lonely(p, 8))] for p in prompts]
+
+
 class Days(RuleBasedStateMachine):
     """Whatever comes in whatever order."""
 
@@ -331,8 +371,9 @@ class Days(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 5),
         budget=st.integers(1, 9),
         caching=st.booleans(),
+        steps=st.integers(1, 5),
     )
-    def open(self, block_size, spare, max_num_seqs, budget, caching):
+    def open(self, block_size, spare, max_num_seqs, budget, caching, steps):
         num_blocks = -(-LONGEST // block_size) + 1 + spare  # one sequence fits in any case
         self.desk = desk(
             max_model_len=LONGEST,
@@ -341,6 +382,7 @@ class Days(RuleBasedStateMachine):
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=budget,
             enable_prefix_caching=caching,
+            num_scheduler_steps=steps,
         )
         self.aborted: set[int] = set()
 
@@ -424,5 +466,5 @@ class Days(RuleBasedStateMachine):
                 assert it.output(request_id) == [alone(sample) for sample in samples]
 
 
-Days.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+Days.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 test_no_course_of_events_loses_a_request_or_a_block = Days.TestCase

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from nalar.kernels.rotary import rotate
 from nalar.model.config import ModelConfig, RopeScaling
-from nalar.model.rope import attention_factor, frequencies, rotate, softmax_factor
+from nalar.model.rope import attention_factor, frequencies, softmax_factor
 
 SIZES = {
     "vocab_size": 8,

@@ -3,8 +3,8 @@ import torch
 from torch.testing import assert_close
 
 from nalar.kernels.attention import causal_attention, max_logit
+from nalar.kernels.rotary import rotate
 from nalar.model.moe import MoE, Router
-from nalar.model.rope import rotate
 
 
 def random_ids(shape, seed=0):

@@ -60,6 +60,11 @@ class EngineConfig(Config):
     """
     speculation: SpeculationConfig | None = None
     """None: one token a step."""
+    num_scheduler_steps: int | None = Field(default=None, ge=1, le=64)
+    """Tokens that each sequence draws before the host looks, where none needs it in between (rules, top logprobs,
+    prompts to compute). What was drawn behind the end of a sequence is dropped. None: 4 on a GPU, 1 on a CPU."""
+    enforce_eager: bool = False
+    """On a GPU: launch every kernel of every step, instead of replaying steps that were recorded as CUDA graphs."""
 
     @property
     def keeps_drafts(self) -> bool:

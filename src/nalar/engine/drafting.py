@@ -66,7 +66,7 @@ class Drafter:
         rows_B, newest_B = batch.rows_B, self._rows.positions_R[batch.rows_B]
         states_BD = self._catch_up(plan, rows_B, newest_B, cache_PSC)
         num_drafts_B = self._tensor(plan.num_drafts)
-        shaping = self._rows.shaping(batch)
+        shaping = self._rows.shaping(*batch)
         guesses: list[Tensor] = []
         for i in range(1, max(plan.num_drafts) + 1):
             if guesses:

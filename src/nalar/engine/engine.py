@@ -6,7 +6,7 @@ It reads the model's own parameters and never copies them.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count, groupby
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -15,12 +15,17 @@ from torch import Tensor
 from nalar.config import ConfigError, UserError
 from nalar.engine.blocks import BlockPool
 from nalar.engine.config import EngineConfig
+from nalar.engine.decode import Model
+from nalar.engine.pending import Pending, Tokens
 from nalar.engine.rules import Ruling, begin, follow, phase, ruling
-from nalar.engine.runner import Model, Pending, Runner, Token, cache_dtype, cache_layers
+from nalar.engine.runner import Runner, cache_dtype, cache_layers
 from nalar.engine.sample import Sample
 from nalar.engine.scheduler import Plan, Scheduler
 from nalar.engine.sequence import Completion, FinishReason, Request, Speculated
 from nalar.machine import free_memory_bytes
+
+GPU_STEPS = 4
+"""Tokens that each sequence draws before the host looks, on a GPU: its work for 256 then hides behind the device's."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,13 @@ class Engine:
                 got=str(config.max_model_len),
                 want=f"at most the model's max_position_embeddings={longest}",
             )
+        self._device = _device(model)
+        if config.num_scheduler_steps is None:
+            steps = GPU_STEPS if self._device.type == "cuda" else 1
+            config = config.model_copy(update={"num_scheduler_steps": steps})
         self.config = config
         self.policy_version = 0
         self._model = model
-        self._device = _device(model)
         self._overlaps = self._device.type == "cuda"
         """Whether a step is launched before the tokens of the one before are known."""
         self._num_blocks = _num_blocks(model, config, self._device)
@@ -182,6 +190,7 @@ class Engine:
                 for name, new in foreign.items():
                     own[name].copy_(new)
         self._scheduler.flush()
+        self._runner.check_weights()
         self.policy_version = version
 
     def sleep(self) -> None:
@@ -266,51 +275,48 @@ class Engine:
             known = sample.prompt_logprobs or [None]
             # A prompt that was preempted is computed anew: what is known of it stays.
             sample.prompt_logprobs = [*known, *entries] if len(known) < sample.num_prompt else known
-        if self.config.speculation is None:
-            each = ((token.sample, [token]) for token in tokens)
-        else:
-            each = ((s, list(drawn)) for s, drawn in groupby(tokens, key=lambda t: t.sample))
-        for sample, drawn in each:
+        for drawn in tokens:
+            sample = drawn.sample
             if sample.is_finished:
                 continue
             try:
-                reason = self._accept(sample, drawn)
+                reason, taken = self._accept(drawn)
             except Exception as error:  # a grammar's or stop matcher's own, of any kind
                 self._fail(sample.request_id, error)
                 continue
             completion = None if reason is None else self._completed(sample, reason)
-            ids, logprobs = tuple(t.id for t in drawn), tuple(t.logprob for t in drawn)
+            ids, logprobs = tuple(drawn.ids[:taken]), tuple(drawn.logprobs[:taken])
             self._deliver(sample, ids, logprobs, completion)
 
-    def _accept(self, sample: Sample, drawn: list[Token]) -> FinishReason | None:
-        """Take in what a step gave a sample: one token, and of what was guessed right behind it what counts.
+    def _accept(self, drawn: Tokens) -> tuple[FinishReason | None, int]:
+        """Take in what a sample drew, up to its end, and say how many tokens that was.
 
-        Guesses count as long as nothing has changed that they were drawn under; the rest is taken out of `drawn`.
+        Guesses count as long as nothing has changed that they were drawn under.
         """
-        before = phase(sample) if len(drawn) > 1 else None
-        self._append(sample, drawn[0])
-        reason, taken = _finish_reason(sample), 1
-        while taken < len(drawn) and reason is None and phase(sample) == before:
-            self._scheduler.move_on(sample)
-            sample.num_accepted += 1
-            self._append(sample, drawn[taken])
-            reason = _finish_reason(sample)
-            taken += 1
-        del drawn[taken:]
-        sample.num_new = taken
-        return reason
-
-    def _append(self, sample: Sample, token: Token) -> None:
-        if token.is_forced:
+        sample, guesses = drawn.sample, self.config.speculation is not None
+        before = phase(sample) if guesses and len(drawn.ids) > 1 else None
+        if drawn.is_forced:
             sample.forced.append(len(sample.token_ids) - sample.num_prompt)
-        sample.token_ids.append(token.id)
-        sample.logprobs.append(token.logprob)
-        sample.processed_logprobs.append(token.processed_logprob)
-        if token.top is not None:
-            sample.top_logprobs.append(token.top)
-        if sample.has_rules:
-            follow(sample, token.id)
+        reason, taken = None, 0
+        for token in drawn.ids:
+            if guesses and taken:
+                if phase(sample) != before:
+                    break
+                self._scheduler.move_on(sample)
+                sample.num_accepted += 1
+            sample.token_ids.append(token)
+            taken += 1
+            if sample.has_rules:
+                follow(sample, token)
+            reason = _finish_reason(sample)
+            if reason is not None:
+                break
+        sample.logprobs += drawn.logprobs[:taken]
+        sample.processed_logprobs += drawn.processed_logprobs[:taken]
+        sample.top_logprobs += drawn.tops[:taken]
+        sample.num_new = taken
         self._scheduler.publish(sample)
+        return reason, taken
 
     def _completed(self, sample: Sample, reason: FinishReason) -> Completion:
         samples = self._requests[sample.request_id]

@@ -4,7 +4,7 @@ R rows, and one more that belongs to nobody · B some of them · M blocks of the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +17,9 @@ MOST_BATCHES = 8
 """Kept at a time: those that decode, and those that draw, are often the same as in the step before."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some rows that draw together, and what kind of drawing that takes. Stays as long as they do."""
+class Kind(NamedTuple):
+    """What it takes to draw for some rows."""
 
-    rows_B: Tensor
     is_plain: bool
     """Every row draws from the model's own distribution."""
     cuts: bool
@@ -29,6 +27,13 @@ class Batch:
     penalizes: bool
     num_top: int | None
     """Most of the likeliest ids that a row asks for."""
+
+
+class Batch(NamedTuple):
+    """Some rows that draw together. Stays as long as they do."""
+
+    rows_B: Tensor
+    kind: Kind
 
 
 class Rows:
@@ -41,7 +46,7 @@ class Rows:
             return torch.zeros((num_rows + 1, *width), dtype=dtype, device=device)
 
         self.nobody = num_rows
-        self._vocab_size, self._device, self._block_size = vocab_size, device, block_size
+        self.block_size, self._vocab_size, self._device = block_size, vocab_size, device
         self.ids_R = new(torch.int64)
         """The newest token, which a sample that decodes has drawn but not computed."""
         self.positions_R = new(torch.int64)
@@ -49,8 +54,8 @@ class Rows:
         self.tables_RM = new(torch.int64, num_blocks)
         self._sent = [0] * (num_rows + 1)
         """Blocks in each row of the table."""
-        self._keys_R = new(torch.int64)
-        self._temperature_R = new(torch.float32)
+        self.keys_R = new(torch.int64)
+        self.temperature_R = new(torch.float32)
         self._top_k_R = new(torch.int64)
         self._top_p_R = new(torch.float32)
         self._min_p_R = new(torch.float32)
@@ -76,8 +81,8 @@ class Rows:
         # The last token known, of prompt or output; the next one drawn stands behind it.
         self.ids_R[rows] = self._tensor([s.token_ids[-1] for s in samples])
         self.positions_R[rows] = self._tensor([len(s.token_ids) - 1 for s in samples])
-        self._keys_R[rows] = self._tensor(keys)
-        self._temperature_R[rows] = self._tensor([p.temperature for p in params], torch.float32)
+        self.keys_R[rows] = self._tensor(keys)
+        self.temperature_R[rows] = self._tensor([p.temperature for p in params], torch.float32)
         self._top_k_R[rows] = self._tensor(top_k)
         self._top_p_R[rows] = self._tensor([p.top_p for p in params], torch.float32)
         self._min_p_R[rows] = self._tensor([p.min_p for p in params], torch.float32)
@@ -89,7 +94,7 @@ class Rows:
             assert sample.row is not None
             self._sent[sample.row] = 0
             if sample.request.params.has_penalties:
-                self._count(sample)
+                self._recount(sample)
         self._batches.clear()
 
     def send_tables(self, samples: Sequence[Sample]) -> None:
@@ -119,16 +124,18 @@ class Rows:
                 self._batches.clear()
             self._batches[rows] = Batch(
                 self._tensor(rows),
-                is_plain=all(p.is_plain for p in params),
-                cuts=any(p.cuts for p in params),
-                penalizes=any(p.has_penalties for p in params),
-                num_top=max(tops, default=None),
+                Kind(
+                    is_plain=all(p.is_plain for p in params),
+                    cuts=any(p.cuts for p in params),
+                    penalizes=any(p.has_penalties for p in params),
+                    num_top=max(tops, default=None),
+                ),
             )
         return self._batches[rows]
 
     def slots(self, rows_B: Tensor, positions_B: Tensor) -> Tensor:
         """Where the entries of these positions lie: int64, of the shape of both."""
-        size = self._block_size
+        size = self.block_size
         blocks_B = self.tables_RM[rows_B, positions_B.div(size, rounding_mode="floor")]
         return blocks_B * size + positions_B % size
 
@@ -146,25 +153,28 @@ class Rows:
 
     def uniforms(self, rows_B: Tensor, at_B: Tensor) -> Tensor:
         """The random numbers that go with the tokens at these positions."""
-        return uniforms(self._keys_R[rows_B], at_B)
+        return uniforms(self.keys_R[rows_B], at_B)
 
-    def shaping(self, batch: Batch) -> Shaping | None:
-        if batch.is_plain:
+    def shaping(self, rows_B: Tensor, kind: Kind) -> Shaping | None:
+        if kind.is_plain:
             return None
-        rows_B = batch.rows_B
         return Shaping(
-            self._temperature_R[rows_B],
+            self.temperature_R[rows_B],
             self._top_k_R[rows_B],
             self._top_p_R[rows_B],
             self._min_p_R[rows_B],
-            batch.cuts,
-            self._penalties(rows_B) if batch.penalizes else None,
+            kind.cuts,
+            self._penalties(rows_B) if kind.penalizes else None,
         )
 
     def accept(self, rows_B: Tensor, ids_B: Tensor, positions_B: Tensor) -> None:
         """The tokens just drawn and where they stand."""
         self.ids_R[rows_B] = ids_B
         self.positions_R[rows_B] = positions_B
+        self.count(rows_B, ids_B)
+
+    def count(self, rows_B: Tensor, ids_B: Tensor) -> None:
+        """One more of each in its row's output, where somebody needs to know."""
         if self._counts_RV is not None:
             self._counts_RV[rows_B, ids_B] += 1
 
@@ -174,7 +184,7 @@ class Rows:
         counts_BV, in_prompt_BV = self._counts_RV[rows_B], self._in_prompt_RV[rows_B]
         return Penalties(repetition_B, presence_B, frequency_B, counts_BV, in_prompt_BV)
 
-    def _count(self, sample: Sample) -> None:
+    def _recount(self, sample: Sample) -> None:
         """What a sample's prompt and output hold so far."""
         if self._counts_RV is None or self._in_prompt_RV is None:
             shape = (self.nobody + 1, self._vocab_size)

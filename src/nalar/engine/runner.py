@@ -5,9 +5,7 @@ N tokens of a step · B rows · D draws of a step · V vocabulary · L layers ·
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import compress
-from typing import Any, NamedTuple, Protocol, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,99 +14,23 @@ from torch import Tensor
 from nalar.config import ConfigError
 from nalar.engine.blocks import NOBODY
 from nalar.engine.config import EngineConfig
+from nalar.engine.decode import ROW_TILE, Decoder, Model
 from nalar.engine.drafting import Drafter, DraftModel, Part
+from nalar.engine.pending import NO_GUESS, Pending, Prompts, pairs
 from nalar.engine.rows import Batch, Rows, on_device
 from nalar.engine.rules import Ruling
 from nalar.engine.sample import Sample
 from nalar.engine.sampler import Changes, Drawn, draw
 from nalar.engine.scheduler import Plan, Prefill
-from nalar.engine.sequence import PromptLogprob, TopLogprobs
+from nalar.engine.sequence import PromptLogprob
+from nalar.kernels import switch
 from nalar.kernels.documents import Documents
 from nalar.kernels.paging import Chunk, Paging
-from nalar.model.config import ModelConfig
 
-ROW_TILE = 32
-"""Tokens that deterministic mode computes at a time, never more and never fewer."""
-NO_GUESS = -1
+SHORT = 64
+"""Tokens behind what is cached that are computed as rows of one token each, where such rows are cheap."""
 LOGIT_ROWS = 512
 """Tokens of a prompt whose logits exist at once."""
-
-Prompts = tuple[tuple[Sample, tuple[PromptLogprob, ...]], ...]
-"""What was found of prompts, a chunk at a time."""
-
-
-class Model(Protocol):
-    """What the engine needs of a model."""
-
-    @property
-    def config(self) -> ModelConfig: ...
-
-    def extend(self, ids_N: Tensor, cache_LPSC: Tensor, paging: Paging, /) -> Tensor:
-        """The tokens of one step: writes their entries, attends up to each, returns states_ND."""
-        ...
-
-    def logits(self, states: Tensor, /) -> Tensor:
-        """float32, [..., V]."""
-        ...
-
-    def state_dict(self) -> Mapping[str, Any]: ...
-
-
-class Token(NamedTuple):
-    """What a sample drew."""
-
-    sample: Sample
-    id: int
-    logprob: float
-    processed_logprob: float
-    top: TopLogprobs | None
-    is_forced: bool
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A step on its way: `tokens` waits for it."""
-
-    samples: tuple[Sample, ...]
-    prompts: Prompts
-    _ids: Tensor
-    _logprobs: Tensor
-    _processed: Tensor
-    _top: tuple[Tensor, Tensor] | None
-    _forced: frozenset[int]
-    _guesses: Tensor | None
-    """int64, one for each: it counts if the token before it is this one; NO_GUESS: in any case."""
-    _event: torch.cuda.Event | None
-
-    def tokens(self) -> list[Token]:
-        if self._event is not None:
-            self._event.synchronize()
-        if not bool(self._logprobs.isfinite().all()):
-            raise FloatingPointError("engine: the model's logits are not finite (NaN or infinite)")
-        logprobs, processed = self._logprobs.tolist(), self._processed.tolist()
-        tops: list[TopLogprobs | None] = [None] * len(logprobs)
-        if self._top is not None:
-            tops = [
-                _first(row, s.request.params.logprobs)
-                for row, s in zip(_pairs(*self._top), self.samples, strict=True)
-            ]
-        tokens = [
-            Token(sample, token, logprob, own, top, i in self._forced)
-            for i, (sample, token, logprob, own, top) in enumerate(
-                zip(self.samples, self._ids.tolist(), logprobs, processed, tops, strict=True)
-            )
-        ]
-        return (
-            tokens if self._guesses is None else list(compress(tokens, self._counts(self._guesses)))
-        )
-
-    def _counts(self, guesses: Tensor) -> list[bool]:
-        """For each token whether it was drawn behind true ones: all guesses before it were right."""
-        counts: list[bool] = []
-        before = [NO_GUESS, *self._ids.tolist()[:-1]]
-        for guess, drawn in zip(guesses.tolist(), before, strict=True):
-            counts.append(guess == NO_GUESS or (counts[-1] and guess == drawn))
-        return counts
 
 
 class Runner:
@@ -126,17 +48,27 @@ class Runner:
             self._rows = Rows(
                 config.max_num_seqs, per_sample, config.block_size, vocab_size, device
             )
+            self._decoder = Decoder(model, config, self._rows, device)
         if config.speculation is not None and config.keeps_drafts:
             most = config.speculation.num_speculative_tokens
             draft_model = cast(DraftModel, model)
             self._drafter = Drafter(draft_model, self._rows, most, config.block_size, device)
         self._cache_LPSC: Tensor | None = None
+        self._weight_places = _places(model)
 
     def drop_cache(self) -> None:
         """Free its memory; the next step takes it again."""
         self._cache_LPSC = None
+        self._decoder.forget()
         if self._drafter is not None:
             self._drafter.forget()
+
+    def check_weights(self) -> None:
+        """Forget what was recorded of weights that are no longer where they were."""
+        places = _places(self._model)
+        if places != self._weight_places:
+            self._weight_places = places
+            self._decoder.forget()
 
     @torch.inference_mode()
     def launch(self, plan: Plan, rulings: Mapping[int, Ruling]) -> Pending:
@@ -148,6 +80,8 @@ class Runner:
         if plan.started:
             self._rows.start(plan.started)
         self._rows.send_tables(plan.grown)
+        if plan.decodes and not plan.prefills and self._config.speculation is None:
+            return self._decode(plan, rulings)
         guesses_BK = self._guess(plan)
         run = self._tiled if self._config.deterministic else self._flat
         states_DD, parts = run(plan, guesses_BK)
@@ -158,9 +92,21 @@ class Runner:
         for source, target in plan.copies:
             self._cache[:, target] = self._cache[:, source]
         if not samples:
-            nothing = torch.empty(0)
-            return Pending((), prompts, nothing, nothing, nothing, None, frozenset(), None, None)
-        return self._draw(plan, samples, rulings, states_DD, prompts, guesses_BK)
+            nothing = torch.empty(0, 0)
+            return Pending((), prompts, nothing, nothing, nothing)
+        return self._draw(plan, samples, rulings, self._logits(states_DD), prompts, guesses_BK)
+
+    def _decode(self, plan: Plan, rulings: Mapping[int, Ruling]) -> Pending:
+        """Steps without prompts or guesses: all samples, the same way."""
+        samples = plan.decodes
+        batch = self._rows.batch(samples)
+        if rulings or batch.kind.num_top is not None:
+            logits_DV = self._decoder.logits(samples, batch, self._cache)
+            return self._draw(plan, samples, rulings, logits_DV, (), None)
+        drawn = self._decoder.run(samples, batch, max(plan.run, default=1), self._cache)
+        found = (drawn.ids_B, drawn.logprobs_B, drawn.processed_B)
+        ids, logprobs, processed = (self._to_host(x) for x in found)
+        return Pending(samples, (), ids, logprobs, processed, plan.run, _event=self._event())
 
     @property
     def _cache(self) -> Tensor:
@@ -209,23 +155,28 @@ class Runner:
         """All tokens of the step at once; states in the order of `plan.drawing`."""
         fresh = [p for p in plan.prefills if p.start == p.sample.num_found == 0]
         behind = [p for p in plan.prefills if p not in fresh]
-        prefills = [*fresh, *behind]
+        short = [p for p in behind if p.end - p.start <= SHORT] if self._reads_blocks else []
+        if guesses_BK is not None:
+            short = []  # rows would be of one token here and of several there
+        chunks = [p for p in behind if p not in short]
+        prefills = [*fresh, *chunks, *short]
         tokens = self._prompt_tokens(prefills)
-        tables_BM, Q = None, 1
+        rows, blocks = self._rows_of(short)
+        Q = 1
         if plan.decodes:
-            most = max(len(sample.blocks) for sample in plan.decodes)
             rows_B = self._rows.batch(plan.decodes).rows_B
-            tables_BM = self._rows.tables_RM[rows_B, :most]
             decoded = self._decoded(plan, rows_B, guesses_BK)
             Q = decoded[0].shape[1]
             tokens = [[*x, y.flatten()] for x, y in zip(tokens, decoded, strict=True)]
+            rows.append(rows_B)
+            blocks += (len(sample.blocks) for sample in plan.decodes)
         ids_N, positions_N, slots_N = (_joined(x) for x in tokens)
         paging = Paging(
             positions_N,
             slots_N,
             Documents.of([p.end for p in fresh], device=self._device) if fresh else None,
-            tuple(self._chunk(p) for p in behind),
-            tables_BM,
+            tuple(self._chunk(p) for p in chunks),
+            self._rows.tables_RM[_joined(rows), : max(blocks)] if rows else None,
             Q,
         )
         states_ND = self._extend(ids_N, paging)
@@ -235,17 +186,27 @@ class Runner:
         behind_D = [num_prompt + i for i in _planned(plan, Q)]
         return self._picked(plan, prefills, states_ND, behind_D)
 
+    @property
+    def _reads_blocks(self) -> bool:
+        """Whether attention of a row reads the blocks that it sees and no others."""
+        return switch.runs("paged_attention", self._cache)
+
+    def _rows_of(self, prefills: Sequence[Prefill]) -> tuple[list[Tensor], list[int]]:
+        """The row of every token of these, and how many blocks each of them has."""
+        rows = [row for p in prefills for row in [p.sample.row] * (p.end - p.start)]
+        return [self._tensor(rows)] if rows else [], [len(p.sample.blocks) for p in prefills]
+
     def _tiled(self, plan: Plan, guesses_BK: Tensor | None) -> tuple[Tensor, list[Part]]:
         """Every token a row of a batch of ROW_TILE rows."""
         tokens = self._prompt_tokens(plan.prefills)
-        rows = [row for p in plan.prefills for row in [p.sample.row] * (p.end - p.start)]
+        rows, _ = self._rows_of(plan.prefills)
         if plan.decodes:
             rows_B = self._rows.batch(plan.decodes).rows_B
             decoded = self._decoded(plan, rows_B, guesses_BK)
             planned = self._tensor(_planned(plan, decoded[0].shape[1]))
             tokens = [[*x, y.flatten()[planned]] for x, y in zip(tokens, decoded, strict=True)]
-            rows += [sample.row for sample in plan.decoded]
-        rows_N = self._tensor(rows)
+            rows.append(self._tensor([sample.row for sample in plan.decoded]))
+        rows_N = _joined(rows)
         N = len(rows_N)
         padding = self._tensor([0] * (-N % ROW_TILE))
         # Padding is position 0 of a row that is nobody's: it writes to nobody's block and reads it.
@@ -312,7 +273,7 @@ class Runner:
         plan: Plan,
         samples: tuple[Sample, ...],
         rulings: Mapping[int, Ruling],
-        states_DD: Tensor,
+        logits_DV: Tensor,
         prompts: Prompts,
         guesses_BK: Tensor | None,
     ) -> Pending:
@@ -325,29 +286,36 @@ class Runner:
             before = before_BQ.flatten()[self._tensor(_planned(plan, before_BQ.shape[1]))]
             fresh = len(samples) - len(before)
             guesses = torch.nn.functional.pad(before, (fresh, 0), value=NO_GUESS)
-            guesses = guesses.to("cpu", non_blocking=True)
+            guesses = self._to_host(guesses)
         uniform_D = self._rows.uniforms(batch.rows_B, at_D)
-        drawn, top = self._sampled(batch, states_DD, uniform_D, self._changes(rulings))
+        drawn, top = self._sampled(batch, logits_DV, uniform_D, self._changes(rulings))
         self._rows.accept(batch.rows_B, drawn.ids_B, at_D)
         forced = frozenset(i for i, rule in rulings.items() if rule.forced is not None)
         found = (drawn.ids_B, drawn.logprobs_B, drawn.processed_B)
-        ids, logprobs, processed = (x.to("cpu", non_blocking=True) for x in found)
+        ids, logprobs, processed = (self._to_host(x[None]) for x in found)
         if top is not None:
-            top = (top[0].to("cpu", non_blocking=True), top[1].to("cpu", non_blocking=True))
-        event = None
-        if self._device.type == "cuda":
-            event = torch.cuda.Event()
-            event.record()
-        return Pending(samples, prompts, ids, logprobs, processed, top, forced, guesses, event)
+            top = (self._to_host(top[0]), self._to_host(top[1]))
+        event = self._event()
+        return Pending(samples, prompts, ids, logprobs, processed, (), top, forced, guesses, event)
+
+    def _to_host(self, x: Tensor) -> Tensor:
+        """A copy that stays as it is, behind the event that comes next."""
+        return x.clone() if x.device.type == "cpu" else x.to("cpu", non_blocking=True)
+
+    def _event(self) -> torch.cuda.Event | None:
+        if self._device.type != "cuda":
+            return None
+        event = torch.cuda.Event()
+        event.record()
+        return event
 
     def _sampled(
-        self, batch: Batch, states_DD: Tensor, uniform_D: Tensor, changes: Changes | None
+        self, batch: Batch, logits_DV: Tensor, uniform_D: Tensor, changes: Changes | None
     ) -> tuple[Drawn, tuple[Tensor, Tensor] | None]:
-        shaping = self._rows.shaping(batch)
-        logits_DV = self._logits(states_DD)
+        shaping = self._rows.shaping(*batch)
         top = None
-        if batch.num_top is not None:
-            best = logits_DV.log_softmax(-1).topk(min(batch.num_top, logits_DV.shape[-1]))
+        if batch.kind.num_top is not None:
+            best = logits_DV.log_softmax(-1).topk(min(batch.kind.num_top, logits_DV.shape[-1]))
             top = (best.indices, best.values)
         return draw(logits_DV, uniform_D, shaping, changes), top
 
@@ -414,18 +382,9 @@ def _by_token(logprobs_TV: Tensor, ids_T: Tensor, num_top: int) -> list[PromptLo
     own_T1 = logprobs_TV.gather(-1, ids_T[:, None])
     rank_T = (logprobs_TV > own_T1).sum(-1) + 1
     best = logprobs_TV.topk(min(num_top, logprobs_TV.shape[-1]))
-    tops = _pairs(best.indices, best.values)
+    tops = pairs(best.indices, best.values)
     columns = (own_T1[:, 0].tolist(), rank_T.tolist(), tops)
     return [PromptLogprob(*entry) for entry in zip(*columns, strict=True)]
-
-
-def _pairs(ids: Tensor, logprobs: Tensor) -> list[TopLogprobs]:
-    rows = zip(ids.tolist(), logprobs.tolist(), strict=True)
-    return [tuple(zip(i, p, strict=True)) for i, p in rows]
-
-
-def _first(top: TopLogprobs, count: int | None) -> TopLogprobs | None:
-    return None if count is None else top[:count]
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -437,6 +396,11 @@ def _planned(plan: Plan, width: int) -> list[int]:
     if not plan.num_drafts:
         return list(range(len(plan.decodes)))
     return [i * width + j for i, n in enumerate(plan.num_drafts) for j in range(1 + n)]
+
+
+def _places(model: Model) -> tuple[int, ...]:
+    """Where its weights lie in memory."""
+    return tuple(x.data_ptr() for x in model.state_dict().values() if isinstance(x, Tensor))
 
 
 def cache_layers(model: Model, config: EngineConfig) -> int:

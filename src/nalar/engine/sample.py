@@ -97,11 +97,14 @@ class Sample:
     num_prompt: int = field(init=False)
     has_rules: bool = field(init=False)
     """Whether the host has a say in single tokens."""
+    can_run: bool = field(init=False)
+    """Whether several of its tokens can be drawn before the host looks."""
 
     def __post_init__(self) -> None:
         # Asked for at every step of every sample: no properties.
         self.num_prompt = len(self.request.prompt_ids)
         self.has_rules = self.request.has_rules
+        self.can_run = not self.has_rules and self.request.params.logprobs is None
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -6,10 +6,13 @@ the batch.
 B rows · V vocabulary
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from nalar.kernels import switch
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -37,6 +40,10 @@ class Penalties:
         logits_BV = logits_BV - self.frequency_B[:, None] * self.counts_BV
         return logits_BV - self.presence_B[:, None] * said_BV
 
+    def is_felt(self) -> Tensor:
+        """bool [B]: the rows that are punished, or rewarded, for anything."""
+        return (self.repetition_B != 1) | (self.presence_B != 0) | (self.frequency_B != 0)
+
 
 @dataclass(frozen=True)
 class Shaping:
@@ -50,6 +57,19 @@ class Shaping:
     cuts: bool
     """Whether any row uses top-k, top-p or min-p; without them nothing needs sorting."""
     penalties: Penalties | None = None
+
+    @classmethod
+    def by_temperature(cls, temperature_B: Tensor, vocab_size: int) -> "Shaping":
+        ones_B = torch.ones_like(temperature_B)
+        all_B = torch.full_like(temperature_B, vocab_size, dtype=torch.int64)
+        return cls(temperature_B, all_B, ones_B, torch.zeros_like(ones_B), cuts=False)
+
+    def is_by_temperature(self, vocab_size: int) -> Tensor:
+        """bool [B]: the rows that nothing but the temperature changes."""
+        is_so_B = (self.top_k_B >= vocab_size) & (self.top_p_B >= 1) & (self.min_p_B <= 0)
+        if self.penalties is not None:
+            is_so_B &= ~self.penalties.is_felt()
+        return is_so_B
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,12 @@ class Changes:
             kept_XV = logits_BV[rows].masked_fill(~allowed_XV, -torch.inf)
             logits_BV = logits_BV.index_copy(0, rows, kept_XV)
         return logits_BV
+
+    def rows(self) -> Iterator[Tensor]:
+        """Those that are changed; some several times."""
+        for part in (self.bias, self.allowed, self.forced):
+            if part is not None:
+                yield part[0]
 
 
 @dataclass(frozen=True)
@@ -98,6 +124,62 @@ def draw(
     Without `shaping` every row draws from the model's own distribution, and gets the very token that it
     would get beside rows that are shaped.
     """
+    if not _kernel_takes(logits_BV):
+        return _drawn_plainly(logits_BV, uniform_B, shaping, changes)
+    from nalar.kernels.gpu import sampling
+
+    temperature_B = None if shaping is None else shaping.temperature_B
+    by_kernel = sampling.sample(logits_BV, uniform_B=uniform_B, temperature=temperature_B)
+    if changes is None and (shaping is None or not (shaping.cuts or shaping.penalties is not None)):
+        return Drawn(*by_kernel)
+    # The plain form rounds differently: a row must not feel in what company it is.
+    plain = _drawn_plainly(logits_BV, uniform_B, shaping, changes)
+    is_plain_B = torch.zeros_like(uniform_B, dtype=torch.bool)
+    if shaping is not None:
+        is_plain_B = ~shaping.is_by_temperature(logits_BV.shape[-1])
+    for rows in () if changes is None else changes.rows():
+        is_plain_B = is_plain_B.index_fill(0, rows, True)
+    both = zip((plain.ids_B, plain.logprobs_B, plain.processed_B), by_kernel, strict=True)
+    return Drawn(*(torch.where(is_plain_B, one, other) for one, other in both))
+
+
+def sample(
+    logits_BV: Tensor,
+    keys: Tensor,
+    counters_B: Tensor,
+    temperature: Tensor | None = None,
+    rows_B: Tensor | None = None,
+) -> Drawn:
+    """`draw` with the uniforms of these keys and counters, where nothing is changed but the temperature.
+
+    rows_B: then keys and temperature are those of all rows, and row b's stand at rows_B[b].
+    """
+    if _kernel_takes(logits_BV):
+        from nalar.kernels.gpu import sampling
+
+        given = {"keys": keys, "counters_B": counters_B, "temperature": temperature}
+        return Drawn(*sampling.sample(logits_BV, rows_B=rows_B, **given))
+    if rows_B is not None:
+        keys = keys[rows_B]
+        temperature = None if temperature is None else temperature[rows_B]
+    shaping = None
+    if temperature is not None:
+        shaping = Shaping.by_temperature(temperature, logits_BV.shape[-1])
+    return _drawn_plainly(logits_BV, uniforms(keys, counters_B), shaping, None)
+
+
+def _kernel_takes(logits_BV: Tensor) -> bool:
+    if not switch.runs("sample", logits_BV):
+        return False
+    if logits_BV.dtype != torch.float32 or logits_BV.stride(-1) != 1:
+        switch.refuse("sample", f"logits in {logits_BV.dtype}, strides {logits_BV.stride()}")
+        return False
+    return True
+
+
+def _drawn_plainly(
+    logits_BV: Tensor, uniform_B: Tensor, shaping: Shaping | None, changes: Changes | None
+) -> Drawn:
     raw_BV = logits_BV.log_softmax(-1)
     if changes is not None:
         logits_BV = changes.apply(logits_BV)

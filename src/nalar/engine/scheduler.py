@@ -10,6 +10,7 @@ Counts run ahead of the tokens: the next step can be planned before the tokens o
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from nalar.engine.blocks import UNKNOWN, BlockPool
 from nalar.engine.config import EngineConfig, SpeculationConfig
@@ -44,6 +45,8 @@ class Plan:
     """Samples that have got blocks, those with a new row included."""
     copies: tuple[tuple[int, int], ...]
     """Blocks to copy onto others behind the step: the last, unfilled one of a prompt, for each follower."""
+    run: tuple[int, ...] = ()
+    """Of each that decodes: tokens it draws, one after another, before the host looks. Empty: one each."""
 
     @property
     def drawing(self) -> Iterator[Sample]:
@@ -132,8 +135,9 @@ class Scheduler:
         draft.budget -= len(draft.decodes)
         self._plan_prompts([sample for sample in begun if sample.row is not None], draft)
         num_drafts = tuple(self._guesses(draft)) if self._config.speculation else ()
-        for sample in draft.decodes:
-            self.move_on(sample)
+        run = self._run(draft)
+        for sample, count in zip(draft.decodes, run or repeat(1), strict=False):
+            self.move_on(sample, count)
         grown = [*draft.started, *(sample for sample in self._grown if sample.row is not None)]
         self._grown = []
         return Plan(
@@ -143,12 +147,13 @@ class Scheduler:
             tuple(draft.started),
             tuple(grown),
             tuple(draft.copies),
+            run,
         )
 
-    def move_on(self, sample: Sample) -> None:
-        """One more token is computed and one more drawn: by plan, or by a guess that was accepted."""
-        sample.num_computed += 1
-        sample.num_drawn += 1
+    def move_on(self, sample: Sample, count: int = 1) -> None:
+        """So many more tokens are computed and drawn: by plan, or by a guess that was accepted."""
+        sample.num_computed += count
+        sample.num_drawn += count
 
     def publish(self, sample: Sample) -> None:
         """Offer to others the blocks that are full by now."""
@@ -203,6 +208,27 @@ class Scheduler:
         sample.blocks += blocks
         self._grown.append(sample)
         return True
+
+    def _run(self, draft: _Draft) -> tuple[int, ...]:
+        """How many tokens each draws where nobody needs the host between them, and blocks for these."""
+        most = self._config.num_scheduler_steps or 1
+        if most == 1 or draft.prefills or self._config.speculation is not None:
+            return ()
+        if not all(sample.can_run for sample in draft.decodes):
+            return ()
+        counts = [min(most, s.request.params.max_tokens - s.num_drawn) for s in draft.decodes]
+        size = self.pool.block_size
+        missing = [
+            max(0, -(-(sample.num_tokens + count - 1) // size) - len(sample.blocks))
+            for sample, count in zip(draft.decodes, counts, strict=True)
+        ]
+        if sum(missing) > self.pool.num_free:
+            return ()
+        for sample, count in zip(draft.decodes, missing, strict=True):
+            if count:
+                sample.blocks += self.pool.allocate(count) or []
+                self._grown.append(sample)
+        return tuple(counts) if max(counts, default=1) > 1 else ()
 
     def _guesses(self, draft: _Draft) -> Iterator[int]:
         """How many guesses each is given: what is left of tokens and blocks behind everything else."""

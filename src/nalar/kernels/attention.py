@@ -4,7 +4,7 @@
 # S slots of all sides · J2 sides, padded · R latent · G heads of keys and values · Q queries of a row
 # X queries of one head of keys (also: S*H) · C what a token has in the cache
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
+from nalar.kernels import switch
 from nalar.kernels.documents import Documents
+from nalar.kernels.fused_attention import backend_for, can_fuse
 from nalar.kernels.opaque import apart, opaque
+from nalar.kernels.paging import Hidden, Paging, read
 
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -37,8 +40,8 @@ def document_attention(
 
     H is a multiple of G: neighbouring heads of queries share one of keys and values.
     """
-    if q_NHK.device.type == "cpu" and q_NHK.shape[-1] == v_NGW.shape[-1] and observe != "exact":
-        return _attend_on_cpu(q_NHK, k_NGK, v_NGW, documents, scale, observe)
+    if observe != "exact" and _has_one_operation(q_NHK, v_NGW):
+        return _attend_at_once(q_NHK, k_NGK, v_NGW, documents, scale, observe)
     return _attend_by_side(q_NHK, k_NGK, v_NGW, documents, scale, observe)
 
 
@@ -68,76 +71,107 @@ def _attend_by_side(
     return documents.join(outs), torch.stack(seen).amax(0) if seen else None
 
 
-def _attend_on_cpu(
+def _has_one_operation(q: Tensor, v: Tensor) -> bool:
+    """Whether a kernel that tells its log-sum-exps takes such widths, so that all sides are one operation."""
+    return q.shape[-1] == v.shape[-1] if _is_on_cpu(q) else can_fuse(q, v)
+
+
+def _is_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+def _attend_at_once(
     q_NHK: Tensor,
     k_NGK: Tensor,
-    v_NGK: Tensor,
+    v_NGW: Tensor,
     documents: Documents,
     scale: float,
     observe: Observe,
 ) -> tuple[Tensor, Tensor | None]:
     """All sides as one operation: few nodes for autograd, and one that torch.compile need not look into."""
-    k_NHK, v_NHK = _for_each_query_head(q_NHK.shape[1], 1, k_NGK, v_NGK)
-    slots = [documents.into_slots(x) for x in (q_NHK, k_NHK, v_NHK)]
-    out_SHK, bound_H = _Attend.apply(*slots, documents.sides_J2, scale)  # type: ignore[no-untyped-call]
-    return documents.out_of_slots(out_SHK), bound_H.float() if observe == "bound" else None
+    if _is_on_cpu(
+        q_NHK
+    ):  # its kernel wants a head of keys for each of queries, those of GPUs do not
+        k_NGK, v_NGW = _for_each_query_head(q_NHK.shape[1], 1, k_NGK, v_NGW)
+    slots = [documents.into_slots(x) for x in (q_NHK, k_NGK, v_NGW)]
+    out_SHW, bound_H = _Attend.apply(*slots, documents.sides_J2, scale)  # type: ignore[no-untyped-call]
+    return documents.out_of_slots(out_SHW), bound_H.float() if observe == "bound" else None
 
 
 def _attend_shapes(
-    q_SHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, sides_J2: Tensor, scale: float
+    q_SHK: Tensor, k_SGK: Tensor, v_SGW: Tensor, sides_J2: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    lse_X = q_SHK.new_empty(
-        q_SHK.shape[0] * q_SHK.shape[1], dtype=torch.promote_types(q_SHK.dtype, torch.float32)
-    )
-    return torch.empty_like(q_SHK), lse_X, lse_X.new_empty(q_SHK.shape[1])
+    (S, H, _), W = q_SHK.shape, v_SGW.shape[-1]
+    lse_X = q_SHK.new_empty(S * H, dtype=torch.promote_types(q_SHK.dtype, torch.float32))
+    return q_SHK.new_empty(S, H, W), lse_X, lse_X.new_empty(H)
 
 
 @opaque(_attend_shapes)
 def _attend(
-    q_SHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, sides_J2: Tensor, scale: float
+    q_SHK: Tensor, k_SGK: Tensor, v_SGW: Tensor, sides_J2: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Causal attention within each row of each side: [S, H, K], log-sum-exps, their largest of each head."""
+    """Causal attention within each row of each side: [S, H, W], log-sum-exps, their largest of each head.
+
+    The log-sum-exps lie as the kernel left them, side after side: what comes back to it must.
+    """
     outs, lses, bounds = [], [], []
-    for q, k, v in _by_side(sides_J2, q_SHK, k_SHK, v_SHK):
-        # what scaled_dot_product_attention calls on a CPU, by name for its second output
-        out, lse_BHT = FLASH.default(q, k, v, 0.0, True, scale=scale)
+    for q, k, v in _by_side(sides_J2, q_SHK, k_SGK, v_SGW):
+        if _is_on_cpu(q):
+            # what scaled_dot_product_attention calls on a CPU, by name for its second output
+            out, lse_BHT = FLASH.default(q, k, v, 0.0, True, scale=scale)
+            lses.append(lse_BHT.transpose(1, 2).reshape(-1))  # heads behind tokens
+        else:
+            out, lse_BHT = backend_for(q, k, v).forward(q, k, v, scale)
+            lses.append(lse_BHT.reshape(-1))
         outs.append(out.transpose(1, 2).flatten(0, 1))
-        lses.append(lse_BHT.transpose(1, 2).reshape(-1))  # as stored: heads behind tokens
         bounds.append(lse_BHT.amax((0, 2)))
-    return torch.cat(outs), torch.cat(lses), torch.stack(bounds).amax(0)
+    return _joined(outs), _joined(lses), torch.stack(bounds).amax(0)
 
 
 def _attend_backward_shapes(
-    grad_SHK: Tensor,
+    grad_SHW: Tensor,
     q_SHK: Tensor,
-    k_SHK: Tensor,
-    v_SHK: Tensor,
-    out_SHK: Tensor,
+    k_SGK: Tensor,
+    v_SGW: Tensor,
+    out_SHW: Tensor,
     lse_X: Tensor,
     sides_J2: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(q_SHK), torch.empty_like(q_SHK), torch.empty_like(q_SHK)
+    q, k, v = (x.new_empty(x.shape) for x in (q_SHK, k_SGK, v_SGW))
+    return q, k, v
 
 
 @opaque(_attend_backward_shapes)
 def _attend_backward(
-    grad_SHK: Tensor,
+    grad_SHW: Tensor,
     q_SHK: Tensor,
-    k_SHK: Tensor,
-    v_SHK: Tensor,
-    out_SHK: Tensor,
+    k_SGK: Tensor,
+    v_SGW: Tensor,
+    out_SHW: Tensor,
     lse_X: Tensor,
     sides_J2: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grads: list[tuple[Tensor, ...]] = []
-    lse_SH = lse_X.view(q_SHK.shape[:2])
-    for *each, lse_BHT in _by_side(sides_J2, grad_SHK, q_SHK, k_SHK, v_SHK, out_SHK, lse_SH):
-        found = FLASH_BACKWARD.default(*each, lse_BHT, 0.0, True, scale=scale)
+    H, at = q_SHK.shape[1], 0
+    for grad, q, k, v, out in _by_side(sides_J2, grad_SHW, q_SHK, k_SGK, v_SGW, out_SHW):
+        (B, _, T, _), end = q.shape, at + q.shape[0] * q.shape[2] * H
+        if _is_on_cpu(q):
+            lse_BHT = lse_X[at:end].view(B, T, H).transpose(1, 2)
+            found = FLASH_BACKWARD.default(grad, q, k, v, out, lse_BHT, 0.0, True, scale=scale)
+        else:
+            lse_BHT = lse_X[at:end].view(B, H, T)
+            found = backend_for(q, k, v).backward(grad, q, k, v, out, lse_BHT, scale)
         grads.append(tuple(x.transpose(1, 2).flatten(0, 1) for x in found))
-    q, k, v = (torch.cat(parts) for parts in zip(*grads, strict=True))
+        at = end
+    q, k, v = (_joined(parts) for parts in zip(*grads, strict=True))
     return q, k, v
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One side, as packed rows are, needs no copy."""
+    return parts[0].contiguous() if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _by_side(sides_J2: Tensor, *tensors_SH: Tensor) -> Iterator[list[Tensor]]:
@@ -151,19 +185,19 @@ def _by_side(sides_J2: Tensor, *tensors_SH: Tensor) -> Iterator[list[Tensor]]:
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q_SHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, sides_J2: Tensor, scale: float
+        ctx: Any, q_SHK: Tensor, k_SGK: Tensor, v_SGW: Tensor, sides_J2: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
-        out_SHK, lse_X, bound_H = _attend(q_SHK, k_SHK, v_SHK, sides_J2, scale)
-        ctx.save_for_backward(q_SHK, k_SHK, v_SHK, out_SHK, lse_X, sides_J2)
+        out_SHW, lse_X, bound_H = _attend(q_SHK, k_SGK, v_SGW, sides_J2, scale)
+        ctx.save_for_backward(q_SHK, k_SGK, v_SGW, out_SHW, lse_X, sides_J2)
         ctx.scale = scale
         ctx.mark_non_differentiable(bound_H)
-        return out_SHK, bound_H
+        return out_SHW, bound_H
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q_SHK, k_SHK, v_SHK, out_SHK, lse_X, sides_J2 = ctx.saved_tensors
-        grad_SHK = grads[0].contiguous()
-        found = _attend_backward(grad_SHK, q_SHK, k_SHK, v_SHK, out_SHK, lse_X, sides_J2, ctx.scale)
+        q_SHK, k_SGK, v_SGW, out_SHW, lse_X, sides_J2 = ctx.saved_tensors
+        grad_SHW = grads[0].contiguous()
+        found = _attend_backward(grad_SHW, q_SHK, k_SGK, v_SGW, out_SHW, lse_X, sides_J2, ctx.scale)
         return *found, None, None
 
 
@@ -214,6 +248,75 @@ def chunk_attention(q_QHK: Tensor, k_TGK: Tensor, v_TGW: Tensor, *, scale: float
     behind = causal_lower_right(q.shape[2], k.shape[2])
     out_1HQW: Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=behind, scale=scale)
     return out_1HQW[0].transpose(0, 1)
+
+
+def paged_latent_attention(
+    q_NHR: Tensor,
+    q_NHP: Tensor,
+    cache_PSC: Tensor,
+    paging: Paging,
+    hidden: Hidden,
+    *,
+    scale: float,
+) -> Tensor:
+    """Absorbed and rotated queries of `paging`'s rows against what the cache holds of them: [N, H, R].
+
+    cache_PSC: per token the normed latent, then the rotated key. The kernel is for inference alone.
+    """
+    assert paging.tables_BM is not None, "rows"
+    R = q_NHR.shape[-1]
+    if _use_kernel(cache_PSC, paging, R, is_latent=True):
+        from nalar.kernels.gpu import paged
+
+        at_N, first = paging.row_positions_N, paging.first
+        return paged.latent_attention(
+            q_NHR, q_NHP, cache_PSC, paging.tables_BM, at_N, first=first, scale=scale
+        )
+    q_NHC, cache_BTC = torch.cat([q_NHR, q_NHP], -1), read(cache_PSC, paging.tables_BM)
+    if paging.tiled:
+        k, v = cache_BTC[:, :, None], cache_BTC[:, :, None, :R]
+        return tiled_attention(q_NHC, k, v, hidden()[:, 0], scale=scale)
+    q_BQHC = q_NHC.unflatten(0, (len(cache_BTC), -1))
+    return latent_attention(q_BQHC, cache_BTC, hidden(), latent_dim=R, scale=scale).flatten(0, 1)
+
+
+def paged_grouped_attention(
+    q_NHK: Tensor,
+    cache_PSC: Tensor,
+    paging: Paging,
+    hidden: Hidden,
+    *,
+    num_groups: int,
+    scale: float,
+) -> Tensor:
+    """Queries of `paging`'s rows against the keys [G, K] and values [G, K] that the cache holds: [N, H, K].
+
+    The kernel is for inference alone.
+    """
+    assert paging.tables_BM is not None, "rows"
+    if _use_kernel(cache_PSC, paging, q_NHK.shape[-1], is_latent=False):
+        from nalar.kernels.gpu import paged
+
+        at_N, first = paging.row_positions_N, paging.first
+        return paged.grouped_attention(
+            q_NHK, cache_PSC, paging.tables_BM, at_N, groups=num_groups, first=first, scale=scale
+        )
+    k, v = read(cache_PSC, paging.tables_BM).unflatten(-1, (2, num_groups, -1)).unbind(-3)
+    if paging.tiled:
+        return tiled_attention(q_NHK, k, v, hidden()[:, 0], scale=scale)
+    q_BQHK = q_NHK.unflatten(0, (len(k), -1))
+    return grouped_attention(q_BQHK, k, v, hidden(), scale=scale).flatten(0, 1)
+
+
+def _use_kernel(cache_PSC: Tensor, paging: Paging, width: int, *, is_latent: bool) -> bool:
+    if paging.tiled or torch.is_grad_enabled() or not switch.runs("paged_attention", cache_PSC):
+        return False
+    from nalar.kernels.gpu import paged
+
+    why = paged.why_not(cache_PSC, width, is_latent=is_latent)
+    if why is not None:
+        switch.refuse("paged_attention", why)
+    return why is None
 
 
 def latent_attention(

@@ -46,6 +46,8 @@ class Documents:
     @classmethod
     def of(cls, lengths: Sequence[int], *, device: torch.device | str = "cpu") -> "Documents":
         """lengths: tokens of each document, at least 1, in the order of the batch."""
+        if torch.device(device).type != "cpu" and lengths and min(lengths) == max(lengths):
+            return cls.rows(len(lengths), lengths[0], device=device)  # no copies around attention
         starts = [0, *accumulate(lengths)]
         by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
         sides: list[tuple[int, int]] = []
@@ -66,10 +68,10 @@ class Documents:
             first = end
         positions = np.concatenate([offsets[:n] for n in lengths])
         return cls(
-            torch.from_numpy(positions).to(device),
+            without_waiting(torch.from_numpy(positions), device),
             tuple(sides),
-            torch.from_numpy(np.concatenate(slots)).to(device),
-            torch.from_numpy(back).to(device),
+            without_waiting(torch.from_numpy(np.concatenate(slots)), device),
+            without_waiting(torch.from_numpy(back), device),
             tuple(lengths),
             _padded(sides),
         )
@@ -93,7 +95,7 @@ class Documents:
         lengths = [n - 1 for n in self.lengths if n > 1]
         if not lengths:
             return Documents.rows(0, 0, device=device), self.positions_N[:0]
-        at_M = torch.cat(left).to(device)
+        at_M = without_waiting(torch.cat(left), device)
         if self.slots_S is None:
             return Documents.rows(len(lengths), lengths[0], device=device), at_M
         return Documents.of(lengths, device=device), at_M
@@ -127,6 +129,13 @@ class Documents:
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """One [B, T, ...] a side back to [N, ...]; what stands in padding is dropped."""
         return self.out_of_slots(torch.cat([part.flatten(0, 1) for part in parts]))
+
+
+def without_waiting(x: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the CPU on a device. Out of ordinary memory a GPU would be done with all else before it copied."""
+    if torch.device(device).type != "cuda":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
 
 
 def _padded(sides: Sequence[tuple[int, int]]) -> Tensor:

@@ -2,16 +2,50 @@
 
 # T tokens · D hidden · E experts · K experts per token · F expert width · R = T*K routed rows
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nalar.kernels import switch
+from nalar.kernels.linear import linear
 from nalar.kernels.opaque import opaque
 
 FEW_FLOPS = 5e6
 """Below this a CPU is done with all experts sooner than with sorting tokens by theirs (bench/engine.py)."""
+
+
+class Dense(NamedTuple):
+    """Weights of a SwiGLU layer of width W, as linear layers hold them."""
+
+    gate_WD: Tensor
+    up_WD: Tensor
+    down_DW: Tensor
+
+
+def dense(x: Tensor, layer: Dense) -> Tensor:
+    """down(silu(gate(x)) * up(x)); x: [..., D]."""
+    if _is_few_row_dense(x, layer):
+        from nalar.kernels.gpu.experts import few_row_dense
+
+        return few_row_dense(x, layer)
+    return linear(F.silu(linear(x, layer.gate_WD)) * linear(x, layer.up_WD), layer.down_DW)
+
+
+def _is_few_row_dense(x: Tensor, layer: Dense) -> bool:
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dim() != 2:
+        return False
+    if not switch.runs("few_row_dense", x):
+        return False
+    from nalar.kernels.gpu import experts as gpu
+
+    if len(x) > gpu.UNSORTED_DENSE:
+        return False
+    why = gpu.why_not_dense(x, layer)
+    if why is not None:
+        switch.refuse("few_row_dense", why)
+    return why is None
 
 
 def experts_reference(
@@ -43,14 +77,42 @@ def experts(
 
 
 def infer_experts(
-    x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
+    x_TD: Tensor,
+    ids_TK: Tensor,
+    weights_TK: Tensor,
+    gate_up_E2FD: Tensor,
+    down_EDF: Tensor,
+    shared: Dense | None = None,
 ) -> Tensor:
-    """`experts` without a derivative, in the fastest form for this many tokens; on a GPU nobody waits for it."""
+    """`experts` without a derivative, and the shared expert's output added, in the fastest form for this many tokens.
+
+    On a GPU nobody waits for it, and up to a number of tokens its launches depend on that number alone.
+    """
+    if _is_few_rows(x_TD, ids_TK, gate_up_E2FD, down_EDF, shared):
+        from nalar.kernels.gpu.experts import few_row_experts
+
+        return few_row_experts(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF, shared)
     if x_TD.device.type == "cpu" and 6 * len(x_TD) * down_EDF.numel() <= FEW_FLOPS:
         compute = every_expert
     else:
         compute = _grouped_experts if _can_group(x_TD, down_EDF) else experts
-    return compute(x_TD, ids_TK, weights_TK, gate_up_E2FD, down_EDF)
+    out_TD = compute(x_TD, ids_TK, weights_TK.to(x_TD.dtype), gate_up_E2FD, down_EDF)
+    return out_TD if shared is None else out_TD + dense(x_TD, shared)
+
+
+def _is_few_rows(
+    x_TD: Tensor, ids_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor, shared: Dense | None
+) -> bool:
+    if not switch.runs("few_row_experts", x_TD):
+        return False
+    from nalar.kernels.gpu import experts as gpu
+
+    if ids_TK.numel() > gpu.MOST_ROUTED:
+        return False
+    why = gpu.why_not(x_TD, gate_up_E2FD, down_EDF, shared)
+    if why is not None:
+        switch.refuse("few_row_experts", why)
+    return why is None
 
 
 def _can_group(x_TD: Tensor, down_EDF: Tensor) -> bool:

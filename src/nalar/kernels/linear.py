@@ -1,8 +1,9 @@
-"""Rows times a matrix, by the faster of two libraries on a CPU."""
+"""Rows times a matrix: by the faster of two libraries on a CPU, by a kernel of our own for few rows on a GPU."""
 
 # A and B widths · rows are all axes of x but the last
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nalar.kernels import switch
 from nalar.kernels.opaque import opaque
 
 LEAST_ROWS = 256
@@ -35,10 +37,30 @@ MKL_IS_HELD_BACK = _is_mkl_held_back()
 
 def linear(x: Tensor, weight_BA: Tensor, bias_B: Tensor | None = None) -> Tensor:
     """x [..., A] times the transposed weight, plus bias: [..., B]; as torch's own, to rounding."""
+    if x.is_cuda or switch.is_forced("few_row_linear"):
+        return linears(x, weight_BA)[0] if bias_B is None else F.linear(x, weight_BA, bias_B)
     if not torch.compiler.is_compiling() or not may_use_onednn(x):
         return F.linear(x, weight_BA, bias_B)
     out: Tensor = _Linear.apply(x, weight_BA)  # type: ignore[no-untyped-call]
     return out if bias_B is None else out + bias_B
+
+
+def linears(x: Tensor, *weights_BA: Tensor) -> Sequence[Tensor]:
+    """The same x times one or two transposed weights: [..., B] each. Few rows on a GPU: in one launch."""
+    if not _has_few_rows(x, weights_BA):
+        return [F.linear(x, weight_BA) for weight_BA in weights_BA]
+    from nalar.kernels.gpu.linear import few_rows
+
+    return few_rows(x, weights_BA)
+
+
+def _has_few_rows(x: Tensor, weights_BA: Sequence[Tensor]) -> bool:
+    if x.dim() != 2 or not 1 <= len(x) <= 16 or torch.compiler.is_compiling():
+        return False
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights_BA)):
+        return False
+    is_read_along = all(t.stride(-1) == 1 and t.dtype == x.dtype for t in (x, *weights_BA))
+    return is_read_along and switch.runs("few_row_linear", x)
 
 
 def may_use_onednn(x: Tensor) -> bool:

@@ -8,18 +8,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nalar.kernels import switch
+
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight, in the dtype of x; x: [..., D].
 
     On a CPU torch has no fused kernel for it, and its derivative takes some twenty passes; here it takes eight.
     """
+    if _use_kernel(x):
+        from nalar.kernels.gpu import norm
+
+        return norm.rms_norm(x, weight_D, eps)
     if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
         if not torch.is_grad_enabled():  # without the cost of a node that nobody asks for
             return _normed(x, eps)[0].mul_(weight_D)
         out: Tensor = _RMSNorm.apply(x, weight_D, eps)  # type: ignore[no-untyped-call]
         return out
     return F.rms_norm(x, weight_D.shape, weight_D, eps)
+
+
+def add_rms_norm(
+    x: Tensor, y: Tensor, weight_D: Tensor, eps: float, *, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """x + scale * y, and the norm of that; both [..., D]. The kernel is for inference alone."""
+    if _use_kernel(x):
+        from nalar.kernels.gpu import norm
+
+        return norm.add_rms_norm(x, y, weight_D, eps, scale)
+    total = x + (y if scale == 1 else y * scale)
+    return total, rms_norm(total, weight_D, eps)
+
+
+def _use_kernel(x: Tensor) -> bool:
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not switch.runs("rms_norm", x):
+        return False
+    from nalar.kernels.gpu import norm
+
+    why = norm.why_not(x)
+    if why is not None:
+        switch.refuse("rms_norm", why)
+    return why is None
 
 
 def _normed(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,17 @@ A cache is [P, S, C]: P blocks of S slots, one slot a token. Block 0 is nobody's
 # N tokens of the step · P blocks · S slots of each · C what a token leaves in the cache
 # B rows · Q tokens of each · M blocks of a row · T = M*S positions
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nalar.kernels.documents import Documents
+
+Hidden = Callable[[], Tensor]
+"""[B, Q, T], additive: 0 from `first` up to each row's position, -inf elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,20 @@ class Paging:
     def num_fresh(self) -> int:
         return 0 if self.fresh is None else len(self.fresh.positions_N)
 
-    def hidden(self, block_size: int, dtype: torch.dtype) -> Tensor | None:
-        """[B, Q, T], additive: 0 from `first` up to each row's position, -inf elsewhere."""
-        if self.tables_BM is None:
-            return None
+    @property
+    def row_positions_N(self) -> Tensor:
+        """Those of the rows, without prompts and chunks."""
+        assert self.tables_BM is not None, "rows"
+        return self.positions_N[len(self.positions_N) - len(self.tables_BM) * self.row_tokens :]
+
+    def hidden(self, block_size: int, dtype: torch.dtype) -> Hidden:
+        """What is made when it is first asked for, and once: not every form of attention needs it."""
+        return functools.cache(functools.partial(self._hidden, block_size, dtype))
+
+    def _hidden(self, block_size: int, dtype: torch.dtype) -> Tensor:
+        assert self.tables_BM is not None, "rows"
         B, M = self.tables_BM.shape
-        positions_BQ = self.positions_N[len(self.positions_N) - B * self.row_tokens :].view(B, -1)
+        positions_BQ = self.row_positions_N.view(B, -1)
         keys_T = torch.arange(M * block_size, device=positions_BQ.device)
         hidden_BQT = torch.zeros(B, self.row_tokens, len(keys_T), dtype=dtype, device=keys_T.device)
         out_BQT = keys_T > positions_BQ[..., None]

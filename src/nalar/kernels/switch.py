@@ -28,6 +28,11 @@ def runs(name: str, x: Tensor) -> bool:
     return x.is_cuda and not _is_off(name) and _can_compile(x.device.index or 0)
 
 
+def is_forced(name: str) -> bool:
+    """Whether a test has it run where it would not."""
+    return _forced.get(name, False)
+
+
 @contextmanager
 def forced(*names: str, on: bool = True) -> Iterator[None]:
     """Run these kernels, or do not, wherever tensors are: for tests under Triton's interpreter, and to compare."""

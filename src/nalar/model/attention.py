@@ -2,6 +2,10 @@
 
 `forward` takes a flat batch of documents, `extend` the tokens of one step of the engine over a cache. A token leaves
 one vector of `config.cache_dim` numbers in the cache of a layer: its latent and rotated key, or its keys and values.
+
+Decoding is bound by launches, so their number is held down: with our own kernels `extend` and the norm and sum before
+it are 8 for latent attention with plain queries and 7 for grouped-query attention, plus one where keys are cut into
+parts; by torch alone they were 23 and 26 (counted with fused norms, of operations that are no views).
 """
 
 # N tokens of a flat batch (also: width without rotation) · B rows · Q tokens of each · T positions of each
@@ -11,20 +15,21 @@ one vector of `config.cache_dim` numbers in the cache of a layer: its latent and
 import torch
 from torch import Tensor, nn
 
+from nalar.kernels import switch
 from nalar.kernels.attention import (
     Observe,
     chunk_attention,
     document_attention,
-    grouped_attention,
-    latent_attention,
-    tiled_attention,
+    paged_grouped_attention,
+    paged_latent_attention,
 )
 from nalar.kernels.documents import Documents
-from nalar.kernels.norm import rms_norm
-from nalar.kernels.paging import Paging, read, write
+from nalar.kernels.norm import add_rms_norm, rms_norm
+from nalar.kernels.paging import Hidden, Paging, read
+from nalar.kernels.rotary import grouped_entries, latent_entries, rotate
 from nalar.model.config import ModelConfig
 from nalar.model.linear import Linear
-from nalar.model.rope import rotate, softmax_factor
+from nalar.model.rope import softmax_factor
 
 # The published code builds the inner norms with this, whatever rms_norm_eps says.
 LATENT_NORM_EPS = 1e-6
@@ -38,6 +43,12 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.eps)
+
+    def after(self, x: Tensor, added: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+        """x + scale * added, and the norm of that."""
+        if added is None:
+            return x, self(x)
+        return add_rms_norm(x, added, self.weight, self.eps, scale=scale)
 
 
 class LatentAttention(nn.Module):
@@ -68,6 +79,11 @@ class LatentAttention(nn.Module):
 
     def queries(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
         """x [..., D] to q_nope [..., H, N] and rotated q_rope [..., H, P]; turn is [..., P/2]."""
+        nope, rope = self._plain_queries(x)
+        return nope, rotate(rope, turn[..., None, :], interleave=self.config.rope_interleave)
+
+    def _plain_queries(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The two parts of `queries`, neither rotated."""
         c = self.config
         q = (
             self.q_proj(x)
@@ -76,7 +92,7 @@ class LatentAttention(nn.Module):
         )
         q = q.unflatten(-1, (c.num_attention_heads, c.qk_head_dim))
         nope, rope = q.split([self.nope_dim, self.rope_dim], dim=-1)
-        return nope, rotate(rope, turn[..., None, :], interleave=c.rope_interleave)
+        return nope, rope
 
     def latent(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
         """x [..., D] to the normed latent [..., R] and the rotated shared key [..., P]."""
@@ -108,16 +124,25 @@ class LatentAttention(nn.Module):
         turn_NP: Tensor,
         cache_PSC: Tensor,
         paging: Paging,
-        hidden_BQT: Tensor | None,
+        hidden: Hidden,
     ) -> Tensor:
         """Tokens behind what the cache holds of their sequences; their entries are written: [N, D]."""
-        q_nope, q_rope = self.queries(x_ND, turn_NP)
-        entries_NC = torch.cat(self.latent(x_ND, turn_NP), -1)
-        write(cache_PSC, paging.slots_N, entries_NC)
+        q_nope, q_rope = self._plain_queries(x_ND)
         outs, done = [], paging.num_fresh
+        q_rope, fresh_NC = latent_entries(
+            q_rope,
+            self.kv_a_proj_with_mqa(x_ND),
+            turn_NP,
+            self.kv_a_layernorm.weight,
+            paging.slots_N,
+            cache_PSC,
+            eps=LATENT_NORM_EPS,
+            interleave=self.config.rope_interleave,
+            num_kept=done,
+        )
         if paging.fresh is not None:
             q = torch.cat([q_nope[:done], q_rope[:done]], -1)
-            k, v = self.expand(*self._parts(entries_NC[:done]))
+            k, v = self.expand(*self._parts(fresh_NC))
             outs.append(document_attention(q, k, v, paging.fresh, scale=self.scale)[0])
         for chunk in paging.chunks:
             own = slice(done, done + chunk.tokens)
@@ -126,22 +151,16 @@ class LatentAttention(nn.Module):
             q = torch.cat([q_nope[own], q_rope[own]], -1)
             outs.append(chunk_attention(q, k, v, scale=self.scale))
             done += chunk.tokens
-        if paging.tables_BM is not None and hidden_BQT is not None:
-            cache_BTC = read(cache_PSC, paging.tables_BM)
-            outs.append(self._absorbed(q_nope[done:], q_rope[done:], cache_BTC, hidden_BQT, paging))
-        out_ND: Tensor = self.o_proj(torch.cat(outs).flatten(1))
+        if paging.tables_BM is not None:
+            outs.append(self._absorbed(q_nope[done:], q_rope[done:], cache_PSC, paging, hidden))
+        out_ND: Tensor = self.o_proj(_joined(outs).flatten(1))
         return out_ND
 
     def _parts(self, entries: Tensor) -> tuple[Tensor, ...]:
         return tuple(entries.split([self.latent_dim, self.rope_dim], dim=-1))
 
     def _absorbed(
-        self,
-        q_nope: Tensor,
-        q_rope: Tensor,
-        cache_BTC: Tensor,
-        hidden_BQT: Tensor,
-        paging: Paging,
+        self, q_nope: Tensor, q_rope: Tensor, cache_PSC: Tensor, paging: Paging, hidden: Hidden
     ) -> Tensor:
         """A few tokens a row over a cache: [B*Q, H, W].
 
@@ -150,25 +169,10 @@ class LatentAttention(nn.Module):
         """
         kv_b = self.kv_b_proj.weight.unflatten(0, (self.config.num_attention_heads, -1))
         k_HNR, v_HWR = kv_b.split([self.nope_dim, self.value_dim], dim=1)
-        q_latent = torch.bmm(q_nope.transpose(0, 1), k_HNR).transpose(0, 1)
-        q_NHC = torch.cat([q_latent, q_rope], -1)
-        if paging.tiled:
-            mixed_NHR = tiled_attention(
-                q_NHC,
-                cache_BTC[:, :, None],
-                cache_BTC[:, :, None, : self.latent_dim],
-                hidden_BQT[:, 0],
-                scale=self.scale,
-            )
-        else:
-            mixed_NHR = latent_attention(
-                q_NHC.unflatten(0, (len(cache_BTC), -1)),
-                cache_BTC,
-                hidden_BQT,
-                latent_dim=self.latent_dim,
-                scale=self.scale,
-            ).flatten(0, 1)
-        return torch.bmm(mixed_NHR.transpose(0, 1), v_HWR.transpose(1, 2)).transpose(0, 1)
+        mixed_NHR = paged_latent_attention(
+            _head_by_head(q_nope, k_HNR), q_rope, cache_PSC, paging, hidden, scale=self.scale
+        )
+        return _head_by_head(mixed_NHR, v_HWR.transpose(1, 2))
 
     def qk_weights(self) -> list[Tensor]:
         """The two weights whose per-head rows set the logits: queries [H*(N+P), ...], keys and values [H*(N+W), R]."""
@@ -197,14 +201,17 @@ class GroupedAttention(nn.Module):
 
     def heads(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [..., D] to rotated queries [..., H, K] and keys [..., G, K], and values [..., G, K]."""
-        width, turn = self.config.qk_head_dim, turn[..., None, :]
-        q = self.q_proj(x).unflatten(-1, (-1, width))
-        k = self.k_proj(x).unflatten(-1, (-1, width))
-        v = self.v_proj(x).unflatten(-1, (-1, width))
+        turn, interleave = turn[..., None, :], self.config.rope_interleave
+        q, k, v = self._plain_heads(x)
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        interleave = self.config.rope_interleave
         return rotate(q, turn, interleave=interleave), rotate(k, turn, interleave=interleave), v
+
+    def _plain_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`heads` before norms and rotation."""
+        apart = (-1, self.config.qk_head_dim)
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        return q.unflatten(-1, apart), k.unflatten(-1, apart), v.unflatten(-1, apart)
 
     def forward(
         self, x_ND: Tensor, turn_NP: Tensor, documents: Documents, *, observe: Observe = "nothing"
@@ -222,28 +229,39 @@ class GroupedAttention(nn.Module):
         turn_NP: Tensor,
         cache_PSC: Tensor,
         paging: Paging,
-        hidden_BQT: Tensor | None,
+        hidden: Hidden,
     ) -> Tensor:
         """Tokens behind what the cache holds of their sequences; their entries are written: [N, D]."""
-        q_NHK, k_NGK, v_NGK = self.heads(x_ND, turn_NP)
-        write(cache_PSC, paging.slots_N, torch.cat([k_NGK.flatten(1), v_NGK.flatten(1)], -1))
-        outs, done = [], paging.num_fresh
+        c, outs, done = self.config, [], paging.num_fresh
+        q_NHK, fresh_NC = grouped_entries(
+            *self._plain_heads(x_ND),
+            turn_NP,
+            (self.q_norm.weight, self.k_norm.weight) if c.qk_norm else None,
+            paging.slots_N,
+            cache_PSC,
+            eps=c.rms_norm_eps,
+            interleave=c.rope_interleave,
+            num_kept=done,
+        )
         if paging.fresh is not None:
-            q, k, v = q_NHK[:done], k_NGK[:done], v_NGK[:done]
+            q, (k, v) = q_NHK[:done], self._parts(fresh_NC)
             outs.append(document_attention(q, k, v, paging.fresh, scale=self.scale)[0])
         for chunk in paging.chunks:
             q = q_NHK[done : done + chunk.tokens]
             k, v = self._parts(read(cache_PSC, chunk.blocks_M)[paging.first : chunk.end])
             outs.append(chunk_attention(q, k, v, scale=self.scale))
             done += chunk.tokens
-        if paging.tables_BM is not None and hidden_BQT is not None:
-            k, v = self._parts(read(cache_PSC, paging.tables_BM))
-            if paging.tiled:
-                outs.append(tiled_attention(q_NHK[done:], k, v, hidden_BQT[:, 0], scale=self.scale))
-            else:
-                q = q_NHK[done:].unflatten(0, (len(k), -1))
-                outs.append(grouped_attention(q, k, v, hidden_BQT, scale=self.scale).flatten(0, 1))
-        out_ND: Tensor = self.o_proj(torch.cat(outs).flatten(1))
+        if paging.tables_BM is not None:
+            out_NHK = paged_grouped_attention(
+                q_NHK[done:],
+                cache_PSC,
+                paging,
+                hidden,
+                num_groups=self.kv_heads,
+                scale=self.scale,
+            )
+            outs.append(out_NHK)
+        out_ND: Tensor = self.o_proj(_joined(outs).flatten(1))
         return out_ND
 
     def _parts(self, entries: Tensor) -> tuple[Tensor, ...]:
@@ -261,6 +279,20 @@ class GroupedAttention(nn.Module):
 
 def attention_of(config: ModelConfig) -> LatentAttention | GroupedAttention:
     return GroupedAttention(config) if config.kv_lora_rank is None else LatentAttention(config)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _head_by_head(x_NHA: Tensor, weight_HAB: Tensor) -> Tensor:
+    """Each head times a matrix of its own: [N, H, B]."""
+    if torch.is_grad_enabled() or not switch.runs("paged_attention", x_NHA):
+        return torch.bmm(x_NHA.transpose(0, 1), weight_HAB).transpose(0, 1)
+    # Written where the next product reads it: the library takes rows at any distance, and copies nothing.
+    out_NHB = x_NHA.new_empty(*x_NHA.shape[:2], weight_HAB.shape[-1])
+    torch.bmm(x_NHA.transpose(0, 1), weight_HAB, out=out_NHB.transpose(0, 1))
+    return out_NHB
 
 
 def _softmax_scale(config: ModelConfig) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
-from nalar.kernels.paging import Paging
+from nalar.kernels.paging import Hidden, Paging
 from nalar.model.attention import RMSNorm, attention_of
 from nalar.model.config import ModelConfig
 from nalar.model.moe import FeedForward, MoE
@@ -58,19 +58,24 @@ class Block(nn.Module):
     def extend(
         self,
         x_ND: Tensor,
+        added_ND: Tensor | None,
         turn_NP: Tensor,
         cache_PSC: Tensor,
         paging: Paging,
-        hidden_BQT: Tensor | None,
-    ) -> Tensor:
-        """The tokens of one step of the engine, over a cache in which their entries are written."""
-        normed = self.input_layernorm(x_ND)
-        out = self.self_attn.extend(normed, turn_NP, cache_PSC, paging, hidden_BQT)
-        x_ND = self.add(x_ND, out)
-        normed = self.post_attention_layernorm(x_ND)
+        hidden: Hidden,
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens of one step of the engine, over a cache in which their entries are written.
+
+        Takes and gives the stream as two tensors, of which the second, what a half of a block gave, is still
+        to be added (`add`): whoever norms the sum next does both at once.
+        """
+        scale = self.residual_multiplier
+        x_ND, normed = self.input_layernorm.after(x_ND, added_ND, scale)
+        out = self.self_attn.extend(normed, turn_NP, cache_PSC, paging, hidden)
+        x_ND, normed = self.post_attention_layernorm.after(x_ND, out, scale)
         if isinstance(self.mlp, MoE):
-            return self.add(x_ND, self.mlp.infer(normed, tiled=paging.tiled))
-        return self.add(x_ND, self.mlp(normed))
+            return x_ND, self.mlp.infer(normed, tiled=paging.tiled)
+        return x_ND, self.mlp(normed)
 
     def feed_forward(
         self, x: Tensor, balanced: Documents | None = None

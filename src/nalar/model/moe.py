@@ -3,12 +3,12 @@
 # T tokens · D hidden · E experts · K experts per token · F expert width · G groups of experts · M experts of each
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nalar.config import ConfigError
+from nalar.kernels import switch
 from nalar.kernels.documents import Documents
-from nalar.kernels.experts import count, every_expert, experts, infer_experts
+from nalar.kernels.experts import Dense, count, dense, every_expert, experts, infer_experts
 from nalar.kernels.linear import linear
 from nalar.kernels.opaque import apart
 from nalar.model.buffers import Float32Buffers
@@ -25,9 +25,12 @@ class FeedForward(nn.Module):
         self.up_proj = Linear(hidden_size, width, bias=False)
         self.down_proj = Linear(width, hidden_size, bias=False)
 
+    @property
+    def weights(self) -> Dense:
+        return Dense(self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return out
+        return dense(x, self.weights)
 
 
 class Router(Float32Buffers):
@@ -55,6 +58,35 @@ class Router(Float32Buffers):
         if c.norm_topk_prob:
             weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + 1e-20)
         return ids_TK, weights_TK * c.routed_scaling_factor, scores_TE
+
+    def infer(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and weights alone, without a derivative."""
+        if not self._runs_as_kernel(x_TD):
+            ids_TK, weights_TK, _ = self(x_TD)
+            return ids_TK, weights_TK
+        from nalar.kernels.gpu.router import Choice, route
+
+        c = self.config
+        choice = Choice(
+            experts=c.num_experts_per_tok,
+            groups=c.n_group,
+            groups_kept=c.topk_group,
+            is_sigmoid=c.scoring_func == "sigmoid",
+            is_normed=c.norm_topk_prob,
+            scale=c.routed_scaling_factor,
+        )
+        bias_E = self.e_score_correction_bias if self.has_bias else None
+        return route(x_TD, self.weight, bias_E, choice)
+
+    def _runs_as_kernel(self, x_TD: Tensor) -> bool:
+        if not switch.runs("router", x_TD):
+            return False
+        from nalar.kernels.gpu.router import why_not
+
+        why = why_not(x_TD, self.weight)
+        if why is not None:
+            switch.refuse("router", why)
+        return why is None
 
     def _merits(self, scores_TE: Tensor) -> Tensor:
         """What experts are chosen by: scores plus bias, -inf for those of groups that are not chosen."""
@@ -132,11 +164,13 @@ class MoE(nn.Module):
 
     def infer(self, x_TD: Tensor, *, tiled: bool = False) -> Tensor:
         """The output alone, [T, D]. tiled: a token's numbers depend on no other token, if T is always the same."""
+        e, has_shared = self.experts, bool(self.gate.config.n_shared_experts)
+        if not tiled:
+            shared = self.shared_experts.weights if has_shared else None
+            return infer_experts(x_TD, *self.gate.infer(x_TD), e.gate_up, e.down, shared)
         ids_TK, weights_TK, _ = self.gate(x_TD)
-        compute = every_expert if tiled else infer_experts
-        e = self.experts
-        out_TD = compute(x_TD, ids_TK, weights_TK.to(x_TD.dtype), e.gate_up, e.down)
-        return out_TD + self.shared_experts(x_TD) if self.gate.config.n_shared_experts else out_TD
+        out_TD = every_expert(x_TD, ids_TK, weights_TK.to(x_TD.dtype), e.gate_up, e.down)
+        return out_TD + self.shared_experts(x_TD) if has_shared else out_TD
 
 
 @apart  # one row a document is a shape of its own in every batch

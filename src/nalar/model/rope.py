@@ -1,4 +1,4 @@
-"""Rotary positions (arXiv:2104.09864): frequencies, scaled where a model was made longer, and the turn itself."""
+"""Rotary positions (arXiv:2104.09864): frequencies, scaled where a model was made longer; their table."""
 
 # P rotary width
 
@@ -16,29 +16,6 @@ def rotation_table(config: ModelConfig) -> Tensor:
     angle = torch.arange(config.max_position_embeddings, dtype=torch.float64)[:, None] * freq
     length = torch.full_like(angle, attention_factor(config.rope_scaling))
     return torch.view_as_real(torch.polar(length, angle).to(torch.complex64))
-
-
-def rotate(x: Tensor, turn: Tensor, *, interleave: bool = True) -> Tensor:
-    """Turn pairs of the last dimension: neighbours (DeepSeek's weights), or i with i + P/2 (all others').
-
-    x: [..., P]; turn: complex [..., P/2], broadcastable; or real [..., P], all cosines before all sines, which
-    torch.compile understands.
-    """
-    if not turn.is_complex():
-        return _rotate_reals(x, *turn.chunk(2, dim=-1), interleave=interleave)
-    if interleave:
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
-    pairs = torch.complex(*x.float().chunk(2, dim=-1)) * turn
-    return torch.cat([pairs.real, pairs.imag], dim=-1).to(x.dtype)
-
-
-def _rotate_reals(x: Tensor, cos: Tensor, sin: Tensor, *, interleave: bool) -> Tensor:
-    wide = x.float()
-    a, b = wide.unflatten(-1, (-1, 2)).unbind(-1) if interleave else wide.chunk(2, dim=-1)
-    turned = (a * cos - b * sin, a * sin + b * cos)
-    both = torch.stack(turned, dim=-1).flatten(-2) if interleave else torch.cat(turned, dim=-1)
-    return both.to(x.dtype)
 
 
 def frequencies(config: ModelConfig) -> Tensor:

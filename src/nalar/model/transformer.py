@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nalar.config import ConfigError
 from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
+from nalar.kernels.head import head_logits
 from nalar.kernels.paging import Paging
 from nalar.model.attention import RMSNorm
 from nalar.model.block import Block, Passed
@@ -189,7 +189,7 @@ class Transformer(Float32Buffers):
 
     def logits(self, states: Tensor) -> Tensor:
         """States [..., D] after the final norm to fp32 logits [..., V]."""
-        return F.linear(states.float() / self.config.logits_scaling, self.head_weight.float())
+        return head_logits(states, self.head_weight, self.config.logits_scaling)
 
     def extend(self, ids_N: Tensor, cache_LPSC: Tensor, paging: Paging) -> Tensor:
         """The tokens of one step of the engine: states [N, D], after the final norm.
@@ -198,10 +198,11 @@ class Transformer(Float32Buffers):
         """
         x_ND = self._embed(ids_N)
         turn_NP = self._turn(paging.positions_N)
-        hidden_BQT = paging.hidden(cache_LPSC.shape[2], x_ND.dtype)
+        hidden = paging.hidden(cache_LPSC.shape[2], x_ND.dtype)
+        added_ND: Tensor | None = None
         for block, cache_PSC in zip(self.model.blocks(), cache_LPSC, strict=True):
-            x_ND = block.extend(x_ND, turn_NP, cache_PSC, paging, hidden_BQT)
-        states_ND: Tensor = self.model.norm(x_ND)
+            x_ND, added_ND = block.extend(x_ND, added_ND, turn_NP, cache_PSC, paging, hidden)
+        _, states_ND = self.model.norm.after(x_ND, added_ND, self.config.residual_multiplier)
         return states_ND
 
     def draft(
@@ -220,9 +221,10 @@ class Transformer(Float32Buffers):
         """
         block = self._prediction_block(depth)
         x_ND = block.join(self._embed(ids_N), states_ND)
-        hidden_BQT = paging.hidden(cache_PSC.shape[1], x_ND.dtype)
+        hidden = paging.hidden(cache_PSC.shape[1], x_ND.dtype)
         turn_NP = self._turn(paging.positions_N)
-        return block.head_norm(block.extend(x_ND, turn_NP, cache_PSC, paging, hidden_BQT))
+        x_ND, added_ND = block.extend(x_ND, None, turn_NP, cache_PSC, paging, hidden)
+        return block.head_norm(block.add(x_ND, added_ND))
 
     def routers(self, *, ahead: bool = False) -> Iterator[Router]:
         """The routers of the mixture layers, in the order of `Hidden.loads`."""

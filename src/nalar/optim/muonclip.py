@@ -10,8 +10,9 @@ from nalar.config import UserError
 from nalar.optim.adamw import FlatAdamW
 from nalar.optim.clip import clip_global_norm_
 from nalar.optim.config import OptimConfig
-from nalar.optim.groups import group_parameters
-from nalar.optim.muon import batch_by_shape
+from nalar.optim.groups import Groups, group_parameters
+from nalar.optim.lean import LeanUpdate
+from nalar.optim.muon import MatrixBatch, batch_by_shape
 from nalar.optim.spikes import SpikeGuard
 
 
@@ -52,6 +53,29 @@ class MuonClip:
             name: p if p.dtype == torch.float32 else p.detach().float()
             for name, p in self._parameters.items()
         }
+        device = next(iter(self._parameters.values())).device
+        self._lean: LeanUpdate | None = None
+        self._batches: list[MatrixBatch] = []
+        self._adamw: FlatAdamW | None = None
+        if _is_lean(device):
+            self._lean = LeanUpdate(groups.muon, groups.adamw, self._masters, config)
+        else:
+            self._lay_out(groups)
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)
+        """int64 []: steps that were applied."""
+        self.guard = SpikeGuard(
+            sigma=config.spike_sigma,
+            window=config.spike_window,
+            skip=config.skip_spikes,
+            device=device,
+        )
+        self._rounded = [
+            name for name, p in self._parameters.items() if p is not self._masters[name]
+        ]
+
+    def _lay_out(self, groups: Groups) -> None:
+        """Buffers that hold all parameters of a kind, for few operations on much at once."""
+        config = self.config
         self._batches = batch_by_shape(groups.muon)
         self._adamw = FlatAdamW(groups.adamw) if groups.adamw else None
         self._buffers = [batch.gradient_BNM for batch in self._batches]
@@ -73,18 +97,6 @@ class MuonClip:
             for lr, names, buffers in owned
             if names
         ]
-        device = self._buffers[0].device
-        self.steps = torch.zeros((), dtype=torch.int64, device=device)
-        """int64 []: steps that were applied."""
-        self.guard = SpikeGuard(
-            sigma=config.spike_sigma,
-            window=config.spike_window,
-            skip=config.skip_spikes,
-            device=device,
-        )
-        self._rounded = [
-            name for name, p in self._parameters.items() if p is not self._masters[name]
-        ]
 
     @property
     def names(self) -> list[str]:
@@ -98,6 +110,8 @@ class MuonClip:
         loss: float [], judged for spikes beside the norm of the gradient. Nothing here waits for the
         device: a step that does not count has gradients, rates and decay of 0, which changes nothing.
         """
+        if self._lean is not None:
+            return self._step_lean(self._lean, lr_factor, loss)
         torch._foreach_copy_(self._gradients, self._read_gradients())
         norms = torch._foreach_norm(self._gradients)
         norm = clip_global_norm_(self._buffers, norms, self.config.clip_grad_norm)
@@ -122,6 +136,21 @@ class MuonClip:
             torch._foreach_sub_(group.masters, group.directions)
         self._write_back()
         return StepResult(norm, counts, torch.stack(list(norms)))
+
+    def _step_lean(self, lean: LeanUpdate, lr_factor: float, loss: Tensor | None) -> StepResult:
+        gradients = self._read_gradients()
+        norms = torch.stack(list(torch._foreach_norm(gradients, 2, dtype=torch.float32)))
+        norm = norms.norm()
+        counts = self.guard.judge(loss, norm)
+        self.steps += counts
+        lean.apply(
+            dict(zip(self._parameters, gradients, strict=True)),
+            norm=norm,
+            counts=counts,
+            steps=self.steps,
+            lr_factor=lr_factor,
+        )
+        return StepResult(norm, counts, norms)
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -163,6 +192,8 @@ class MuonClip:
         self._write_back()
 
     def _state(self) -> Iterable[tuple[str, Tensor]]:
+        if self._lean is not None:
+            yield from self._lean.state()
         for batch in self._batches:
             yield from ((f"muon.momentum.{name}", view) for name, view in batch.momentum.items())
         if self._adamw:
@@ -189,6 +220,10 @@ class MuonClip:
                 [self._parameters[name] for name in self._rounded],
                 [self._masters[name] for name in self._rounded],
             )
+
+
+def _is_lean(device: torch.device) -> bool:
+    return device.type != "cpu"
 
 
 def _check_same_keys(got: Iterable[str], want: Iterable[str]) -> None:

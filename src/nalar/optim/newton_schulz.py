@@ -32,3 +32,22 @@ def orthogonalize(x_BNM: Tensor, steps: int, dtype: torch.dtype | None = None) -
         torch.baddbmm(x_BNM, poly_BNN, x_BNM, beta=A, out=next_BNM)
         x_BNM, next_BNM = next_BNM, x_BNM
     return x_BNM.float()
+
+
+def orthogonalize_in_place(x_BNM: Tensor, steps: int) -> Tensor:
+    """As `orthogonalize`, in the dtype of x and over it: what comes back is x, or lies elsewhere with its strides.
+
+    For a GPU, whose baddbmm copies what it adds before it multiplies: the term A x is in the polynomial instead.
+    """
+    norm_B11 = torch.linalg.vector_norm(x_BNM, dim=(-2, -1), keepdim=True, dtype=torch.float32)
+    x_BNM.div_(norm_B11 + EPS)
+    next_BNM = torch.empty_like(x_BNM)
+    gram_BNN = x_BNM.new_empty(*x_BNM.shape[:2], x_BNM.shape[1])
+    poly_BNN = torch.empty_like(gram_BNN)
+    for _ in range(steps):
+        torch.bmm(x_BNM, x_BNM.mT, out=gram_BNN)
+        torch.baddbmm(gram_BNN, gram_BNN, gram_BNN, beta=B, alpha=C, out=poly_BNN)
+        poly_BNN.diagonal(dim1=-2, dim2=-1).add_(A)
+        torch.bmm(poly_BNN, x_BNM, out=next_BNM)
+        x_BNM, next_BNM = next_BNM, x_BNM
+    return x_BNM

@@ -87,4 +87,7 @@ class SpikeGuard:
 
     def _put(self, values_W: Tensor, count: Tensor, value: Tensor, where: Tensor) -> None:
         at = (count % self.window)[None]
-        values_W.index_copy_(0, at, torch.where(where, value, values_W[at[0]])[None])
+        before = values_W.index_select(
+            0, at
+        )  # values_W[at[0]] would have the host wait for the place
+        values_W.index_copy_(0, at, torch.where(where, value, before))

@@ -10,7 +10,7 @@ import torch
 
 from nalar.data.packing import Packed
 from nalar.kernels.compiler import why_no_compiler
-from nalar.kernels.documents import Documents
+from nalar.kernels.documents import Documents, without_waiting
 from nalar.model.compiled import CompiledBlocks
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
@@ -104,8 +104,10 @@ def _warn_once(reason: str) -> None:
 
 def on_device(packed: Packed, device: torch.device) -> Batch:
     return Batch(
-        torch.from_numpy(packed.ids_N).to(device, torch.int64),
-        torch.from_numpy(packed.targets_N).to(device, torch.int64),
+        without_waiting(torch.from_numpy(packed.ids_N).long(), device),
+        without_waiting(torch.from_numpy(packed.targets_N).long(), device),
         Documents.of(packed.lengths, device=device),
-        None if packed.counted_N is None else torch.from_numpy(packed.counted_N).to(device),
+        None
+        if packed.counted_N is None
+        else without_waiting(torch.from_numpy(packed.counted_N), device),
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from nalar.config import ConfigError
 from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
-from nalar.kernels.logprobs import token_logprobs
+from nalar.kernels.logprobs import is_rounded, logprob_sum, token_logprobs
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Hidden, Transformer
 from nalar.optim.muonclip import MuonClip, StepResult
@@ -170,15 +170,15 @@ def pretrain_step(
         seen.add(loss, mtp_loss, hidden)
     if not all(targets):  # no document was long enough for the deepest blocks
         _fill_gradients(model)
-    if tau is not None and any(bool((bound_H > tau).any()) for bound_H in seen.max_logits):
-        # A bound passed the ceiling: only now is the exact value worth a pass.
-        seen.max_logits = _exact_logits(model, batches, ahead=ahead)
+    above = None
+    if tau is not None and _passes(seen.max_logits, tau):
+        above = _exact_logits(model, batches, ahead=ahead)
     outcome = apply_gradients(
         model,
         optimizer,
         loss=seen.loss,
         loads=seen.loads,
-        max_logits=seen.max_logits,
+        max_logits=above,
         lr_factor=lr_factor,
         balance_speed=balance_speed,
         judge_loss=True,
@@ -229,6 +229,17 @@ def _loss(
     count: int | Tensor,
 ) -> Tensor:
     """Sum over those of these tokens that count, as a part of the mean over `count`."""
+    if is_rounded(states_ND, model.head_weight):
+        weights_N = torch.full_like(targets_N, -1.0, dtype=torch.float32)
+        if counted_N is not None:
+            weights_N = torch.where(counted_N, weights_N, 0.0)
+        return logprob_sum(
+            states_ND,
+            model.head_weight,
+            targets_N,
+            weights_N / count,
+            logits_scaling=model.config.logits_scaling,
+        )
     logprobs_N, _ = token_logprobs(
         states_ND,
         model.head_weight,
@@ -267,6 +278,16 @@ def _fill_gradients(model: Transformer) -> None:
                 parameter.grad = torch.zeros_like(parameter)
 
 
+def _passes(bounds: Sequence[Tensor], tau: float) -> bool:
+    """Whether a head may be above the ceiling: only then is the exact value worth a pass.
+
+    A bound is the largest log-sum-exp of a head's rows, never below its largest logit, so a head under the ceiling
+    by its bound is under it, and no head is clipped by anything but its exact logit. The only place of a step that
+    waits for the device; it is then behind by the optimizer's work alone.
+    """
+    return bool(bounds) and bool((torch.stack(list(bounds)) > tau).any())
+
+
 @torch.no_grad()
 def _exact_logits(model: Transformer, batches: Sequence[Batch], *, ahead: bool) -> list[Tensor]:
     each = [model(b.ids_N, b.documents, observe="exact", ahead=ahead).max_logits for b in batches]
@@ -279,7 +300,7 @@ def apply_gradients(
     *,
     loss: Tensor,
     loads: Sequence[Tensor],
-    max_logits: Sequence[Tensor],
+    max_logits: Sequence[Tensor] | None,
     lr_factor: float,
     balance_speed: float,
     judge_loss: bool = False,
@@ -287,6 +308,7 @@ def apply_gradients(
 ) -> StepOutcome:
     """The part of a step that every kind of training shares; loads are counts over the whole batch.
 
+    max_logits: of each layer, by head, exact; None where no head is above the ceiling.
     judge_loss: whether a jump of the loss is a spike, as it is in pretraining and is not in RL.
     ahead: whether the blocks of multi-token prediction took part, and with them their loads and logits.
     """
@@ -311,7 +333,7 @@ def apply_gradients(
 def cap_logits(
     model: Transformer,
     optimizer: MuonClip,
-    max_logits: Sequence[Tensor],
+    max_logits: Sequence[Tensor] | None,
     applied: Tensor,
     *,
     ahead: bool = False,
@@ -319,7 +341,7 @@ def cap_logits(
     """QK-Clip every head above the ceiling after a step that was applied; int64 []: how many were."""
     tau = optimizer.config.qk_clip_tau
     clipped = torch.zeros((), dtype=torch.int64, device=applied.device)
-    if tau is None:
+    if tau is None or max_logits is None:
         return clipped
     for block, max_logits_H in zip(model.model.blocks(ahead=ahead), max_logits, strict=True):
         largest_H = torch.where(applied, max_logits_H, 0.0)

@@ -1,0 +1,131 @@
+"""Models whose steps our own kernels compute, in Triton's interpreter, say what they say without."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from nalar.kernels import switch
+
+pytest.importorskip("triton")
+from nalar.kernels.gpu import norm, paged, rotary
+
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # by the interpreter
+
+KERNELS = ("paged_attention", "rms_norm", "rotary")
+LENGTHS = [11, 3, 18]
+
+
+class Launches(TorchDispatchMode):
+    """What would be a kernel on a GPU: operations of torch but for views and allocations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        if not func.is_view and name not in ("empty", "new_empty", "_unsafe_view", "detach"):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def steps(model, pages, ids):
+    """Whole prompts, a step of every row, a step of two tokens of each, and a chunk behind the first."""
+    states = [
+        model.extend(
+            torch.cat([ids[i, :n] for i, n in enumerate(LENGTHS)]),
+            pages.cache,
+            pages.prompts(LENGTHS),
+        )
+    ]
+    for start, tokens in ((0, 1), (1, 2)):
+        starts = [n + start for n in LENGTHS]
+        own = torch.cat([ids[i, a : a + tokens] for i, a in enumerate(starts)])
+        states.append(model.extend(own, pages.cache, pages.rows(starts, tokens)))
+    chunk = pages.chunk(0, LENGTHS[0] + 3, LENGTHS[0] + 8)
+    states.append(model.extend(ids[0, chunk.positions_N], pages.cache, chunk))
+    return torch.cat(states)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "family", ["deepseek_v3", "deepseek_v3-other_order", "qwen3", "qwen2-yarn", "granitemoe"]
+)
+def test_a_step_by_kernels_gives_what_the_plain_step_gives(
+    tiny_families, random_model, make_pages, family
+):
+    config = tiny_families[family]
+    model = random_model(config)
+    ids = torch.randint(config.vocab_size, (3, 32), generator=torch.Generator().manual_seed(0))
+    plain, own = (make_pages(config, 3, 32) for _ in range(2))
+    expected = steps(model, plain, ids)
+    with switch.forced(*KERNELS):
+        got = steps(model, own, ids)
+    assert_close(got, expected, rtol=1e-4, atol=2e-5)
+    assert_close(own.cache, plain.cache, rtol=1e-4, atol=2e-5)
+    assert not torch.equal(got, expected)  # it was the kernels
+
+
+@torch.no_grad()
+def test_drafts_by_kernels_are_the_plain_drafts(tiny_families, random_model, make_pages):
+    """Entries begin behind the first position, and a row may be nobody's: it sees nothing, and is finite."""
+    config = tiny_families["deepseek_v3-moonlight"].model_copy(
+        update={"num_nextn_predict_layers": 1}
+    )
+    model = random_model(config)
+    gen = torch.Generator().manual_seed(0)
+    states = torch.randn(3, config.hidden_size, generator=gen)
+    ids = torch.randint(config.vocab_size, (3,), generator=gen)
+    plain, own = (make_pages(config, 3, 32) for _ in range(2))
+    paging = replace(plain.rows([9, 30, 0]), first=1)
+    expected = model.draft(states, ids, plain.cache[0], paging)
+    with switch.forced(*KERNELS):
+        got = model.draft(states, ids, own.cache[0], paging)
+    assert_close(got[:2], expected[:2], rtol=1e-4, atol=2e-5)
+    assert got.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        # norm, queries, latent and key, their entries, absorption, attention, values, output
+        ("deepseek_v3-moonlight", ["OWN", "mm", "mm", "OWN", "bmm", "OWN", "bmm", "mm"]),
+        ("qwen3", ["OWN", "mm", "mm", "mm", "OWN", "OWN", "mm"]),
+    ],
+)
+def test_the_attention_half_of_a_decoding_layer_is_this_many_kernels(
+    tiny_families, random_model, make_pages, monkeypatch, family, expected
+):
+    config = tiny_families[family]
+    block = random_model(config).model.layers[1]
+    launches, pages = Launches(), make_pages(config, 3, 32)
+
+    def launched(launcher):
+        """The launcher as one operation: in the interpreter a kernel is many."""
+
+        def run(*args, **kwargs):
+            launches.names.append("OWN")
+            with _disable_current_modes():
+                return launcher(*args, **kwargs)
+
+        return run
+
+    for module, names in (
+        (norm, ("rms_norm", "add_rms_norm")),
+        (rotary, ("latent_entries", "grouped_entries")),
+        (paged, ("latent_attention", "grouped_attention")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, launched(getattr(module, name)))
+    x_ND = torch.randn(3, config.hidden_size)
+    turn = torch.polar(torch.ones(3, config.rotary_dim // 2), torch.ones(3, config.rotary_dim // 2))
+    paging = pages.rows([9, 30, 4])
+    hidden = paging.hidden(pages.size, x_ND.dtype)
+    with switch.forced(*KERNELS), launches:
+        _, normed = block.input_layernorm.after(x_ND, x_ND, 1.0)
+        block.self_attn.extend(normed, turn, pages.cache[1], paging, hidden)
+    assert launches.names == expected
