@@ -1,6 +1,8 @@
 """Code that nobody trusts: what it may do, what it tries, and that nothing comes of it."""
 
+import contextlib
 import os
+import re
 import signal
 import socket
 import threading
@@ -13,6 +15,7 @@ from nalar.config import ConfigError, UserError
 from nalar.sandbox.box import Box, same
 from nalar.sandbox.config import TIERS, SandboxConfig
 
+LIMITS = {"wall_s": 2.0, "cpu_s": 1, "memory_bytes": 256 * 2**20, "output_bytes": 100_000}
 DOUBLE = "def f(x):\n    return x * 2\n"
 
 
@@ -209,24 +212,105 @@ def test_nothing_stays_from_one_program_to_the_next(box):
     assert box.call(program, "f", [[1]]).values == ((True, [True, 1]),)
 
 
+def test_nothing_of_an_earlier_program_or_its_answers_is_found_in_memory(box):
+    secret = "# ZQ77" + "654321\ndef f(x): return 4242000000 + x"
+    assert box.call(secret, "f", [[123456]]).values == ((True, 4242123456),)
+    spy = """
+import ctypes, gc, re, sys
+def f(x):
+    addresses, frame = [id(thing) for thing in gc.get_objects()], sys._getframe()
+    while frame:
+        for value in frame.f_locals.values():
+            if hasattr(value, "buffer"):
+                words = ctypes.string_at(id(value.buffer), 192)
+                addresses += [int.from_bytes(words[i:i + 8], "little") for i in range(0, 192, 8)]
+        frame = frame.f_back
+    pages = {(address >> 12) + n << 12 for address in addresses if address > 1 << 20 for n in range(3)}
+    libc, there, found = ctypes.CDLL(None), ctypes.create_string_buffer(1), set()
+    for page in pages:
+        if libc.mincore(ctypes.c_void_p(page), ctypes.c_size_t(4096), there) == 0:
+            found.update(re.findall(rb"4242[0-9]{6}|ZQ[0-9]{8}|zebra-of-mine", ctypes.string_at(page, 4096)))
+    return sorted(text.decode() for text in found)
+"""
+    (given,) = box.call(spy + "\nown = 'zebra-of-mine'", "f", [[1]]).values
+    assert given == (True, ["zebra-of-mine"]), "the spy sees its own text and nothing else"
+
+
+FLOODS = {
+    "bytes that are no text": "os.write(n, b'\\xff' * 99_000)",
+    "signs that JSON spells out": "os.write(n, b'\\0' * 99_000)",
+    "an empty file made long": "os.ftruncate(n, 99_000)",
+    "not a number": "os.write(n, b'{\"values\": [[true, NaN]]}')",
+    "a deep list": "os.write(n, b'[' * 99_000)",
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_no_output_is_a_fault_of_the_box(box, name):
+    lines = [
+        "import os",
+        "for n in range(40):",
+        f"    try: {FLOODS[name]}",
+        "    except OSError: pass",
+    ]
+    outcome = box.call("\n".join([*lines, "os._exit(0)"]), "f", [[1]])
+    assert outcome.kind in ("failed", "done"), outcome
+
+
+def test_the_largest_output_that_may_be_asked_for_comes_back(objections):
+    made = Box(SandboxConfig(tier="limits", min_tier="limits", output_bytes=3_000_000))
+    given = made.call("def f(x): return chr(233) * 490_000", "f", [[1]])
+    assert given.values == ((True, "é" * 490_000),)
+    write = "    try: os.write(n, b'\\xff' * 2_999_999)"
+    flood = f"import os\nfor n in range(40):\n{write}\n    except OSError: pass\nos._exit(0)"
+    assert made.call(flood, "f", [[1]]).kind == "failed"
+    made.close()
+
+
+def test_a_box_has_a_group_of_processes_of_its_own(box):
+    program = "import os\ndef f(x): return [os.getpgrp() > 0, os.getsid(0) > 0]"
+    assert box.call(program, "f", [[1]]).values == ((True, [True, True]),)
+
+
+@pytest.mark.parametrize("tier", ["limits", "landlock"])
+@pytest.mark.parametrize("target", ["0", "os.getppid()"])
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGSTOP"])
+def test_not_even_in_a_weak_tier_a_program_makes_the_box_broken(
+    objections, tier, target, signal_name
+):
+    if why := objections[tier]:
+        pytest.skip(f"{tier} does not work here: {why}")
+    made = Box(SandboxConfig(tier=tier, min_tier="limits", **(LIMITS | {"wall_s": 0.3})))
+    program = f"import os, signal\nos.kill({target}, signal.{signal_name})\ndef f(x): return 1"
+    assert made.call(program, "f", [[1]]).kind in ("failed", "crashed", "timeout")
+    assert made.call(DOUBLE, "f", [[4]]).values == ((True, 8),)
+    made.close()
+
+
 def test_no_process_is_left_behind(box):
-    before = set(_children())
+    box.call(DOUBLE, "f", [[1]])
+    before = _processes_of_boxes()
+    assert before, "the server at least"
+    running = threading.Thread(
+        target=box.call, args=("import time\ndef f(x): time.sleep(9)", "f", [[1]])
+    )
+    running.start()
+    time.sleep(0.5)
+    assert _processes_of_boxes() > before
+    running.join()
     for program in ("def f(x):\n    while True: pass", "import os; os._exit(1)", DOUBLE):
         box.call(program, "f", [[1]])
     time.sleep(0.1)
-    assert set(_children()) <= before
+    assert _processes_of_boxes() == before
 
 
-def _children() -> list[str]:
-    """Processes of this machine that are run by nobody: those of boxes."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/status"):
-        try:
-            lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
-        except OSError:
-            continue
-        if "python" in lines["Name"] and lines["Uid"].split()[0] == "65534":
-            found.append(lines["Pid"])
+def _processes_of_boxes() -> set[str]:
+    """Ids of servers, of what they forked, and of bubblewrap's, whoever runs them."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if re.search(rb"nalar\.sandbox\.box_server|/box/calls\.py", path.read_bytes()):
+                found.add(path.parent.name)
     return found
 
 

@@ -1,13 +1,19 @@
 import os
 import signal
+import subprocess
+import sys
 import textwrap
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
+import nalar
 from nalar.config import UserError
 from nalar.sandbox.worker import Worker, WorkerError
 
+PACKAGES = str(Path(nalar.__file__).parents[1])
 SERVER = """
 import os, sys, time
 
@@ -79,6 +85,45 @@ def test_a_process_that_ends_or_floods_is_an_error_that_says_so(worker, do, told
         worker.ask({"do": do}, timeout_s=10)
     assert not caught.value.timed_out
     assert worker.ask({"do": "echo"}, timeout_s=10) == {"do": "echo"}
+
+
+def test_a_worker_outlives_the_thread_that_was_the_first_to_ask(worker):
+    pids = []
+    for _ in range(2):
+        asking = threading.Thread(
+            target=lambda: pids.append(worker.ask({"do": "pid"}, timeout_s=10))
+        )
+        asking.start()
+        asking.join()
+        time.sleep(0.2)
+    assert pids[0] == pids[1]
+
+
+def test_a_worker_started_by_the_first_process_of_a_container_lives(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", PACKAGES)
+    text = "import os; os.getppid = lambda: 1; from nalar.sandbox import serve; serve.die_with_parent(); print(7)"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, check=False)
+    assert done.stdout == b"7\n"
+
+
+def test_a_worker_ends_with_the_process_that_started_it(worker, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{PACKAGES}{os.pathsep}{tmp_path}")
+    text = (
+        "import sys; from nalar.sandbox.worker import Worker\n"
+        "asked = Worker('asked_things', memory_bytes=None)\n"
+        "print(asked.ask({'do': 'pid'}, timeout_s=10), flush=True)\n"
+        "sys.stdin.read()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    command = Path(f"/proc/{int(parent.stdout.readline())}/cmdline")
+    assert b"asked_things" in command.read_bytes()
+    parent.kill()
+    parent.communicate()
+    time.sleep(0.3)
+    assert not command.exists() or not command.read_bytes(), "gone, or gone and not yet buried"
 
 
 def test_a_worker_knows_no_secrets_of_its_parent(worker):

@@ -1,9 +1,11 @@
 """A small process that boxes are made from: it forks, locks the child away, watches it, and hands back its output.
 
-It knows inputs and never the answers that are wanted, so its memory holds nothing worth reading. Stdlib alone: a fork
-of it is quick, and its child, which has no files left, finds the usual modules of the standard library loaded.
+It knows inputs and never the answers that are wanted, and each program is dealt with in a fork, so that a box finds
+nothing of earlier programs, or of what they gave back, in its memory. Stdlib alone: a fork is quick, and its child,
+which has no files left, finds the usual modules of the standard library loaded.
 """
 
+import base64
 import contextlib
 import importlib
 import json
@@ -43,7 +45,7 @@ _TRIAL = {
 }
 
 Report = dict[str, Any]
-"""`outcome` (ended, timeout, crashed, broken), and `output` or `why`."""
+"""`outcome` (ended, timeout, crashed, broken), and `output`, in base64 since it may be any bytes, or `why`."""
 
 
 def forked(job: Mapping[str, Any], tier: str) -> Report:
@@ -96,6 +98,7 @@ def _watch(job: Mapping[str, Any], tier: str, out: int, tell: int) -> None:
 def _enter(job: Mapping[str, Any], tier: str, out: int, tell: int) -> NoReturn:
     """In the box: give everything up, the line to the watcher last, then run."""
     try:
+        os.setsid()  # a signal to its own group must not reach the watcher
         cage.die_with_parent()
         cage.close_all_but(out, tell)
         if tier == "namespaces":
@@ -107,6 +110,7 @@ def _enter(job: Mapping[str, Any], tier: str, out: int, tell: int) -> NoReturn:
             cage.filter_calls()
         os.environ.clear()
         cage.limit(job["limits"])
+        _tell(tell, {"began": True})
         os.close(tell)
     except BaseException as error:
         with contextlib.suppress(BaseException):
@@ -200,21 +204,27 @@ def _tell(pipe: int, message: Mapping[str, Any]) -> None:
 
 
 def _read_all(pipe: int, seconds: float) -> dict[str, Any]:
-    """What watcher and box said, until both are silent; the first complaint counts."""
-    told, deadline = b"", time.monotonic() + seconds
+    """What watcher and box said, all together, until both are silent; the first complaint counts."""
+    text, deadline = b"", time.monotonic() + seconds
     while select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
         chunk = os.read(pipe, 4096)
         if not chunk:
             break
-        told += chunk
-    messages: list[dict[str, Any]] = [json.loads(line) for line in told.splitlines()]
-    complaints = [message for message in messages if "broken" in message]
-    return (complaints or messages[-1:] or [{"broken": "the box did not report"}])[0]
+        text += chunk
+    told: dict[str, Any] = {}
+    for line in text.splitlines():
+        told = json.loads(line) | told
+    return told
 
 
 def _report(told: Mapping[str, Any], out: int, job: Mapping[str, Any]) -> Report:
+    """Whatever happens from the moment that the program began is its own doing, its watcher's end too."""
     if "broken" in told:
         return {"outcome": "broken", "why": told["broken"]}
+    if "status" not in told:
+        began = "began" in told
+        why = "its watcher did not report" if began else "the box did not report"
+        return {"outcome": "crashed" if began else "broken", "why": why}
     limits, status = job["limits"], told["status"]
     if told["timed_out"] or (os.WIFSIGNALED(status) and told["cpu_s"] >= limits["cpu_s"] - 0.5):
         return {"outcome": "timeout"}
@@ -222,7 +232,7 @@ def _report(told: Mapping[str, Any], out: int, job: Mapping[str, Any]) -> Report
         by = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {status >> 8}"
         return {"outcome": "crashed", "why": by}
     output = os.pread(out, limits["output_bytes"] + 1, 0)
-    return {"outcome": "ended", "output": output.decode(errors="replace")}
+    return {"outcome": "ended", "output": base64.b64encode(output).decode()}
 
 
 def run(job: Mapping[str, Any], tier: str) -> Report:
@@ -237,7 +247,7 @@ def objections() -> dict[str, str | None]:
             report = run(_TRIAL, tier)
         except Exception as error:
             report = {"outcome": "broken", "why": f"{type(error).__name__}: {error}"}
-        is_right = report.get("output") == '{"values": [[true, 2]]}'
+        is_right = base64.b64decode(report.get("output", "")) == b'{"values": [[true, 2]]}'
         found[tier] = None if is_right else report.get("why", report["outcome"])
     return found
 
@@ -256,4 +266,4 @@ def _prepare() -> Callable[[Mapping[str, Any]], Any]:
 
 
 if __name__ == "__main__":
-    serve(_prepare)
+    serve(_prepare, anew=True)

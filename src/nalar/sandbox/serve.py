@@ -5,6 +5,7 @@ import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -21,10 +22,11 @@ class Refusal(Exception):
         super().__init__(got)
 
 
-def serve(prepare: Callable[[], Callable[[Any], Any]]) -> None:
+def serve(prepare: Callable[[], Callable[[Any], Any]], *, anew: bool = False) -> None:
     """Answer until the input ends; the first argument of the process is its limit of address space, 0 for none.
 
     prepare: loads what is needed and returns the function that answers; it may raise Refusal.
+    anew: read and answer each question in a fork, so that this process never holds one, nor its answer.
     An exception of the answering function is answered as `{"error": ...}`.
     """
     die_with_parent()
@@ -37,19 +39,54 @@ def serve(prepare: Callable[[], Callable[[Any], Any]]) -> None:
         _say(out, {"refusal": refusal.told})
         return
     _say(out, {"ready": True})
+    if anew:
+        while _answered_in_a_fork(answer, out):
+            pass
+        return
     for line in sys.stdin.buffer:
-        try:
-            _say(out, answer(json.loads(line)))
-        except Exception as error:
-            _say(out, {"error": f"{type(error).__name__}: {error}"[:500]})
+        _say(out, _answer(answer, line))
+
+
+def _answer(answer: Callable[[Any], Any], line: bytes) -> Any:
+    try:
+        return answer(json.loads(line))
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"[:500]}
+
+
+def _answered_in_a_fork(answer: Callable[[Any], Any], out: Any) -> bool:
+    """Wait for a question, and have a child read and answer it; False where there was none, or the child ended."""
+    select.select([0], [], [])
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            die_with_parent()
+            if os.getppid() == parent and (line := _line()):
+                _say(out, _answer(answer, line))
+                os._exit(0)
+        os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _line() -> bytes:
+    """The one line that waits to be read; whoever asks waits for the answer before the next. b"" at the end."""
+    read = b""
+    while not read.endswith(b"\n"):
+        chunk = os.read(0, 1 << 16)
+        if not chunk:
+            return b""
+        read += chunk
+    return read
 
 
 def die_with_parent() -> None:
-    """Be killed when the process that started this one ends, however it ends; Linux only."""
+    """Be killed when the thread that started this process ends, however it ends; Linux only.
+
+    Where it has ended already, the input has too, and nothing is asked any more.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() == 1:  # it ended before this was asked for
-            sys.exit(1)
 
 
 def limit_memory(size_bytes: int) -> None:

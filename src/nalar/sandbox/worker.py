@@ -10,12 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nalar.config import UserError
 
-MAX_REPLY_BYTES = 4_000_000
+MAX_REPLY_BYTES = 5_000_000
+"""Enough for the most that a box may write, in base64."""
 _CHUNK = 65_536
 _PACKAGES = Path(__file__).parents[2]
 """Where this package lies. The folder that a program stands in is not looked into: `-P`."""
@@ -80,13 +83,18 @@ class Worker:
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         path = os.pathsep.join(map(str, [_PACKAGES, *(Path(entry).absolute() for entry in given)]))
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", self.module, str(self.memory_bytes or 0), *self.args],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=kept | {"PYTHONPATH": path, "PYTHONHASHSEED": "0"},
-            start_new_session=True,
+        process = (
+            _starter()
+            .submit(
+                subprocess.Popen,
+                [sys.executable, "-P", "-m", self.module, str(self.memory_bytes or 0), *self.args],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=kept | {"PYTHONPATH": path, "PYTHONHASHSEED": "0"},
+                start_new_session=True,
+            )
+            .result()
         )
         self._process, self._read = process, b""
         assert process.stdin is not None and process.stdout is not None
@@ -137,7 +145,22 @@ class Worker:
         return line
 
 
+@cache
+def _starter() -> ThreadPoolExecutor:
+    """The thread that starts all processes. They end with the thread that started them, which must not be one that is
+    gone after its first question; this one ends with the program."""
+    return ThreadPoolExecutor(1, "starts workers")
+
+
+os.register_at_fork(after_in_child=_starter.cache_clear)  # a fork has none of its parent's threads
+
+
 def _wait(readers: tuple[int, ...], writers: tuple[int, ...], deadline: float) -> None:
-    left = deadline - time.monotonic()
-    if left <= 0 or not any(select.select(readers, writers, (), left)):
+    """TimeoutError where none is ready in time. `poll` and not `select`, which knows the first 1024 files alone."""
+    left, poll = deadline - time.monotonic(), select.poll()
+    for pipe in readers:
+        poll.register(pipe, select.POLLIN)
+    for pipe in writers:
+        poll.register(pipe, select.POLLOUT)
+    if left <= 0 or not poll.poll(left * 1000):
         raise TimeoutError
