@@ -13,7 +13,7 @@ import nalar
 from nalar.config import UserError
 from nalar.sandbox.worker import Worker, WorkerError
 
-PACKAGES = str(Path(nalar.__file__).parents[1])
+PACKAGES = os.pathsep.join([str(Path(nalar.__file__).parents[1]), *filter(None, sys.path)])
 SERVER = """
 import os, sys, time
 

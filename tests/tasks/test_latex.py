@@ -50,7 +50,24 @@ def test_numbers_of_mathematics_are_read_exactly(text, value, unit):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "\\frac{6}{4}", "12/4", "1+2", "2^3", "5,7", "1,00", "1 or 2", "1\\,000x", "\\pi", "52_8"]
+    [
+        "",
+        "\\frac{6}{4}",
+        "12/4",
+        "5 1/2",
+        "1 2",
+        "1\n2",
+        "5~1/2",
+        "-5\\ 1/2",
+        "1+2",
+        "2^3",
+        "5,7",
+        "1,00",
+        "1 or 2",
+        "1\\,000x",
+        "\\pi",
+        "52_8",
+    ]
     + ["٣", "1e5", "xy=5", "9" * 70, "\\frac{1}{0}", "--\\frac12", "5 dollars", "\\text{five}"],
 )
 def test_what_is_no_number_is_not_read_as_one(text):
@@ -94,6 +111,8 @@ def test_the_same_writing_needs_no_mathematics(strict, gold, answer):
     ("gold", "answer"),
     [
         ("52_8", "52"),
+        ("\\sqrt{2}", "1.414214"),
+        ("3\\sqrt{13}", "10.816653826391969"),
         ("52_8", "42"),
         ("1,-2", "1"),
         ("1,-2", "1,-2,3"),
@@ -191,6 +210,69 @@ def test_mathematics_that_is_written_otherwise_is_compared(judge, gold, right, w
     for answer in wrong:
         score = judge.score(gold, answer)
         assert not score.correct and score.error is None, answer
+
+
+TWO_IN_ONE = [
+    "{w}$ ${g}", "{g}$ ${w}", "{w}\\approx {g}", "{g}\\approx {w}", "{w}\\equiv {g}", "{g}\\equiv {w}",
+    "{g} \\text{{ not }}", "{g}\\text{{ or }}{w}", "\\boxed{{{g}}} {w}", "{g}:{w}", "{w};{g}", "{w} \\lor {g}",
+    "{w}\\phantom{{{g}}}", "{w}\\to {g}", "{g}\\neq {w}", "{w}|{g}", "{g}\\hbox{{x}}", "{w} \\& {g}", "{g}?",
+    "{g}\\text{{$ {w} $}}", "\\color{{{w}}}{g}", "{w}\\\\{g}", "{g}#{w}", "{g}@{w}", "{g}\\cdots",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", TWO_IN_ONE)
+@pytest.mark.parametrize(
+    "gold", ["\\sqrt{2}", "x^2+1", "(1,2)", "y=2x+3", "\\infty", "2\\pi", "x<3", "3\\text{ or }4"]
+)
+def test_two_answers_in_one_are_wrong_and_nobody_is_asked(strict, gold, form):
+    score = strict.score(gold, form.format(g=gold, w="\\sqrt{3}"))
+    assert not score.correct and score.error is None
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("x \\leq 3", "x \\le 3"),
+        ("5\\sqrt{2} \\text{ cm}", "5\\sqrt{2}"),
+        ("n \\equiv 3", "n\\equiv 3"),
+        ("3\\text{ or }4", "3 \\text{ or } 4"),
+    ],
+)
+def test_what_a_gold_answer_has_too_may_stand_in_an_answer(judge, gold, answer):
+    assert judge.score(gold, answer).correct
+
+
+HANGS = ["\\exp(\\exp(\\exp(99)))", "(a+b+c+d+e+f+g+h)^{99}", "(1+i)^{9999}"]
+
+
+@pytest.mark.parametrize("answer", HANGS)
+def test_an_answer_that_is_never_worked_out_is_wrong_and_no_fault_of_the_verifier(
+    judge, monkeypatch, answer
+):
+    monkeypatch.setattr(latex, "CHECK_S", 1.0)
+    start = time.perf_counter()
+    score = judge.score("\\sqrt{2}", answer)
+    assert (score.correct, score.error) == (False, None)
+    assert time.perf_counter() - start < 10
+    assert judge.score("\\sqrt{8}", "2\\sqrt{2}").correct
+
+
+def test_an_answer_is_to_blame_where_the_verifier_works_without_it():
+    class Hanging:
+        def ask(self, request, *, timeout_s):
+            if request["answer"] != request["gold"]:
+                raise WorkerError("no answer", timed_out=True)
+            return {"equal": True}
+
+    judge = Judge()
+    judge._worker = Hanging()
+    score = judge.score("\\sqrt{2}", "\\sqrt{3}")
+    assert (score.correct, score.well_formed, score.error, score.timed_out) == (
+        False,
+        True,
+        None,
+        True,
+    )
 
 
 def test_what_cannot_be_parsed_is_wrong_and_hangs_nothing(judge):

@@ -21,6 +21,17 @@ _UNIT = re.compile(r"(?:\^\{?\\circ\}?|\\%|%|\\text\{[^{}]*\}(?:\^[0-9])?)$")
 _UNSAFE = re.compile(r"!|\\(?:binom|choose|sum|prod|int|lim|def|input|write|include)|[0-9]{40,}")
 _TOWER = re.compile(r"\^\s*(?:\{[^{}]*\}|\w)\s*\^")
 _EXPONENT = re.compile(r"\^(?:\{([^{}]*)\}|(\w))")
+_APART = re.compile(r"[0-9](?:\s|~|\\ )+[0-9]")
+_SIGNS = re.compile(r"\\(?:[a-zA-Z]+|.)|[^\sA-Za-z0-9{}()^_+*/,.\[\]-]", re.DOTALL)
+_PLAIN_SIGNS = frozenset(
+    re.findall(
+        r"\S+",
+        r"""\{ \} \frac \sqrt \cdot \times \div \pi \infty \circ \sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan
+    \sinh \cosh \tanh \log \ln \alpha \beta \gamma \delta \epsilon \varepsilon \theta \lambda \mu \nu \rho \sigma \tau
+    \phi \varphi \psi \omega""",
+    )
+)
+"""Commands that join no two answers to one, and hide none: an answer may have any number of them."""
 _MAX_DEPTH = 12
 _MAX_POWER = 10_000
 """Product of all numbers that stand in exponents: however powers nest, no result has more digits than some 10,000s."""
@@ -38,11 +49,14 @@ def canonical(text: str) -> str:
     text = text.replace("{,}", ",").replace(",\\!", ",")
     text = re.sub(r"\\([dt])frac", r"\\frac", text).replace("\\$", "").replace("−", "-")
     text = _SPACES.sub("", text)
+    text = re.sub(r"\\([lg])eq?(?![a-z])", r"\\\1e", text)
     return re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
 
 
 def quantity(text: str) -> Quantity | None:
     """A number as mathematics writes it: `1,080`, `\\frac{3}{4}`, `x=5`, `90^\\circ`; None for all else."""
+    if _APART.search(text):  # 5 1/2 is neither 51/2 nor one number
+        return None
     text = canonical(text).removeprefix("$")
     text = text[2:] if _NAMED.match(text) else text
     unit = ""
@@ -94,11 +108,18 @@ class Judge:
             return Score(correct=True, well_formed=True, canonical=own)
         if not is_bounded(answer):
             return NOT_READ
-        if not may_be_equal(own, told):
+        if not (may_be_equal(own, told) and says_one_thing(gold, answer)):
             return Score(correct=False, well_formed=True, canonical=told)
         return self._ask(gold, answer, told)
 
     def _ask(self, gold: str, answer: str, told: str) -> Score:
+        """By Math-Verify. Where it fails at the answer and not at the gold one, the answer is to blame: wrong."""
+        verdict = self._asked(gold, answer, told)
+        if verdict.error is None or self._asked(gold, gold, told).error is not None:
+            return verdict
+        return Score(False, True, told, timed_out=verdict.timed_out)
+
+    def _asked(self, gold: str, answer: str, told: str) -> Score:
         try:
             reply = self._worker.ask({"gold": gold, "answer": answer}, timeout_s=CHECK_S)
         except WorkerError as error:
@@ -109,7 +130,7 @@ class Judge:
 
     def refuse_without_package(self) -> None:
         """UserError now, and not at the first answer, where Math-Verify is wanted and not installed."""
-        self._ask("\\sqrt{2}", "\\sqrt{2}", "")
+        self._asked("\\sqrt{2}", "\\sqrt{2}", "")
 
     def close(self) -> None:
         self._worker.close()
@@ -137,6 +158,21 @@ def may_be_equal(gold: str, answer: str) -> bool:
         return False  # 52_8 is not 52
     if gold.count("=") != answer.count("=") or gold.count(",") != answer.count(","):
         return False
+    if "." in answer and "." not in gold:
+        return False  # 1.414214 is not \\sqrt{2}
     if any((sign in answer) != (sign in gold) for sign in _TELLING):
         return False
     return not re.fullmatch(r"\(?[a-z]+\)?", gold)  # a word, or the letter of a choice
+
+
+def says_one_thing(gold: str, answer: str) -> bool:
+    """Whether the answer has no sign with which two could be joined, or one hidden, that the gold one has not too.
+
+    Math-Verify takes the first or the last of what stands beside `$ $`, `\\approx`, `:`, and passes over words. A unit
+    behind the gold answer may be left out.
+    """
+    mine, theirs = (_SIGNS.findall(canonical(_TEXT.sub("", text))) for text in (gold, answer))
+    if any(mine.count(sign) != theirs.count(sign) for sign in {*theirs, *mine} - _PLAIN_SIGNS):
+        return False
+    own, told = ([word.strip().lower() for word in _TEXT.findall(text)] for text in (gold, answer))
+    return told == own or (not told and bool(_UNIT.search(gold.strip())))
