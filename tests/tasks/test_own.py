@@ -92,6 +92,16 @@ def test_hostile_answers_earn_nothing(task):
         (GOOD.replace("str(2 * a)", "2 * a"), "prompt.*answer"),
         (GOOD.replace("str(2 * a)", "str(a)"), "scored as wrong.*Double"),
         (GOOD.replace("rng.randrange", "__import__('random').randrange"), "one seed"),
+        (
+            "import random\nSALT = random.random()\n" + GOOD.replace('"a": a', '"a": a, "s": SALT'),
+            "one seed",
+        ),
+        (
+            GOOD.replace("return answer.strip()", "return int(answer) and answer"),
+            "no answer.*ValueError.*in line",
+        ),
+        (GOOD.replace('"Double {a}."', '"Double {a}. \\ud800"'), "plain JSON|text"),
+        ("raise SystemExit(3)\n" + GOOD, "exit status 3"),
         (GOOD.replace("1000)", "3)"), "a configuration|settings with problems in every split"),
         (GOOD.replace('"a": a', '"a": {1}'), "plain JSON|set"),
         (

@@ -77,17 +77,49 @@ def test_a_file_of_train_or_test_problems_stays_what_it_is(tmp_path):
     [
         ([], "no problem"),
         ([{"question": "?"}], "fields question"),
-        ([{"problem": "Half?", "solution": "no box"}], "an answer, as the form math"),
+        ([{"problem": "Half?", "solution": "no box"}], "one answer, as the form math"),
         ([{"question": " ", "answer": "5"}], "a question"),
         ([*sums(3), {"question": "what is 1  and 1 ?", "answer": 3}], ":4.*line 2 again"),
         ([*sums(2), ["a list"]], ":3"),
         ([GSM8K, {"question": "Why?", "answer": "no mark"}], ":2"),
-        ([{"question": "Why?", "answer": "  "}], "an answer"),
+        ([{"question": "Why?", "answer": "  "}], "one answer"),
+        ([*sums(2), {"question": "Why \ud800?", "answer": "5"}], ":3.*text"),
+        ([*sums(2), {"question": "Why?", "answer": "\udfff"}], ":3.*text"),
+        ([*sums(2), {"question": "Why?", "answer": float("inf")}], ":3.*one answer"),
+        ([*sums(2), {"question": "Why?", "answer": float("nan")}], ":3.*one answer"),
+        ([*sums(2), {"question": "Why?", "answer": True}], ":3.*one answer"),
+        ([*sums(2), {"question": "Why?", "answer": "5\n6"}], ":3.*one answer"),
+        ([*sums(2), {"question": "Why?", "answer": "x" * 501}], ":3.*one answer"),
+        ([*sums(2), {"question": "Why?", "answer": "\\boxed{5} \\boxed{6}"}], ":3.*one answer"),
+        ([*sums(2), {"question": "y" * 2_000_000, "answer": "5"}], ":3.*1000000"),
     ],
 )
 def test_bad_records_are_refused_with_their_line(tmp_path, records, told):
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=f"(?s){told}"):
         TextProblems(TextConfig(path=write(tmp_path / "a.jsonl", records)))
+
+
+@pytest.mark.parametrize(
+    ("given", "gold"),
+    [
+        (1e22, "1" + "0" * 22),
+        (1e-05, "0.00001"),
+        (-2.5e-7, "-0.00000025"),
+        (4.0, "4.0"),
+        (12, "12"),
+    ],
+)
+def test_a_gold_number_of_json_is_a_number_however_json_writes_it(tmp_path, given, gold):
+    path = write(tmp_path / "a.jsonl", [{"question": "What?", "answer": given}])
+    task = TextProblems(TextConfig(path=path, split="test", golds="numbers"))
+    (problem,) = task.problems("test", 9, 0)
+    assert task.gold(problem) == gold and task.score(problem, gold).correct
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_file(tmp_path):
+    (tmp_path / "a.jsonl").write_text("\ufeff" + json.dumps(sums(1)[0]), encoding="utf-8")
+    task = TextProblems(TextConfig(path=str(tmp_path / "a.jsonl"), split="test"))
+    assert len(task.problems("test", 9, 0)) == 1
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
@@ -137,7 +169,7 @@ def test_hostile_answers_earn_nothing(tmp_path, answer):
     task = TextProblems(TextConfig(path=path, split="test"))
     (problem,) = task.problems("test", 1, 0)
     score = task.score(problem, answer)
-    assert (score.correct, score.error) == (False, None) or answer.strip() == "5"
+    assert (score.correct, score.error) == (False, None)
 
 
 DATA = Path(os.environ.get("NALAR_DATA", "/nonexistent"))

@@ -9,7 +9,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 _PR_SET_PDEATHSIG = 1
 
@@ -36,9 +36,9 @@ def serve(prepare: Callable[[], Callable[[Any], Any]], *, anew: bool = False) ->
     try:
         answer = prepare()
     except Refusal as refusal:
-        _say(out, {"refusal": refusal.told})
+        _say(out, json.dumps({"refusal": refusal.told}))
         return
-    _say(out, {"ready": True})
+    _say(out, json.dumps({"ready": True}))
     if anew:
         while _answered_in_a_fork(answer, out):
             pass
@@ -47,14 +47,15 @@ def serve(prepare: Callable[[], Callable[[Any], Any]], *, anew: bool = False) ->
         _say(out, _answer(answer, line))
 
 
-def _answer(answer: Callable[[Any], Any], line: bytes) -> Any:
+def _answer(answer: Callable[[Any], Any], line: bytes) -> str:
+    """As JSON; an answer that is none is an error too."""
     try:
-        return answer(json.loads(line))
+        return json.dumps(answer(json.loads(line)))
     except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"[:500]}
+        return json.dumps({"error": f"{type(error).__name__}: {error}"[:500]})
 
 
-def _answered_in_a_fork(answer: Callable[[Any], Any], out: Any) -> bool:
+def _answered_in_a_fork(answer: Callable[[Any], Any], out: TextIO) -> bool:
     """Wait for a question, and have a child read and answer it; False where there was none, or the child ended."""
     select.select([0], [], [])
     parent = os.getpid()
@@ -96,6 +97,6 @@ def limit_memory(size_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _say(out: Any, message: Any) -> None:
-    out.write(json.dumps(message) + "\n")
+def _say(out: TextIO, line: str) -> None:
+    out.write(line + "\n")
     out.flush()

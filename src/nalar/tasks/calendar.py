@@ -55,7 +55,7 @@ class Calendar(Family):
         gold, text = self.gold(problem), answer.strip()
         if problem.data["question"] == "between":
             return number_score(text, int(gold))
-        if len(text) > _MAX_CHARS:
+        if len(text) > _MAX_CHARS or not text.isascii():
             return NOT_READ
         if problem.data["question"] == "weekday":
             name = text.capitalize()

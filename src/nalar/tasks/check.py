@@ -12,7 +12,8 @@ _SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 
 def refuse_bad_task(task: Task, splits: Sequence[Split] = _SPLITS) -> None:
-    """UserError that shows the first problem whose gold answer is not right, or for which anything goes."""
+    """UserError that shows the first problem whose gold answer is not right, for which anything goes, or at which the
+    verifier fails: a model that finds out how to make it fail need not be right."""
     for split in splits:
         problems = task.problems(split, CHECKED, seed=0)
         if not problems:
@@ -29,8 +30,10 @@ def refuse_bad_task(task: Task, splits: Sequence[Split] = _SPLITS) -> None:
                 why = f": {score.error}" if score.error else ""
                 raise _shown(task, problem, f"its own answer {gold!r} scored as wrong{why}")
             for empty in ("", NO_ANSWER):
-                if task.score(problem, empty).correct:
-                    raise _shown(task, problem, f"the answer {empty!r} scored as correct")
+                score = task.score(problem, empty)
+                if score.correct or score.error:
+                    became = f"failed: {score.error}" if score.error else "scored as correct"
+                    raise _shown(task, problem, f"the answer {empty!r} {became}")
 
 
 def _refuse_repeats(task: Task, problems: Sequence[Problem]) -> None:

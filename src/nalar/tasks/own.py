@@ -9,7 +9,7 @@ from nalar.config import Config, UserError
 from nalar.sandbox.worker import Worker, WorkerError
 from nalar.tasks.answers import NOT_READ
 from nalar.tasks.family import Family
-from nalar.tasks.problem import Problem, Score
+from nalar.tasks.problem import Problem, Score, is_text
 
 MAKE_S = 60.0
 SCORE_S = 5.0
@@ -33,14 +33,17 @@ class OwnTask(Family):
     """
 
     def __init__(self, config: OwnTaskConfig) -> None:
-        """UserError where the file is missing, does not load, or makes another problem from the same seed."""
+        """UserError where the file is missing, does not load, or makes another problem from the same seed, be it in
+        another process: a run that is resumed would meet other problems than one that was not."""
         super().__init__(config)
         self.path = Path(config.path).expanduser().absolute()
         self.id = self.path.stem
         if not self.path.is_file():
             raise UserError(at=config.path, got="no such file", want="a Python file with a task")
         self._worker = Worker("nalar.tasks.own_worker", str(self.path), memory_bytes=None)
-        if self._made(1) != self._made(1):
+        first = [self._made(1), self._made(1)]
+        self._worker.close()
+        if any(self._made(1) != made for made in first):
             raise self._objection(
                 "two different problems from one seed",
                 "all randomness from the rng that make(rng) is given",
@@ -48,9 +51,12 @@ class OwnTask(Family):
 
     def make(self, rng: random.Random) -> Problem:
         made = self._made(rng.getrandbits(48))
+        key = f"own {self.id}:{made.get('key', made['prompt'])}"
+        if not is_text(made["prompt"] + made["answer"] + key):
+            raise self._objection(f"make(rng) gave {made!r:.120}", "text without lone surrogates")
         return Problem(
             task=self.id,
-            key=f"own {self.id}:{made.get('key', made['prompt'])}",
+            key=key,
             prompt=made["prompt"],
             data=made,
         )

@@ -79,6 +79,11 @@ class Task(Protocol):
         ...
 
 
+def is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8, as keys and prompts must be: JSON may hold half a surrogate pair."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 SALT = b"nalar-2/"
 """Changed once, when the demo's recipe was fixed: its test problems had not been read before (LOG.md)."""
 

@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import math
 import random
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +16,11 @@ from nalar.config import Config, UserError
 from nalar.tasks.answers import NOT_READ
 from nalar.tasks.final import boxed, final_answer
 from nalar.tasks.latex import Judge, canonical, quantity
-from nalar.tasks.problem import Problem, Score, Split, split_of
+from nalar.tasks.problem import Problem, Score, Split, is_text, split_of
 
 MAX_RECORDS = 2_000_000
+MAX_LINE = 1_000_000
+"""Characters."""
 BOXED = " Put the final answer in \\boxed{}."
 
 
@@ -31,8 +35,8 @@ class TextConfig(Config):
     """gsm8k: `question`, and `answer` that ends in #### and a number. math: `problem`, and `answer`, or `solution`
     with a box. plain: `question` or `prompt`, and `answer`. None: what the first record looks like."""
     split: Literal["hash", "train", "test"] = "hash"
-    """hash: train, valid and test by the hash of each question. train: a file of train problems, of which one in ten
-    is valid. test: a file of test problems alone."""
+    """hash: train, valid and test by the hash of each question. train: a file of train problems, of which 8%
+    are valid. test: a file of test problems alone."""
     golds: Literal["all", "numbers"] = "all"
     """numbers: leave out problems whose answer is not an integer, a fraction or a decimal; the others need the
     package math-verify (`nalar[math]`)."""
@@ -147,12 +151,17 @@ def normalised(question: str) -> str:
 
 def _records(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
-        with Path(path).expanduser().open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
+        with Path(path).expanduser().open(encoding="utf-8-sig") as file:
+            lines = iter(lambda: file.readline(MAX_LINE + 1), "")
+            for number, line in enumerate(lines, start=1):
+                where = f"{path}:{number}"
                 if number > MAX_RECORDS:
                     raise UserError(at=path, got="more lines", want=f"at most {MAX_RECORDS}")
+                if len(line) > MAX_LINE:
+                    want = f"at most {MAX_LINE} characters a line"
+                    raise UserError(at=where, got="a longer line", want=want)
                 if line.strip():
-                    yield number, _record(line, f"{path}:{number}")
+                    yield number, _record(line, where)
     except OSError as error:
         raise UserError(
             at=path, got=error.strerror or str(error), want="a file of problems"
@@ -191,14 +200,19 @@ def _question_and_gold(record: Mapping[str, Any], form: Form, where: str) -> tup
     names = {"gsm8k": ("question",), "math": ("problem",), "plain": ("question", "prompt")}[form]
     question = next((record[n] for n in names if isinstance(record.get(n), str)), "")
     gold = record.get("answer")
-    gold = str(gold) if isinstance(gold, int | float) and not isinstance(gold, bool) else gold
+    if isinstance(gold, int | float) and not isinstance(gold, bool):
+        gold = format(Decimal(str(gold)), "f") if math.isfinite(gold) else None
     if form == "gsm8k" and isinstance(gold, str):
         gold = gold.rpartition("####")[2] if "####" in gold else None
     if form == "math" and gold is None and isinstance(record.get("solution"), str):
         boxes = boxed(record["solution"])
         gold = boxes[-1] if boxes else None
-    if not question.strip() or not isinstance(gold, str) or not canonical(gold):
-        lacking = "an answer" if question.strip() else "a question"
+    if not is_text(question) or (isinstance(gold, str) and not is_text(gold)):
+        got = json.dumps(record)[:120]
+        raise UserError(at=where, got=got, want="text, without lone surrogates")
+    is_one = isinstance(gold, str) and canonical(gold) and final_answer(gold) is not None
+    if not question.strip() or not isinstance(gold, str) or not is_one:
+        lacking = "one answer" if question.strip() else "a question"
         raise UserError(
             at=where,
             got=json.dumps(record, ensure_ascii=False)[:120],
