@@ -1,5 +1,6 @@
 """Code that nobody trusts: what it may do, what it tries, and that nothing comes of it."""
 
+import json
 import os
 import signal
 import socket
@@ -290,3 +291,32 @@ def test_equal_means_equal_in_type_and_value():
         (0, None),
     ):
         assert not same(left, right) and not same([left], [right])
+
+
+DATA = Path(os.environ.get("NALAR_DATA", "/nonexistent"))
+
+
+def benchmark_programs():
+    """Reference programs of HumanEval and MBPP with their own tests, one in ten."""
+    found = []
+    for line in (DATA / "humaneval" / "HumanEval.jsonl").read_text().splitlines()[::10]:
+        row = json.loads(line)
+        program = f"{row['prompt']}{row['canonical_solution']}\n{row['test']}"
+        found.append(
+            f"{program}\ndef run_it():\n    check({row['entry_point']})\n    return 'ok'\n"
+        )
+    for line in (DATA / "mbpp" / "mbpp.jsonl").read_text().splitlines()[::10]:
+        row = json.loads(line)
+        tests = "\n".join(row["test_list"]).replace("\n", "\n    ")
+        program = f"{row['code']}\n{row.get('test_setup_code') or ''}"
+        found.append(f"{program}\ndef run_it():\n    {tests}\n    return 'ok'\n")
+    return found
+
+
+@pytest.mark.skipif(not (DATA / "mbpp").is_dir(), reason="needs NALAR_DATA with humaneval/, mbpp/")
+def test_right_programs_of_public_benchmarks_run_as_they_should(box):
+    made = Box(box.config.model_copy(update={"cpu_s": 8, "wall_s": 10.0}))
+    outcomes = [made.call(program, "run_it", [[]]) for program in benchmark_programs()]
+    made.close()
+    assert len(outcomes) == 115
+    assert {outcome.values for outcome in outcomes} == {((True, "ok"),)}
