@@ -46,7 +46,6 @@ def f(n):
         ("import os; os._exit(0)", "failed", "no readable output"),
         ("def f(x):\n    while True: pass", "timeout", ""),
         ("import time\ndef f(x): time.sleep(60)", "timeout", ""),
-        ("def f(x): return 9**9**9**9", "timeout", ""),
         ("def f(x): return 'a' * 10**7", "failed", "no readable output"),
         ("import ctypes\ndef f(x): ctypes.string_at(0)", "crashed", "signal 11"),
         ("import os, signal\ndef f(x): os.kill(os.getpid(), signal.SIGSEGV)\nf(0)", "", ""),
@@ -124,6 +123,7 @@ def f(how):
     if how == "up": return open("../" * 20 + {str(canary)[1:]!r}).read()
     if how == "fd": return [os.read(n, 10).decode() for n in range(3, 30)]
     if how == "chmod": os.chmod("/", 0o777)
+    if how == "see": return [os.path.exists(p) for p in ("/etc/passwd", {str(canary)!r}, "/home")]
 """
     ways = [
         "read",
@@ -139,10 +139,12 @@ def f(how):
         "up",
         "fd",
         "chmod",
+        "see",
     ]
     outcome = box.call(program, "f", [[way] for way in ways])
     told = dict(zip(ways, outcome.values, strict=True))
     assert told.pop("walk") == (True, [])
+    assert told.pop("see") == (True, [False] * 3)
     assert [way for way, (gave, _) in told.items() if gave] == []
     assert canary.read_text() == "THE ANSWERS" and not Path(target).exists()
     assert "ANSWERS" not in str(outcome)
@@ -214,8 +216,13 @@ def test_no_process_is_left_behind(box):
     before = set(_children())
     for program in ("def f(x):\n    while True: pass", "import os; os._exit(1)", DOUBLE):
         box.call(program, "f", [[1]])
-    time.sleep(0.1)
-    assert set(_children()) <= before
+    left = before
+    for _ in range(20):  # others may be testing on this machine: what stays is what was left behind
+        time.sleep(0.1)
+        left = set(_children()) - before
+        if not left:
+            break
+    assert not left
 
 
 def _children() -> list[str]:
