@@ -5,7 +5,7 @@ import pytest
 from nalar.sandbox.box import Box
 from nalar.sandbox.config import SandboxConfig
 
-LIMITS = {"wall_s": 2.0, "cpu_s": 1, "memory_bytes": 256 * 2**20, "output_bytes": 100_000}
+LIMITS = {"wall_s": 1.5, "cpu_s": 1, "memory_bytes": 256 * 2**20, "output_bytes": 100_000}
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Code that nobody trusts: what it may do, what it tries, and that nothing comes of it."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -15,7 +16,6 @@ from nalar.config import ConfigError, UserError
 from nalar.sandbox.box import Box, same
 from nalar.sandbox.config import TIERS, SandboxConfig
 
-LIMITS = {"wall_s": 2.0, "cpu_s": 1, "memory_bytes": 256 * 2**20, "output_bytes": 100_000}
 DOUBLE = "def f(x):\n    return x * 2\n"
 
 
@@ -48,7 +48,6 @@ def f(n):
         ("import os; os._exit(0)", "failed", "no readable output"),
         ("def f(x):\n    while True: pass", "timeout", ""),
         ("import time\ndef f(x): time.sleep(60)", "timeout", ""),
-        ("def f(x): return 9**9**9**9", "timeout", ""),
         ("def f(x): return 'a' * 10**7", "failed", "no readable output"),
         ("import ctypes\ndef f(x): ctypes.string_at(0)", "crashed", "signal 11"),
         ("import os, signal\ndef f(x): os.kill(os.getpid(), signal.SIGSEGV)\nf(0)", "", ""),
@@ -126,6 +125,7 @@ def f(how):
     if how == "up": return open("../" * 20 + {str(canary)[1:]!r}).read()
     if how == "fd": return [os.read(n, 10).decode() for n in range(3, 30)]
     if how == "chmod": os.chmod("/", 0o777)
+    if how == "see": return [os.path.exists(p) for p in ("/etc/passwd", {str(canary)!r}, "/home")]
 """
     ways = [
         "read",
@@ -141,10 +141,12 @@ def f(how):
         "up",
         "fd",
         "chmod",
+        "see",
     ]
     outcome = box.call(program, "f", [[way] for way in ways])
     told = dict(zip(ways, outcome.values, strict=True))
     assert told.pop("walk") == (True, [])
+    assert told.pop("see") == (True, [False] * 3)
     assert [way for way, (gave, _) in told.items() if gave] == []
     assert canary.read_text() == "THE ANSWERS" and not Path(target).exists()
     assert "ANSWERS" not in str(outcome)
@@ -280,7 +282,7 @@ def test_not_even_in_a_weak_tier_a_program_makes_the_box_broken(
 ):
     if why := objections[tier]:
         pytest.skip(f"{tier} does not work here: {why}")
-    made = Box(SandboxConfig(tier=tier, min_tier="limits", **(LIMITS | {"wall_s": 0.3})))
+    made = Box(SandboxConfig(tier=tier, min_tier="limits", wall_s=0.3))
     program = f"import os, signal\nos.kill({target}, signal.{signal_name})\ndef f(x): return 1"
     assert made.call(program, "f", [[1]]).kind in ("failed", "crashed", "timeout")
     assert made.call(DOUBLE, "f", [[4]]).values == ((True, 8),)
@@ -291,17 +293,21 @@ def test_no_process_is_left_behind(box):
     box.call(DOUBLE, "f", [[1]])
     before = _processes_of_boxes()
     assert before, "the server at least"
-    running = threading.Thread(
-        target=box.call, args=("import time\ndef f(x): time.sleep(9)", "f", [[1]])
-    )
+    sleeping = "import time\ndef f(x): time.sleep(9)"
+    running = threading.Thread(target=box.call, args=(sleeping, "f", [[1]]))
     running.start()
     time.sleep(0.5)
-    assert _processes_of_boxes() > before
+    assert _processes_of_boxes() - before, "a box that runs is seen"
     running.join()
     for program in ("def f(x):\n    while True: pass", "import os; os._exit(1)", DOUBLE):
         box.call(program, "f", [[1]])
-    time.sleep(0.1)
-    assert _processes_of_boxes() == before
+    left = _processes_of_boxes() - before
+    for _ in range(20):  # others may be testing on this machine: what stays is what was left behind
+        if not left:
+            break
+        time.sleep(0.1)
+        left &= _processes_of_boxes()
+    assert not left
 
 
 def _processes_of_boxes() -> set[str]:
@@ -374,3 +380,32 @@ def test_equal_means_equal_in_type_and_value():
         (0, None),
     ):
         assert not same(left, right) and not same([left], [right])
+
+
+DATA = Path(os.environ.get("NALAR_DATA", "/nonexistent"))
+
+
+def benchmark_programs():
+    """Reference programs of HumanEval and MBPP with their own tests, one in ten."""
+    found = []
+    for line in (DATA / "humaneval" / "HumanEval.jsonl").read_text().splitlines()[::10]:
+        row = json.loads(line)
+        program = f"{row['prompt']}{row['canonical_solution']}\n{row['test']}"
+        found.append(
+            f"{program}\ndef run_it():\n    check({row['entry_point']})\n    return 'ok'\n"
+        )
+    for line in (DATA / "mbpp" / "mbpp.jsonl").read_text().splitlines()[::10]:
+        row = json.loads(line)
+        tests = "\n".join(row["test_list"]).replace("\n", "\n    ")
+        program = f"{row['code']}\n{row.get('test_setup_code') or ''}"
+        found.append(f"{program}\ndef run_it():\n    {tests}\n    return 'ok'\n")
+    return found
+
+
+@pytest.mark.skipif(not (DATA / "mbpp").is_dir(), reason="needs NALAR_DATA with humaneval/, mbpp/")
+def test_right_programs_of_public_benchmarks_run_as_they_should(box):
+    made = Box(box.config.model_copy(update={"cpu_s": 8, "wall_s": 10.0}))
+    outcomes = [made.call(program, "run_it", [[]]) for program in benchmark_programs()]
+    made.close()
+    assert len(outcomes) == 115
+    assert {outcome.values for outcome in outcomes} == {((True, "ok"),)}

@@ -1,7 +1,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nalar.tasks.answers import (
@@ -41,6 +41,7 @@ def test_all_else_is_no_number(text):
     assert not number_score(text, 7).well_formed
 
 
+@settings(deadline=None)
 @given(st.fractions(max_denominator=10**6))
 def test_what_is_written_is_read_back(value):
     assert read_number(str(value)) == value

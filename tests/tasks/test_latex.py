@@ -2,7 +2,7 @@ import time
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nalar.sandbox.worker import WorkerError
@@ -161,6 +161,7 @@ def test_plain_mathematics_is_let_through(text):
     assert is_bounded(text)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="\\frac{}^_0123456789+-x=,. \\text", max_size=60))
 def test_any_writing_is_read(text):
     canonical(text)

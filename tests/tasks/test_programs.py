@@ -87,6 +87,15 @@ for n in range(0, 40):
     try: os.write(n, text)
     except OSError: pass
 os._exit(0)
+def f(xs): return 0
+""",
+    "says that the box is broken": """
+import os
+for n in range(0, 40):
+    try: os.write(n, b'{"broken": "no verdict"}\\n')
+    except OSError: pass
+os._exit(1)
+def f(xs): return 0
 """,
     "another json": """
 import json
@@ -135,6 +144,11 @@ def f(xs):
     "a generator": "def f(xs): yield 0",
     "no function": "f = 3\ndef f(",
 }
+
+
+def test_every_forgery_reaches_the_sandbox():
+    unread = [name for name, answer in FORGERIES.items() if program_of(answer) is None]
+    assert unread == []
 
 
 @pytest.mark.parametrize("name", FORGERIES)

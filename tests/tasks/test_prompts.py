@@ -73,6 +73,25 @@ def test_a_sequence_goes_on_by_one_rule_only():
         assert {str(n) for n in continuations(terms).values()} == {gold}
 
 
+def test_no_two_rules_go_on_differently():
+    """All sequences of every rule with small numbers; whatever else fits, the next number is the same."""
+    small = range(-4, 5)
+    makers = (
+        lambda a, b, d, e: [a + d * i + e * i * (i - 1) // 2 for i in range(7)],
+        lambda a, b, d, e: [a + d * (i // 2) if i % 2 == 0 else b + e * (i // 2) for i in range(7)],
+        lambda a, b, d, e: [a * d**i for i in range(7)],
+    )
+    for numbers in itertools.product(small, repeat=4):
+        for make in makers:
+            *shown, following = make(*numbers)
+            assert set(continuations(shown).values()) <= {following}
+    for a, b in itertools.product(range(-30, 31), repeat=2):
+        shown = [a, b]
+        while len(shown) < 7:
+            shown.append(shown[-2] + shown[-1])
+        assert set(continuations(shown[:6]).values()) == {shown[6]}
+
+
 @pytest.mark.parametrize("word", ["graph", "graph,num_nodes=7,max_length=9,extra_edges=6"])
 def test_no_path_is_shorter_than_the_gold_one(word):
     for prompt, gold in problems(word, 25):

@@ -25,26 +25,26 @@ from nalar.tasks.text import TextConfig, TextProblems
 from nalar.tasks.units import Units
 
 
-class Family(NamedTuple):
+class Entry(NamedTuple):
     """A task and the settings that make it harder or easier."""
 
     make: Callable[[Any], Task]
     config: type[Config]
 
 
-FAMILIES: Mapping[str, Family] = {
-    "countdown": Family(Countdown, settings.CountdownConfig),
-    "chain_sum": Family(ChainSum, settings.ChainSumConfig),
-    "arithmetic": Family(Arithmetic, settings.ArithmeticConfig),
-    "linear": Family(Linear, settings.LinearConfig),
-    "sequence": Family(NumberSequence, settings.SequenceConfig),
-    "graph": Family(GraphPath, settings.GraphConfig),
-    "grid": Family(LogicGrid, settings.GridConfig),
-    "sorting": Family(Sorting, settings.SortingConfig),
-    "strings": Family(Strings, settings.StringsConfig),
-    "units": Family(Units, settings.UnitsConfig),
-    "calendar": Family(Calendar, settings.CalendarConfig),
-    "programs": Family(Programs, settings.ProgramsConfig),
+FAMILIES: Mapping[str, Entry] = {
+    "countdown": Entry(Countdown, settings.CountdownConfig),
+    "chain_sum": Entry(ChainSum, settings.ChainSumConfig),
+    "arithmetic": Entry(Arithmetic, settings.ArithmeticConfig),
+    "linear": Entry(Linear, settings.LinearConfig),
+    "sequence": Entry(NumberSequence, settings.SequenceConfig),
+    "graph": Entry(GraphPath, settings.GraphConfig),
+    "grid": Entry(LogicGrid, settings.GridConfig),
+    "sorting": Entry(Sorting, settings.SortingConfig),
+    "strings": Entry(Strings, settings.StringsConfig),
+    "units": Entry(Units, settings.UnitsConfig),
+    "calendar": Entry(Calendar, settings.CalendarConfig),
+    "programs": Entry(Programs, settings.ProgramsConfig),
 }
 """By task id."""
 

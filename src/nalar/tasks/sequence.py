@@ -48,7 +48,7 @@ class NumberSequence(Family):
         terms = self._terms(rng, rule)
         following = continuations(terms)
         if set(following.values()) != {following.get(rule)}:
-            return None  # another rule fits too, and goes on otherwise
+            return None  # zeros; of these rules no two go on otherwise after six terms, and a test holds them to it
         shown = ", ".join(map(str, terms))
         return Problem(
             task=self.id,
