@@ -3,7 +3,7 @@
 import pytest
 
 from nalar.config import ConfigError
-from nalar.rl.config import RewardConfig, RewardWeights
+from nalar.rl.config import RewardConfig, RewardWeights, RLConfig
 from nalar.rl.rewards import Facts, group_rewards, length_parts, totals, weighted_parts
 from nalar.tasks.problem import Score
 
@@ -76,6 +76,18 @@ def test_weights_can_be_set_for_one_task():
     config = RewardConfig(by_task={"b": RewardWeights(correct=3.0, well_formed=0.0)})
     assert reward(facts(task="a"), config) == 1.1
     assert reward(facts(task="b"), config) == 3.0
+
+
+def test_weights_of_a_task_that_is_not_trained_on_are_refused():
+    with pytest.raises(ConfigError, match=r"(?s)rl.reward.by_task.*did you mean 'countdown'"):
+        RLConfig(steps=1, reward=RewardConfig(by_task={"countdwon": RewardWeights(correct=2.0)}))
+    RLConfig(steps=1, reward=RewardConfig(by_task={"countdown": RewardWeights(correct=2.0)}))
+
+
+@pytest.mark.parametrize("earned", [0.1, 0.7, 1.1, 1 / 3])
+@pytest.mark.parametrize("others", [3, 6, 7, 15])
+def test_a_failed_verifier_among_equals_is_equal_to_the_last_bit(earned, others):
+    assert len(set(totals([{"a": earned}] * others + [None]))) == 1
 
 
 def test_a_failed_verifier_is_neutral_and_has_no_say_in_lengths():

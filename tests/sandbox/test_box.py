@@ -177,9 +177,10 @@ import ctypes
 def f(x):
     c = ctypes.CDLL(None, use_errno=True)
     return [c.shmget(0, 1 << 30, 0o1777), c.unshare(0x10000000), c.ptrace(0, 0, 0, 0),
-            c.mount(b"none", b"/", b"tmpfs", 0, None), c.syscall(425, 8, None), c.setuid(0)]
+            c.mount(b"none", b"/", b"tmpfs", 0, None), c.syscall(425, 8, None), c.setuid(0),
+            c.syscall(428, -100, b"/", 0)]
 """
-    assert box.call(program, "f", [[1]]).values == ((True, [-1] * 6),)
+    assert box.call(program, "f", [[1]]).values == ((True, [-1] * 7),)
 
 
 def test_nobody_outside_is_signalled(box):

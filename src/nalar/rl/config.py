@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from nalar.config import Config, ConfigError
+from nalar.config import Config, ConfigError, lookup
 from nalar.optim.config import OptimConfig, ScheduleConfig
 from nalar.tasks.language import Language
 
@@ -104,6 +104,8 @@ class RLConfig(Config):
             )
         if not self.tasks:
             raise ConfigError(at="rl.tasks", got="no task", want="at least one task id")
+        for name in self.reward.by_task:
+            lookup(name, {task: task for task in self.tasks}, at="rl.reward.by_task")
         if self.prompts_per_step % self.minibatches:
             raise ConfigError(
                 at="rl.minibatches",

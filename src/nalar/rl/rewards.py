@@ -99,5 +99,7 @@ def totals(parts: Sequence[Mapping[str, float] | None]) -> list[float]:
     advantage and no disadvantage; where all failed, all get 0 and the group teaches nothing."""
     earned = [None if part is None else float(sum(part.values())) for part in parts]
     judged = [reward for reward in earned if reward is not None]
-    neutral = sum(judged) / len(judged) if judged else 0.0
+    mean = sum(judged) / len(judged) if judged else 0.0
+    # Rounded, the mean of equals may be none of them: the group would no longer be a silent one.
+    neutral = min(max(mean, min(judged, default=0.0)), max(judged, default=0.0))
     return [neutral if reward is None else reward for reward in earned]

@@ -40,8 +40,8 @@ _DENIED: Mapping[str, tuple[int, tuple[int, ...]]] = {
         + (303, 304, 308, 310, 311, 312, 313)
         # memfd_create kexec_file_load bpf userfaultfd io_uring_setup io_uring_enter io_uring_register
         + (319, 320, 321, 323, 425, 426, 427)
-        # pidfd_getfd memfd_secret
-        + (438, 447),
+        # open_tree move_mount fsopen fsconfig fsmount fspick pidfd_getfd mount_setattr memfd_secret
+        + (428, 429, 430, 431, 432, 433, 438, 442, 447),
     ),
     "aarch64": (
         0xC000_00B7,
@@ -53,8 +53,8 @@ _DENIED: Mapping[str, tuple[int, tuple[int, ...]]] = {
         + (264, 265, 268, 270, 271, 272, 273)
         # memfd_create bpf userfaultfd kexec_file_load io_uring_setup io_uring_enter io_uring_register
         + (279, 280, 282, 294, 425, 426, 427)
-        # pidfd_getfd memfd_secret
-        + (438, 447),
+        # open_tree move_mount fsopen fsconfig fsmount fspick pidfd_getfd mount_setattr memfd_secret
+        + (428, 429, 430, 431, 432, 433, 438, 442, 447),
     ),
 }
 """By machine: its number among the kernel's architectures, and the numbers of calls that computing never needs."""
