@@ -30,7 +30,7 @@ from nalar.engine.engine import Engine
 from nalar.engine.sequence import Completion, Request, SamplingParams
 from nalar.model.transformer import Transformer
 from nalar.model.weights import load_model
-from nalar.tasks.registry import TASKS
+from nalar.tasks.countdown import Countdown
 from record import Row, record
 
 WAYS: dict[str, SpeculationConfig | None] = {
@@ -61,7 +61,7 @@ class Run:
 
 def prompts(tokenizer: Tokenizer, count: int) -> list[tuple[int, ...]]:
     """Problems that training did not see."""
-    problems = TASKS["countdown"]().problems("valid", count, seed=0)
+    problems = Countdown().problems("valid", count, seed=0)
     return [
         tuple(encode_prompt(tokenizer, [{"role": "user", "content": problem.prompt}]))
         for problem in problems

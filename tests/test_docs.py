@@ -18,6 +18,7 @@ from nalar.data.corpora.procedural import KINDS
 from nalar.data.corpora.sources import sources
 from nalar.plan.model import count_parameters
 from nalar.recipes.registry import RECIPES
+from nalar.tasks.registry import FAMILIES
 
 ROOT = Path(__file__).parent.parent
 DOCS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -196,3 +197,13 @@ def test_the_parameters_in_the_documents_are_those_of_the_model():
         digits = re.sub(r"(?<=\d)[.,](?=\d{3}\b)", "", text_of(ROOT / name))
         assert str(count.total_params) in digits
         assert str(count.active_params) in digits
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_task_and_each_of_its_settings_is_documented(name):
+    text = text_of(ROOT / "docs" / "tasks.md")
+    rows = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+    assert len(rows) >= 2
+    settings = rows[1]
+    for field in FAMILIES[name].config.model_fields:
+        assert f"`{field}`" in settings

@@ -23,6 +23,7 @@ from nalar.pipeline.zero import EVAL_SEED, engine_for, tasks_of, test_problems
 from nalar.run import Run
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task
+from nalar.tasks.registry import SEARCHING
 from nalar.train.checkpoint import load_optimizer
 
 WHEN = {"before": "evaluate_base", "after": "evaluate_final"}
@@ -183,7 +184,12 @@ class Finished:
 
 def outcome(groups: Sequence[Sequence[Sample]]) -> Outcome:
     shares = [sum(s.correct for s in group) / len(group) for group in groups]
-    return Outcome(**summarise(groups, seed=EVAL_SEED).model_dump(), by_problem=shares)
+    return Outcome(
+        **summarise(
+            groups, searches=groups[0][0].problem.task in SEARCHING, seed=EVAL_SEED
+        ).model_dump(),
+        by_problem=shares,
+    )
 
 
 def _share(rows: Sequence[Row]) -> float:

@@ -16,9 +16,10 @@ from nalar.evals.baselines import (
     search,
 )
 from nalar.tasks.chain_sum import ChainSum
+from nalar.tasks.config import CountdownConfig
 from nalar.tasks.countdown import Countdown
+from nalar.tasks.graph import GraphPath
 from nalar.tasks.problem import Problem
-from nalar.tasks.registry import TASKS
 
 RUNS = 40_000
 # four tries of 10 tokens, one of them a hit whose answer takes 5 more
@@ -137,7 +138,7 @@ def test_tries_are_counted_by_their_marks():
 
 
 def test_all_baselines_take_seconds_and_repeat():
-    tasks = [make() for make in TASKS.values()]
+    tasks = [Countdown(), ChainSum()]
     problems = {task.id: task.problems("test", 40, 0) for task in tasks}
     random.seed(1)
 
@@ -162,3 +163,34 @@ def test_a_limit_that_allows_no_try_is_a_search_that_finds_nothing(repeats, limi
     assert not found.solved_R.any()
     assert not found.tries_R.any()
     assert not found.tokens_R.any()
+
+
+def test_where_tries_cannot_be_listed_they_are_guessed():
+    task = Countdown(CountdownConfig(num_numbers=6, max_number=25, max_intermediate=1000))
+    problems = task.problems("test", 3, 0)
+    found = measure_baselines(
+        [task], {task.id: problems}, max_tokens=264, token_cost=len, model_tries=3.0, seed=0
+    )
+    assert [(b.repeats, b.max_tokens) for b in found.blind_search] == [(True, 264)]
+    assert found.blind_search[0].pass_at_1.mean < 0.2
+    with pytest.raises(ValueError, match="listed"):
+        blind_search(task, problems, repeats=False, max_tries=3, seed=0)
+
+
+def test_a_blind_guess_is_as_good_as_chance():
+    problems = {"chain_sum": ChainSum().problems("test", 30, 0)}
+    found = measure_baselines(
+        [ChainSum()], problems, max_tokens=264, token_cost=len, model_tries=None, seed=0
+    )
+    assert 0.01 < found.guess["chain_sum"].pass_at_1.mean < 0.1
+    assert found.blind_search == []
+
+
+def test_tasks_that_are_easy_to_check_are_searched_by_guesses():
+    task = GraphPath()
+    problems = {task.id: task.problems("test", 10, 0)}
+    found = measure_baselines(
+        [task], problems, max_tokens=100, token_cost=len, model_tries=None, seed=0
+    )
+    (blind,) = found.blind_search
+    assert blind.pass_at_1.mean > found.guess["graph"].pass_at_1.mean > 0.2

@@ -5,7 +5,7 @@ import pytest
 from nalar.config import ConfigError
 from nalar.data.dialogue import Parsed
 from nalar.engine.sequence import Completion
-from nalar.evals.config import ProbeConfig
+from nalar.evals.config import EvalConfig, ProbeConfig
 from nalar.evals.probe import judge
 from nalar.evals.protocol import Sample
 from nalar.tasks.problem import Problem, Score
@@ -87,3 +87,9 @@ def test_a_base_that_never_searches_fails_without_a_division_by_zero():
 def test_a_probe_of_nothing_is_refused(field):
     with pytest.raises(ConfigError, match=f"probe.{field}"):
         ProbeConfig(**{field: 0})
+
+
+@pytest.mark.parametrize("cls", [EvalConfig, ProbeConfig])
+def test_a_billion_problems_are_refused_and_not_drawn(cls):
+    with pytest.raises(ConfigError, match="at most 100000"):
+        cls(problems=1_000_000_000)

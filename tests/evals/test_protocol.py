@@ -41,6 +41,7 @@ def test_pass_at_1_is_the_mean_and_pass_at_k_asks_for_one():
             [answered("b", correct=False), answered("c", correct=False)],
             [answered("a", correct=True), answered("a", correct=True)],
         ],
+        searches=True,
         seed=0,
     )
     assert (result.n, result.k) == (3, 2)
@@ -51,7 +52,7 @@ def test_pass_at_1_is_the_mean_and_pass_at_k_asks_for_one():
 
 
 def majority_of(group):
-    return summarise([group], seed=0).maj_at_k.mean
+    return summarise([group], searches=True, seed=0).maj_at_k.mean
 
 
 def test_the_answer_with_most_votes_counts():
@@ -78,7 +79,7 @@ def test_no_answer_is_no_vote():
 def test_an_answer_that_was_cut_neither_counts_nor_votes():
     good = answered("a", correct=True)
     lucky, stubborn = cut(canonical="a", correct=True), cut(canonical="b")
-    result = summarise([[lucky, lucky]], seed=0)
+    result = summarise([[lucky, lucky]], searches=True, seed=0)
     assert result.pass_at_1.mean == result.maj_at_k.mean == 0.0
     assert result.well_formed_frac == 0.0
     assert majority_of([good, stubborn, stubborn]) == 1.0
@@ -87,7 +88,9 @@ def test_an_answer_that_was_cut_neither_counts_nor_votes():
 def test_shares_and_lengths_are_over_all_responses():
     checking = answered("a", correct=True, tokens=10, thought="8-3=5✗\n9-3=6✓")
     blurting = answered("b", correct=False, tokens=2)
-    result = summarise([[checking, blurting], [cut(tokens=8), cut(tokens=8)]], seed=0)
+    result = summarise(
+        [[checking, blurting], [cut(tokens=8), cut(tokens=8)]], searches=True, seed=0
+    )
     assert result.truncated_frac == 0.5
     assert result.well_formed_frac == 0.5
     assert result.mean_response_tokens == (10 + 2 + 8 + 8) / 4
@@ -96,7 +99,7 @@ def test_shares_and_lengths_are_over_all_responses():
 
 
 def test_nothing_is_searched_in_a_chain_sum():
-    result = summarise([[answered("15", correct=True, problem=CHAIN)]], seed=0)
+    result = summarise([[answered("15", correct=True, problem=CHAIN)]], searches=False, seed=0)
     assert result.self_check_frac is None
 
 
@@ -108,7 +111,7 @@ def test_a_verifier_that_failed_is_counted_apart():
         Parsed("", "15", closed=True, well_formed=True),
         Score(correct=False, well_formed=False, error="timed out"),
     )
-    assert summarise([[failed, failed]], seed=0).verifier_errors == 2
+    assert summarise([[failed, failed]], searches=True, seed=0).verifier_errors == 2
 
 
 @pytest.fixture(scope="module")

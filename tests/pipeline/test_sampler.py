@@ -15,7 +15,7 @@ from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.model.weights import load_model, save_model
 from nalar.pipeline.sampler import load_sampler, measure
-from nalar.tasks.registry import TASKS
+from nalar.tasks.countdown import Countdown
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,7 @@ def folder(tmp_path_factory):
 def test_a_model_on_disk_is_measured_the_same_each_time(folder):
     config = EvalConfig(problems=3, k=2, max_tokens=8)
     results = [
-        measure(load_sampler(folder), TASKS["countdown"](), config, split="valid", seed=1)
-        for _ in range(2)
+        measure(load_sampler(folder), Countdown(), config, split="valid", seed=1) for _ in range(2)
     ]
     assert results[0] == results[1]
     assert (results[0].n, results[0].k) == (3, 2)
@@ -86,6 +85,29 @@ def test_greedy_is_one_sample_a_problem(folder, capsys):
     flags = ["--problems", "2", "--greedy", "--max-tokens", "4", "--json"]
     assert main(["eval", str(folder), "--task", "countdown", *flags]) == 0
     assert json.loads(capsys.readouterr().out)["countdown"]["k"] == 1
+
+
+def test_eval_takes_settings_files_of_problems_and_tasks_of_ones_own(folder, tmp_path, capsys):
+    problems = [{"question": f"{i}+{i}?", "answer": str(2 * i)} for i in range(4)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, problems)))
+    (tmp_path / "mine.py").write_text(
+        "def make(rng):\n    n = rng.randrange(10**6)\n    return {'prompt': f'{n}?', 'answer': str(n)}\n"
+        "def score(problem, answer):\n    return answer == problem['answer']\n"
+    )
+    words = [
+        "arithmetic,max_digits=1,max_terms=2",
+        f"{tmp_path}/sums.jsonl,split=test",
+        f"{tmp_path}/mine.py",
+    ]
+    flags = ["--problems", "3", "--k", "2", "--max-tokens", "8", "--json"]
+    assert main(["eval", str(folder), "--task", *words, *flags]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document)[1:] == words
+    assert all(document[word]["n"] == 3 for word in words)
+    train = f"{tmp_path}/sums.jsonl,split=train"
+    assert main(["eval", str(folder), "--task", train, *flags]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["got"] == "no problem in the split test"
 
 
 def test_chat_streams_the_same_reply_for_the_same_seed(folder, capsys):

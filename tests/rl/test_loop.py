@@ -22,7 +22,9 @@ from nalar.tasks.countdown import Countdown
 def graded(monkeypatch):
     """Every second response to any problem is paid, so that an untrained model has something to learn."""
     count = iter(range(10**6))
-    monkeypatch.setattr(rollout_module, "reward_of", lambda *_: float(next(count) % 2))
+    monkeypatch.setattr(
+        rollout_module, "totals", lambda parts: [float(next(count) % 2) for _ in parts]
+    )
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ def test_experts_that_sat_through_every_update_of_a_step_are_named(graded, train
 
 
 def test_nothing_moves_where_no_group_has_anything_to_say(train, monkeypatch):
-    monkeypatch.setattr(rollout_module, "reward_of", lambda *_: 0.1)
+    monkeypatch.setattr(rollout_module, "totals", lambda parts: [0.1] * len(parts))
     before, _, _ = train(steps=0 + 1, stop_after=0)
     after, _, seen = train(steps=2)
     assert all(

@@ -8,35 +8,12 @@ from nalar.engine.engine import Engine
 from nalar.engine.sequence import Completion
 from nalar.model.transformer import Transformer
 from nalar.recipes.zero import zero_cpu
-from nalar.rl.config import RewardConfig
-from nalar.rl.rollout import collect, draw_problems, reward_of
+from nalar.rl.rollout import collect, draw_problems
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Score, split_of
 
 TASKS = [Countdown(), ChainSum()]
-
-
-@pytest.mark.parametrize(
-    ("correct", "parses", "turn_closed", "reward"),
-    [
-        (True, True, True, 1.1),
-        (False, True, True, 0.1),  # an expression, but another value
-        (False, False, True, 0.0),  # closed, but no expression
-        (True, True, False, 0.0),  # cut, or a stray special token: nothing, not even when right
-        (False, True, False, 0.0),
-        (False, False, False, 0.0),
-    ],
-)
-def test_the_reward_of_every_case(correct, parses, turn_closed, reward):
-    score = Score(correct=correct, well_formed=parses)
-    config = RewardConfig(correct=1.0, well_formed=0.1)
-    assert reward_of(score, turn_closed, config) == pytest.approx(reward)
-
-
-def test_a_verifier_that_failed_earns_nothing_and_says_so():
-    score = Score(correct=False, well_formed=False, error="timed out")
-    assert reward_of(score, True, RewardConfig()) == 0.0
 
 
 def test_problems_depend_on_seed_and_step_alone():
@@ -100,6 +77,32 @@ def test_samples_are_scored_as_they_were_sampled(tokenizer, rl_config):
     (request,) = engine.requests
     assert request.params.stop_token_ids == (tokenizer.end_id,)
     assert (request.params.n, request.params.max_tokens, request.params.temperature) == (3, 40, 1.0)
+
+
+def test_a_failed_verifier_neither_earns_nor_loses_and_is_not_reward_0(tokenizer, rl_config):
+    class Failing(ChainSum):
+        def score(self, problem, answer):
+            if answer == "0":
+                return Score(False, True, error="no answer within 5 s", timed_out=True)
+            return super().score(problem, answer)
+
+    task = Failing()
+    problem = task.problems("train", 1, seed=0)[0]
+    spoken = [
+        (tokenizer.end_think_id, *tokenizer.encode(answer), tokenizer.end_id)
+        for answer in (task.gold(problem), "0", "77")
+    ]
+    engine = Scripted(*((ids, "stop") for ids in spoken))
+    (group,) = collect(
+        engine, tokenizer, [task], [problem], rl_config(group_size=3, max_tokens=40), seed=1
+    )
+    assert [r.reward for r in group] == pytest.approx([1.1, 0.6, 0.1])
+    assert [dict(r.parts) for r in group] == [
+        {"well_formed": 0.1, "correct": 1.0},
+        {},
+        {"well_formed": 0.1, "correct": 0.0},
+    ]
+    assert group[1].score.timed_out and not group[1].correct
 
 
 def test_the_same_problem_twice_is_sampled_from_two_streams(tokenizer, rl_config):

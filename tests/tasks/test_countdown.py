@@ -132,3 +132,24 @@ def test_a_configuration_without_problems_is_refused() -> None:
 def test_four_numbers_without_a_problem_are_refused_instead_of_drawn_for_ever(settings):
     with pytest.raises(ConfigError, match="problems in every split"):
         Countdown(CountdownConfig(num_numbers=4, **settings)).draw(random.Random(0), "test")
+
+
+def test_many_numbers_are_drawn_from_not_gone_through():
+    start = time.perf_counter()
+    task = Countdown(CountdownConfig(max_number=100, max_intermediate=10_000))
+    problems = task.problems("test", 50, seed=0)
+    assert time.perf_counter() - start < 1
+    assert not task.is_enumerated and len(problems) == 50
+    for problem in problems:
+        assert split_of_numbers(problem.data["numbers"]) == "test"
+        assert task.score(problem, task.gold(problem)).correct
+
+
+def test_tries_of_six_numbers_are_not_listed():
+    task = Countdown(CountdownConfig(num_numbers=6, max_number=25, max_intermediate=1000))
+    problem = task.problems("test", 1, seed=0)[0]
+    assert task.score(problem, task.gold(problem)).correct
+    assert task.score(problem, task.guess(random.Random(0), problem)).well_formed
+    assert not task.can_list_tries
+    with pytest.raises(ConfigError, match="at most 5"):
+        task.tries(problem.data["numbers"])

@@ -18,6 +18,8 @@ from nalar.cli.output import Document, Output
 from nalar.config import UserError
 from nalar.machine import Environment, environment
 from nalar.pipeline.preflight import existing_parent, refuse_if_not_writable
+from nalar.sandbox.box import Box
+from nalar.sandbox.config import TIERS, SandboxConfig
 
 Verdict = Literal["ok", "optional", "missing"]
 
@@ -31,7 +33,7 @@ _STYLES = {"ok": "green", "optional": "yellow", "missing": "bold red"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Check Python, torch, cores, memory, disk, the runs folder, optional tools and the terminal.
+    """Check Python, torch, cores, memory, disk, the runs folder, the sandbox, optional tools and the terminal.
 
     Exits with 1 where something needed is missing, and says what to do. Try:
 
@@ -80,7 +82,14 @@ def examine() -> list[Check]:
     """All checks, in the order in which a new user would want them."""
     machine = environment()
     on_machine: list[Callable[[Environment], Check]] = [_python, _torch, _cores, _memory]
-    rest: list[Callable[[], Check]] = [_disk, _runs_folder, _transformers, _chromium, _terminal]
+    rest: list[Callable[[], Check]] = [
+        _disk,
+        _runs_folder,
+        _sandbox,
+        _transformers,
+        _chromium,
+        _terminal,
+    ]
     return [check(machine) for check in on_machine] + [check() for check in rest]
 
 
@@ -129,6 +138,19 @@ def _runs_folder() -> Check:
         todo = "go to a folder that can be written to, or name one by --run PATH"
         return _check("runs folder", False, error.got, todo)
     return _check("runs folder", True, f"{RUNS.absolute()} can be written", "")
+
+
+def _sandbox() -> Check:
+    """How well programs that a model wrote can be locked away here."""
+    box = Box(SandboxConfig(min_tier="limits"))
+    try:
+        working = [tier for tier in TIERS if box.objections[tier] is None]
+    finally:
+        box.close()
+    todo = "only needed for tasks of programs: install bubblewrap, or allow user namespaces (docs/sandbox.md)"
+    enough = {"namespaces", "bubblewrap"} & set(working)
+    found = ", ".join(reversed(working)) or "none"
+    return _check("sandbox", bool(enough), found, todo, otherwise="optional")
 
 
 def _transformers() -> Check:

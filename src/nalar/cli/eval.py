@@ -11,12 +11,12 @@ from nalar.cli import flags
 from nalar.cli.choice import chosen_model
 from nalar.cli.output import SCHEMA_VERSION, Output
 from nalar.cli.summary import results_table
-from nalar.config import UserError, lookup
+from nalar.config import UserError
 from nalar.evals.config import EvalConfig
 from nalar.evals.results import TaskResult
 from nalar.pipeline.config import ZeroConfig
 from nalar.tasks.problem import Split
-from nalar.tasks.registry import TASKS
+from nalar.tasks.registry import open_task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class Eval:
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """A run's folder (a name under runs/, or a path), or a folder that is a model."""
-    task: tuple[str, ...] = tuple(TASKS)
-    """Task ids."""
+    task: tuple[str, ...] = ()
+    """Ids with settings such as `,num_numbers=4`, .jsonl files, .py files (docs/tasks.md). None: the run's own."""
     problems: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Distinct problems a task, fewer where the split has fewer. None: as many as the run asks itself."""
     k: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -51,7 +51,7 @@ class Eval:
 
 
 class EvalDocument(BaseModel):
-    """One key for each task measured, in the form of `results.after` of report.json."""
+    """One key for each task measured, as it was asked for, in the form of `results.after` of report.json."""
 
     model_config = ConfigDict(extra="allow")
     schema_version: int = Field(default=SCHEMA_VERSION)
@@ -60,14 +60,15 @@ class EvalDocument(BaseModel):
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(Eval, args, verb="eval")
-    for name in asked.task:
-        lookup(name, TASKS, at="--task")
+    opened = {word: open_task(word, at="--task") for word in asked.task}
     folder, run_config = chosen_model(asked.run)
     of_recipe = run_config if isinstance(run_config, ZeroConfig) else None
     config = _config(asked, of_recipe.evals if of_recipe else EvalConfig())
-    from nalar.pipeline.sampler import load_sampler, measure, tasks_for  # imports torch
+    opened = opened or {word: open_task(word, at="--task") for word in config.tasks}
+    from nalar.pipeline.sampler import as_the_run_sets_them, load_sampler, measure  # imports torch
 
-    sampler, tasks = load_sampler(folder, run_config), tasks_for(of_recipe)
+    sampler = load_sampler(folder, run_config)
+    tasks = as_the_run_sets_them(opened, of_recipe)
     seed = {} if asked.seed is None else {"seed": asked.seed}
     results: dict[str, TaskResult] = {}
     for name in config.tasks:
@@ -88,5 +89,5 @@ def _config(asked: Eval, own: EvalConfig) -> EvalConfig:
     fields = ("problems", "k", "temperature", "max_tokens")
     given = {name: value for name in fields if (value := getattr(asked, name)) is not None}
     greedy = {"k": 1, "temperature": 0.0} if asked.greedy else {}
-    tasks = {"tasks": tuple(dict.fromkeys(asked.task))}
+    tasks = {"tasks": tuple(dict.fromkeys(asked.task)) or own.tasks}
     return EvalConfig(**(own.model_dump() | tasks | given | greedy))

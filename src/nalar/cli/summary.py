@@ -26,6 +26,8 @@ def results_table(results: Mapping[str, TaskResult]) -> Table:
     table.add_row("cut off by the cap", *(units.percent(r.truncated_frac) for r in measured))
     if any(r.verifier_errors for r in measured):
         table.add_row("verifier errors", *(str(r.verifier_errors) for r in measured))
+    if any(r.timeouts for r in measured):
+        table.add_row("over their time", *(str(r.timeouts) for r in measured))
     return table
 
 

@@ -4,9 +4,11 @@ R runs of a search · N distinct tries over the numbers of a problem · L tries 
 """
 
 import math
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,10 @@ CLOSING_TOKENS = 2
 """What a response needs beside its tries and its answer: the end of the thought and the end of the turn."""
 TRAIN_PROBLEMS = 300
 """On which the constant is chosen."""
+GUESSES = 300
+"""Blind guesses at each problem, from which the chance of one is estimated."""
+COSTLY = 4
+"""Constants, and guesses at each problem, where a score takes milliseconds."""
 
 SURELY = 1e-6
 """A share of searches that does not matter."""
@@ -39,8 +45,19 @@ class ConstantBaseline(Finite):
     """On the test problems."""
 
 
+class GuessBaseline(Finite):
+    """One blind guess at each problem: right in form, by someone who read the problem and did not solve it."""
+
+    guesses: int
+    """At each problem; pass@1 is the share that is right."""
+    pass_at_1: Estimate
+
+
 class BlindBaseline(Finite):
-    """Uniform random valid tries with exact arithmetic, stopping at a hit, which is always recognised."""
+    """Random answers of the right form, stopping at a hit, which is always recognised.
+
+    For Countdown uniform valid tries with exact arithmetic, for other tasks the task's own blind guesses.
+    """
 
     task: str
     repeats: bool
@@ -62,7 +79,10 @@ class Baselines(Finite):
 
     constant: dict[str, ConstantBaseline] = Field(default_factory=dict)
     """By task id."""
+    guess: dict[str, GuessBaseline] = Field(default_factory=dict)
+    """By task id; of tasks other than Countdown, whose blind tries are searched."""
     blind_search: list[BlindBaseline] = Field(default_factory=list)
+    """Of tasks whose answers are easier to check than to find."""
 
 
 def best_constant(
@@ -73,7 +93,8 @@ def best_constant(
     def solved(answer: str, problems: Sequence[Problem]) -> list[float]:
         return [float(task.score(problem, answer).correct) for problem in problems]
 
-    shares = {answer: fmean(solved(answer, train)) for answer in dict.fromkeys(task.constants())}
+    constants = list(dict.fromkeys(task.constants()))[: COSTLY if task.is_costly else None]
+    shares = {answer: fmean(solved(answer, train)) for answer in constants}
     if not shares:
         return None
     best = max(shares, key=lambda answer: shares[answer])
@@ -84,9 +105,18 @@ def best_constant(
     )
 
 
+def blind_guess(task: Task, problems: Sequence[Problem], *, seed: int) -> GuessBaseline:
+    """The chance of one guess at each of `problems`, from GUESSES of them (COSTLY, where a score takes long)."""
+    rng, count = random.Random(f"guess {task.id} {seed}"), COSTLY if task.is_costly else GUESSES
+    shares = [
+        fmean(task.score(p, task.guess(rng, p)).correct for _ in range(count)) for p in problems
+    ]
+    return GuessBaseline(guesses=count, pass_at_1=estimate(shares, seed=seed))
+
+
 @dataclass(frozen=True)
 class Space:
-    """All tries over the numbers of one problem."""
+    """All tries over the numbers of one problem, or a sample of the guesses at it."""
 
     is_hit_N: NDArray[np.bool_]
     cost_N: NDArray[np.int64]
@@ -104,6 +134,21 @@ class Space:
             for t in tries
         ]
         hits = [t.value == target for t in tries]
+        return cls(np.array(hits, dtype=np.bool_), np.array(costs, dtype=np.int64))
+
+    @classmethod
+    def sampled(
+        cls, task: Task, problem: Problem, token_cost: TokenCost, rng: random.Random
+    ) -> "Space":
+        """GUESSES of the task's blind guesses, one a line, which stand for all there are."""
+        guesses = [task.guess(rng, problem) for _ in range(GUESSES)]
+        hits = [task.score(problem, guess).correct for guess in guesses]
+        costs = [
+            token_cost(guess + HIT) + token_cost(guess) + CLOSING_TOKENS
+            if is_hit
+            else token_cost(guess + MISS + "\n")
+            for guess, is_hit in zip(guesses, hits, strict=True)
+        ]
         return cls(np.array(hits, dtype=np.bool_), np.array(costs, dtype=np.int64))
 
 
@@ -171,8 +216,13 @@ def _orders(
     return np.take_along_axis(some_RL, rank_RL, axis=1)
 
 
+def lists_tries(task: Task) -> TypeGuard[Countdown]:
+    """Whether every try at a problem can be listed, so that a search may avoid repeats."""
+    return isinstance(task, Countdown) and task.can_list_tries
+
+
 def blind_search(
-    task: Countdown,
+    task: Task,
     problems: Sequence[Problem],
     *,
     repeats: bool,
@@ -182,15 +232,23 @@ def blind_search(
     runs: int = 500,
     seed: int,
 ) -> BlindBaseline:
-    """Search each problem `runs` times, within one limit or both. All tries are listed: costly above four numbers."""
+    """Search each problem `runs` times, within one limit or both.
+
+    Where all tries cannot be listed (`lists_tries`) they are sampled, and `repeats` must be True.
+    """
     if max_tries is None and max_tokens is None:
         raise ValueError("blind search wants max_tries or max_tokens: it would not end")
     if max_tokens is not None and token_cost is None:
         raise ValueError("max_tokens wants token_cost")
+    if not (repeats or lists_tries(task)):
+        raise ValueError("a search without repeats wants a task whose tries can be listed")
+    cost, guessing = token_cost or _free, random.Random(f"search {task.id} {seed}")
     rng = np.random.default_rng(seed)
     done = [
         search(
-            Space.of(task, problem, token_cost or _free),
+            Space.of(task, problem, cost)
+            if lists_tries(task)
+            else Space.sampled(task, problem, cost, guessing),
             rng,
             runs=runs,
             repeats=repeats,
@@ -258,7 +316,7 @@ def measure_baselines(
     Blind search gets the model's token cap; where `model_tries` is given, also the limit under which it makes as
     many tries on average as the model.
     """
-    constant = {}
+    constant, guess = {}, {}
     blind = []
     for task in tasks:
         test = problems[task.id]
@@ -266,10 +324,12 @@ def measure_baselines(
         if found is not None:
             constant[task.id] = found
         if not isinstance(task, Countdown):
+            guess[task.id] = blind_guess(task, test, seed=seed)
+        if not task.is_checkable:
             continue
-        for repeats in (True, False):
+        for repeats in (True, False) if lists_tries(task) else (True,):
             limits: list[tuple[float | None, int | None]] = [(None, max_tokens)]
-            if model_tries is not None:
+            if model_tries is not None and lists_tries(task):
                 limits.append((limit_for_mean(task, test, model_tries, repeats=repeats), None))
             for tries, tokens in limits:
                 one = blind_search(
@@ -282,4 +342,4 @@ def measure_baselines(
                     seed=seed,
                 )
                 blind.append(one)
-    return Baselines(constant=constant, blind_search=blind)
+    return Baselines(constant=constant, guess=guess, blind_search=blind)

@@ -8,6 +8,7 @@ from nalar.evals.baselines import BlindBaseline
 from nalar.evals.report import Report
 from nalar.evals.results import Estimate, TaskResult
 from nalar.evals.text import printable
+from nalar.tasks.registry import SEARCHING
 
 _TITLES = {"countdown": "Countdown", "chain_sum": "Chain sums"}
 _STAGES = {
@@ -83,7 +84,7 @@ def measures(report: Report, task: str) -> list[Measure]:
     for label, say in plain:
         told = [say(result) if result else None for result in (before, after)]
         rows.append(Measure(label, told[0], told[1]))
-    if task == "countdown" and report.tries:
+    if task in SEARCHING and report.tries:
         said = [
             f"{report.tries[w]:.1f}" if w in report.tries else None for w in ("before", "after")
         ]
@@ -132,6 +133,10 @@ def baseline_rows(report: Report) -> list[BaselineRow]:
     found: list[tuple[str, str, Estimate, float | None]] = [
         (task, f"always {printable(c.answer)}", c.pass_at_1, None)
         for task, c in report.baselines.constant.items()
+    ]
+    found += [
+        (task, "one blind guess", guess.pass_at_1, None)
+        for task, guess in report.baselines.guess.items()
     ]
     found += [
         (blind.task, blind_label(blind), blind.pass_at_1, blind.mean_tries)

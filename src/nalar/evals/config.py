@@ -2,6 +2,9 @@
 
 from nalar.config import Config, ConfigError
 
+MAX_PROBLEMS = 100_000
+"""Of one task in one evaluation: an interval over so many is narrower than any use of it."""
+
 
 class EvalConfig(Config):
     """How a model is measured."""
@@ -18,6 +21,7 @@ class EvalConfig(Config):
 
     def model_post_init(self, _context: object) -> None:
         _at_least_one(self, "evals", "problems", "k", "max_tokens")
+        _at_most(self, "evals", problems=MAX_PROBLEMS)
         if not 0 <= self.temperature < float("inf"):
             raise ConfigError(
                 at="evals.temperature",
@@ -45,6 +49,7 @@ class ProbeConfig(Config):
 
     def model_post_init(self, _context: object) -> None:
         _at_least_one(self, "probe", "problems", "samples", "max_tokens")
+        _at_most(self, "probe", problems=MAX_PROBLEMS)
 
 
 def _at_least_one(config: Config, room: str, *fields: str) -> None:
@@ -52,3 +57,10 @@ def _at_least_one(config: Config, room: str, *fields: str) -> None:
         value = getattr(config, field)
         if value < 1:
             raise ConfigError(at=f"{room}.{field}", got=str(value), want="at least 1")
+
+
+def _at_most(config: Config, room: str, **limits: int) -> None:
+    for field, limit in limits.items():
+        value = getattr(config, field)
+        if value > limit:
+            raise ConfigError(at=f"{room}.{field}", got=str(value), want=f"at most {limit}")

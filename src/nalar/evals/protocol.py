@@ -81,14 +81,13 @@ def evaluate(
         n=config.k, max_tokens=config.max_tokens, temperature=config.temperature, seed=seed
     )
     samples = sample_problems(engine, tokenizer, task, problems, params)
-    return Measured(summarise(samples, seed=seed), samples)
+    return Measured(summarise(samples, searches=task.searches, seed=seed), samples)
 
 
-def summarise(samples: Sequence[Sequence[Sample]], *, seed: int) -> TaskResult:
+def summarise(samples: Sequence[Sequence[Sample]], *, searches: bool, seed: int) -> TaskResult:
     """The figures of a task from its samples, equally many for each problem."""
     k = len(samples[0])
     flat = [s for group in samples for s in group]
-    searches = samples[0][0].problem.task == "countdown"
     correct = [sum(s.correct for s in group) for group in samples]
     return TaskResult(
         n=len(samples),
@@ -101,6 +100,7 @@ def summarise(samples: Sequence[Sequence[Sample]], *, seed: int) -> TaskResult:
         mean_response_tokens=fmean(len(s.completion.token_ids) for s in flat),
         self_check_frac=fmean(checks_itself(s.parsed.thought) for s in flat) if searches else None,
         verifier_errors=sum(s.score.error is not None for s in flat),
+        timeouts=sum(s.score.timed_out for s in flat),
     )
 
 

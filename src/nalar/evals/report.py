@@ -14,6 +14,7 @@ from nalar.model.config import ModelConfig
 from nalar.plan.model import count_parameters
 from nalar.run import Metric, Receipt, Run
 from nalar.stats import paired_difference
+from nalar.tasks.registry import SEARCHING
 
 SCHEMA_VERSION = 1
 STAGES = {"before": "evaluate_base", "after": "evaluate_final"}
@@ -129,7 +130,7 @@ class Report(Finite):
     difference: dict[str, Estimate]
     """After less before of pass@1, paired by problem, by task id."""
     tries: dict[str, float]
-    """Marked tries a response to Countdown, under `before` and `after`."""
+    """Marked tries a response to a task that searches (Countdown), under `before` and `after`."""
     baselines: Baselines | None
     stages: list[Stage]
     total: Cost | None
@@ -278,7 +279,7 @@ def _by_problem(rows: Sequence[Mapping[str, Any]], task: str) -> dict[str, float
 
 def _tries(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
     means = {
-        when: mean_tries(row["thought"] for row in side if row["task"] == "countdown")
+        when: mean_tries(row["thought"] for row in side if row["task"] in SEARCHING)
         for when, side in rows.items()
     }
     return {when: mean for when, mean in means.items() if mean is not None}

@@ -54,6 +54,9 @@ class TaskResult(Finite):
     self_check_frac: float | None
     """Share of responses in which a try marked wrong is followed by another; None where nothing is searched."""
     verifier_errors: int = 0
+    """Responses without a verdict. They count as wrong here, so the figures are a lower bound where there are any."""
+    timeouts: int = 0
+    """Responses whose check, or whose own program, ran over its time."""
 
 
 class ProbeResult(Finite):

@@ -22,8 +22,10 @@ from nalar.model.families.registry import FAMILIES
 from nalar.optim.config import OptimConfig, ScheduleConfig
 from nalar.plan.cost import PriceConfig
 from nalar.rl.config import RLConfig
-from nalar.tasks.registry import TASKS
 from nalar.train.config import CheckpointConfig, PretrainConfig
+
+CORPUS_TASKS = {name: name for name in ("countdown", "chain_sum")}
+"""What the procedural corpus teaches, and so a model from random weights can be asked."""
 
 
 class RunConfig(Config):
@@ -70,7 +72,7 @@ class ZeroConfig(RunConfig):
         RunConfig.model_post_init(self, context)
         for field, names in (("rl.tasks", self.rl.tasks), ("evals.tasks", self.evals.tasks)):
             for name in names:
-                lookup(name, TASKS, at=field)
+                lookup(name, CORPUS_TASKS, at=field)
         if self.model.vocab_size != self.tokenizer.vocab_size:
             raise ConfigError(
                 at="model.vocab_size",

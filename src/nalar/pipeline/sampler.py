@@ -1,5 +1,6 @@
 """A model on disk, ready to be sampled from and measured."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from nalar.pipeline.config import RunConfig, ZeroConfig
 from nalar.pipeline.place import Place, place_of
 from nalar.pipeline.zero import EVAL_SEED, tasks_of
 from nalar.tasks.problem import Split, Task
-from nalar.tasks.registry import TASKS
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ def refuse_foreign_ids(folder: Path, tokenizer: Tokenizer, model: ModelConfig) -
         )
 
 
-def tasks_for(config: ZeroConfig | None) -> dict[str, Task]:
-    """The tasks as a run's corpus sets them, by id; in their default settings where there is no run."""
-    return tasks_of(config) if config else {name: make() for name, make in TASKS.items()}
+def as_the_run_sets_them(opened: Mapping[str, Task], config: ZeroConfig | None) -> dict[str, Task]:
+    """Tasks by the word that opened them; in place of a plain id's, the one that the run's corpus sets, if it does."""
+    own = tasks_of(config) if config else {}
+    return {word: own.get(word, task) for word, task in opened.items()}
 
 
 def measure(
@@ -76,6 +77,13 @@ def measure(
 ) -> TaskResult:
     """The figures of one task. The same seed asks the same problems, the default those that a run asks itself."""
     problems = task.problems(split, config.problems, seed)
+    if not problems:
+        raise UserError(
+            at=f"task {task.id}",
+            got=f"no problem in the split {split}",
+            want="a split that has problems",
+            hint="--split, or another setting of the task",
+        )
     with torch.inference_mode():
         measured = evaluate(sampler.engine, sampler.tokenizer, task, problems, config, seed=seed)
     return measured.result

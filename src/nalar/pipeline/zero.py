@@ -116,8 +116,8 @@ def _probe_passed(session: Session[ZeroConfig], learner: Learner, slice_number: 
     config, model = session.config, learner.model
     if config.probe is None:
         return False
-    countdown = tasks_of(config)["countdown"]
-    result, samples = probe(engine_for(model, config), learner.tokenizer, countdown, config.probe)
+    searching = next(task for task in tasks_of(config).values() if task.searches)
+    result, samples = probe(engine_for(model, config), learner.tokenizer, searching, config.probe)
     session.add_sampling(model.config, samples)
     earlier = [entry.model_dump() for entry in read_probe(session.run)]
     kept = [entry for entry in earlier if entry["slice"] < slice_number]  # a resume may go back
@@ -234,7 +234,7 @@ def write_baselines(session: Session[ZeroConfig]) -> None:
         {task.id: test_problems(task, config) for task in chosen},
         max_tokens=config.evals.max_tokens,
         token_cost=lambda text: len(tokenizer.encode(text)),
-        model_tries=mean_tries(row["thought"] for row in rows if row["task"] == "countdown"),
+        model_tries=mean_tries(row["thought"] for row in rows if tasks[row["task"]].searches),
         seed=EVAL_SEED,
     )
     session.run.write_json("baselines.json", baselines.model_dump())

@@ -2,16 +2,46 @@
 
 from pydantic import Field
 
-from nalar.config import Config, ConfigError
+from nalar.config import Config, ConfigError, lookup
 from nalar.optim.config import OptimConfig, ScheduleConfig
+from nalar.tasks.language import Language
 
 
-class RewardConfig(Config):
+class RewardWeights(Config):
+    """How much each part of a reward counts. 0: not at all, and the part is not worked out."""
+
+    correct: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    well_formed: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    """Also earned by correct responses: thought closed, an answer that parses, the end token."""
+    language: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Times the share of the thought that is in target_language, by its small words."""
+    overlong: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Taken away at the cap on a response, and less and less down to overlong_from_frac of it."""
+    length: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Half of it given to the shortest correct response of a group, half of it taken from the longest."""
+
+
+class RewardConfig(RewardWeights):
     """What a response earns. Only a verifier decides; no model judges."""
 
-    correct: float = 1.0
-    well_formed: float = 0.1
-    """Also earned by correct responses: thought closed, an answer that parses, the end token."""
+    target_language: Language | None = None
+    """Of thoughts, where their language counts."""
+    overlong_from_frac: float = Field(default=0.8, ge=0, lt=1)
+    """Share of the cap from which on a response is overlong."""
+    by_task: dict[str, RewardWeights] = Field(default_factory=dict)
+    """Weights of single tasks, by id, in place of all of the above; set in a recipe."""
+
+    def weights_of(self, task: str) -> RewardWeights:
+        return self.by_task.get(task, self)
+
+    def model_post_init(self, _context: object) -> None:
+        wants = any(weights.language for weights in (self, *self.by_task.values()))
+        if wants != (self.target_language is not None):
+            raise ConfigError(
+                at="rl.reward.target_language",
+                got=f"{self.target_language} with rl.reward.language={self.language}",
+                want="a language where its weight is above 0, and none where it is not",
+            )
 
 
 class RLConfig(Config):
@@ -74,6 +104,8 @@ class RLConfig(Config):
             )
         if not self.tasks:
             raise ConfigError(at="rl.tasks", got="no task", want="at least one task id")
+        for name in self.reward.by_task:
+            lookup(name, {task: task for task in self.tasks}, at="rl.reward.by_task")
         if self.prompts_per_step % self.minibatches:
             raise ConfigError(
                 at="rl.minibatches",

@@ -31,6 +31,9 @@ class RLProgress:
     """Of the responses to tasks that search: a try marked wrong and another after it."""
     truncated_frac: float
     verifier_errors: int
+    """Answers without a verdict, in this step."""
+    timeouts: int
+    """Answers whose check, or whose own program, ran over its time; in this step."""
     silent_groups: int
     """Groups whose rewards were all equal, and so taught nothing."""
     entropy: float | None
@@ -73,7 +76,7 @@ def train_rl(
         updates = _updates(model, optimizer, groups, config, step)
         step += 1
         engine.load(model.state_dict(), version=step)
-        on_step(_progress(step, groups, updates), groups)
+        on_step(_progress(step, tasks, groups, updates), groups)
     return step
 
 
@@ -97,12 +100,15 @@ def _updates(
     return done
 
 
-def _progress(step: int, groups: list[list[Rollout]], updates: list[UpdateMetrics]) -> RLProgress:
+def _progress(
+    step: int, tasks: Sequence[Task], groups: list[list[Rollout]], updates: list[UpdateMetrics]
+) -> RLProgress:
     flat = [r for group in groups for r in group]
     by_task: dict[str, list[Rollout]] = {}
     for r in flat:
         by_task.setdefault(r.problem.task, []).append(r)
-    searching = [r for r in flat if r.problem.task == "countdown"]
+    searches = {task.id for task in tasks if task.searches}
+    searching = [r for r in flat if r.problem.task in searches]
     idle = _idle_throughout(updates)
     return RLProgress(
         step=step,
@@ -116,6 +122,7 @@ def _progress(step: int, groups: list[list[Rollout]], updates: list[UpdateMetric
         ),
         truncated_frac=fmean(r.truncated for r in flat),
         verifier_errors=sum(r.score.error is not None for r in flat),
+        timeouts=sum(r.score.timed_out for r in flat),
         silent_groups=sum(len({r.reward for r in group}) == 1 for group in groups),
         entropy=fmean(u.entropy for u in updates) if updates else None,
         clipped_frac=fmean(u.clipped_frac for u in updates) if updates else None,

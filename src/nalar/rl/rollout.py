@@ -1,14 +1,15 @@
 """Problems go in, scored samples come out."""
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from nalar.data.dialogue import Parsed, encode_prompt, parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import Completion, Request, SamplingParams
-from nalar.rl.config import RewardConfig, RLConfig
+from nalar.rl.config import RLConfig
+from nalar.rl.rewards import Facts, group_rewards, totals
 from nalar.tasks.problem import Problem, Score, Task
 
 
@@ -22,6 +23,9 @@ class Rollout:
     parsed: Parsed
     score: Score
     reward: float
+    """The sum of its parts; where the verifier failed, the mean of the group's others."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """What each part earned, weighted; empty where the verifier failed."""
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -40,11 +44,6 @@ def draw_problems(tasks: Sequence[Task], count: int, seed: int, step: int) -> li
     """Train problems of one step, the tasks in turn; a pure function of seed and step."""
     rng = random.Random(f"{seed}/rl/{step}")
     return [tasks[i % len(tasks)].draw(rng, "train") for i in range(count)]
-
-
-def reward_of(score: Score, well_formed: bool, config: RewardConfig) -> float:
-    earned = config.well_formed if well_formed and score.well_formed else 0.0
-    return earned + (config.correct if score.correct and well_formed else 0.0)
 
 
 def collect(
@@ -70,17 +69,7 @@ def collect(
         )
         requests.append(Request(prompt_ids, params))
     return [
-        [
-            _scored(
-                tokenizer,
-                by_id[problem.task],
-                problem,
-                request.prompt_ids,
-                completion,
-                config.reward,
-            )
-            for completion in completions
-        ]
+        _scored(tokenizer, by_id[problem.task], problem, request.prompt_ids, completions, config)
         for problem, request, completions in zip(
             problems, requests, engine.generate(requests), strict=True
         )
@@ -92,10 +81,26 @@ def _scored(
     task: Task,
     problem: Problem,
     prompt_ids: tuple[int, ...],
-    completion: Completion,
-    reward: RewardConfig,
-) -> Rollout:
-    parsed = parse(tokenizer, completion.token_ids)
-    score = task.score(problem, parsed.answer)
-    earned = reward_of(score, parsed.well_formed, reward)
-    return Rollout(problem, prompt_ids, completion, parsed, score, earned)
+    completions: Sequence[Completion],
+    config: RLConfig,
+) -> list[Rollout]:
+    """The responses to one problem, parsed, checked and rewarded beside each other."""
+    parsed = [parse(tokenizer, completion.token_ids) for completion in completions]
+    facts = [
+        Facts(
+            task=problem.task,
+            score=task.score(problem, one.answer),
+            is_whole=one.well_formed,
+            thought=one.thought,
+            num_tokens=len(completion.token_ids),
+            max_tokens=config.max_tokens,
+        )
+        for one, completion in zip(parsed, completions, strict=True)
+    ]
+    parts = group_rewards(facts, config.reward)
+    return [
+        Rollout(problem, prompt_ids, completion, one, fact.score, reward, part or {})
+        for completion, one, fact, reward, part in zip(
+            completions, parsed, facts, totals(parts), parts, strict=True
+        )
+    ]

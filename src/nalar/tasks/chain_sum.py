@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from nalar.tasks.config import ChainSumConfig
-from nalar.tasks.problem import Problem, Score, Split, split_of
+from nalar.tasks.problem import Problem, Score, Split, distinct, split_of
 
 _INTEGER = re.compile(r"[-−]?[0-9]{1,9}")
 _TERM = re.compile(r"[-+]?[0-9]")
@@ -19,12 +19,13 @@ def terms_of(chain: str) -> list[int]:
 class ChainSum:
     """Chains of single digits 1..9 with + and -, whose running total stays at or above min_total."""
 
+    id = "chain_sum"
+    searches = False
+    is_checkable = False
+    is_costly = False
+
     def __init__(self, config: ChainSumConfig | None = None) -> None:
         self.config = config or ChainSumConfig()
-
-    @property
-    def id(self) -> str:
-        return "chain_sum"
 
     def draw(self, rng: random.Random, split: Split) -> Problem:
         """Uniform length and digits, uniform signs where both are allowed; the first term is positive."""
@@ -50,13 +51,7 @@ class ChainSum:
 
     def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
         rng = random.Random(f"chain_sum {split} {seed}")
-        found: dict[str, Problem] = {}
-        for _ in range(20 * n):
-            problem = self.draw(rng, split)
-            found.setdefault(problem.key, problem)
-            if len(found) == n:
-                break
-        return list(found.values())
+        return distinct(lambda: self.draw(rng, split), n)
 
     def gold(self, problem: Problem) -> str:
         return str(problem.data["total"])
@@ -71,3 +66,7 @@ class ChainSum:
 
     def constants(self) -> Iterator[str]:
         yield from map(str, range(-20, 61))
+
+    def guess(self, rng: random.Random, problem: Problem) -> str:
+        """The total of another chain."""
+        return self.gold(self.draw(rng, "train"))

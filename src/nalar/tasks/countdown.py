@@ -1,6 +1,7 @@
 """Countdown: reach a target with every given number used exactly once. Also the blind searcher over it."""
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,16 @@ from typing import NamedTuple
 from nalar.config import ConfigError
 from nalar.tasks import expression
 from nalar.tasks.config import CountdownConfig
-from nalar.tasks.problem import Problem, Score, Split, split_of
+from nalar.tasks.problem import Problem, Score, Split, distinct, split_of
 
 Numbers = tuple[int, ...]
 """A multiset of numbers, sorted."""
 
 _MAX_ENUMERATED = 3
+_MAX_SETS = 20_000
+"""Sets of numbers that are gone through before the first problem: about two seconds."""
+_MAX_LISTED = 5
+"""From six numbers on, one problem has hundreds of thousands of tries."""
 _ATTEMPTS = 2000
 _DRAWS = 1000
 _NUM_CONSTANTS = 300
@@ -110,24 +115,29 @@ class Countdown:
     out: they would make adding everything up a shortcut.
     """
 
+    id = "countdown"
+    searches = True
+    is_checkable = True
+    is_costly = False
+
     def __init__(self, config: CountdownConfig | None = None) -> None:
         self.config = config or CountdownConfig()
-        self._is_enumerated = self.config.num_numbers <= _MAX_ENUMERATED
-        self._table = _table(self.config) if self._is_enumerated else _Table({}, {})
+        count, top = self.config.num_numbers, self.config.max_number
+        sets = math.comb(top + count - 1, count)
+        self.is_enumerated = count <= _MAX_ENUMERATED and sets <= _MAX_SETS
+        """Whether problems and tries come from a table of all there are."""
+        self._table = _table(self.config) if self.is_enumerated else _Table({}, {})
         splits = self._table.problems.values()
-        if not (all(splits) if self._is_enumerated else self._has_numbers_in_every_split()):
+        if not (all(splits) if self.is_enumerated else self._has_numbers_in_every_split()):
             raise self._no_problems()
-
-    @property
-    def id(self) -> str:
-        return "countdown"
 
     def draw(self, rng: random.Random, split: Split) -> Problem:
         """Uniform over the distinct (numbers, target) of the split, numbers in random order.
 
-        From four numbers on: uniform numbers of the split, then the value of one random try over them.
+        Where there is no table (`is_enumerated`), as from four numbers on: uniform numbers of the split, then the
+        value of one random try over them.
         """
-        if self._is_enumerated:
+        if self.is_enumerated:
             problems = self._table.problems[split]
             numbers, target = problems[int(rng.random() * len(problems))]
             return self._problem(rng, numbers, target)
@@ -168,17 +178,11 @@ class Countdown:
     def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
         """Up to n distinct problems; fewer than n are the first of them."""
         rng = random.Random(f"countdown {split} {seed}")
-        if self._is_enumerated:
+        if self.is_enumerated:
             chosen = list(self._table.problems[split])
             rng.shuffle(chosen)
             return [self._problem(rng, numbers, target) for numbers, target in chosen[:n]]
-        found: dict[str, Problem] = {}
-        for _ in range(20 * n):
-            problem = self.draw(rng, split)
-            found.setdefault(problem.key, problem)
-            if len(found) == n:
-                break
-        return list(found.values())
+        return distinct(lambda: self.draw(rng, split), n)
 
     def gold(self, problem: Problem) -> str:
         numbers, target = tuple(sorted(problem.data["numbers"])), problem.data["target"]
@@ -199,21 +203,36 @@ class Countdown:
         for problem in self.problems("train", _NUM_CONSTANTS, seed=0):
             yield self.gold(problem)
 
+    def guess(self, rng: random.Random, problem: Problem) -> str:
+        """One blind try over the problem's numbers."""
+        return self.random_try(rng, problem.data["numbers"]).expression
+
+    @property
+    def can_list_tries(self) -> bool:
+        """Whether the tries over one problem's numbers are few enough to hold."""
+        return self.config.num_numbers <= _MAX_LISTED
+
     def tries(self, numbers: Sequence[int]) -> tuple[Try, ...]:
-        """All distinct valid tries over the numbers; costly above four numbers."""
+        """All distinct valid tries over up to five numbers; ConfigError above (`random_try` takes any)."""
         key = tuple(sorted(numbers))
         if key in self._table.tries:
             return self._table.tries[key]
+        if len(key) > _MAX_LISTED:
+            raise ConfigError(
+                at="countdown.num_numbers",
+                got=f"{len(key)} numbers",
+                want=f"at most {_MAX_LISTED}, where all tries are listed",
+            )
         return tuple({t.steps: t for t in _enumerate(_given(key), (), self.config)}.values())
 
     def random_try(self, rng: random.Random, numbers: Sequence[int]) -> Try:
         """One blind try over the numbers, whatever the target.
 
-        Up to three numbers: uniform over the distinct valid tries, where a try is which pair is joined first, by
-        which operator, and by which operator the rest; operand order is not a choice. From four numbers on: at each
+        With a table (`is_enumerated`): uniform over the distinct valid tries, where a try is which pair is joined
+        first, by which operator, and by which operator the rest; operand order is not a choice. Without: at each
         step a uniform pair and a uniform operator, begun anew where a result is invalid.
         """
-        if self._is_enumerated:
+        if self.is_enumerated:
             tries = self.tries(numbers)
             if tries:
                 return tries[int(rng.random() * len(tries))]

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -29,6 +29,8 @@ class Score:
     canonical: str | None = None
     """The answer in a form on which votes are counted; None is no vote."""
     error: str | None = None
+    timed_out: bool = False
+    """Whether a limit of time was hit: with `error` by the verifier, without it by the program that was the answer."""
 
 
 class Task(Protocol):
@@ -36,6 +38,21 @@ class Task(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def searches(self) -> bool:
+        """Whether its thoughts are tries at arithmetic, each marked as hit or miss (`traces.py` reads them)."""
+        ...
+
+    @property
+    def is_checkable(self) -> bool:
+        """Whether an answer is easier to check than to find, so that guessing and checking is a way to solve it."""
+        ...
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether a score takes milliseconds, so that baselines try less."""
+        ...
 
     def draw(self, rng: random.Random, split: Split) -> Problem:
         """One random problem of a split (problems may repeat between draws)."""
@@ -57,6 +74,15 @@ class Task(Protocol):
         """Answers worth trying for every problem: the best of them is the constant baseline."""
         ...
 
+    def guess(self, rng: random.Random, problem: Problem) -> str:
+        """An answer of the right form by someone who read the problem and did not solve it."""
+        ...
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8, as keys and prompts must be: JSON may hold half a surrogate pair."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
 
 SALT = b"nalar-2/"
 """Changed once, when the demo's recipe was fixed: its test problems had not been read before (LOG.md)."""
@@ -66,3 +92,23 @@ def split_of(key: str) -> Split:
     """Where a key belongs, by hash alone: 80% train, 8% valid, 12% test."""
     bucket = int.from_bytes(hashlib.sha256(SALT + key.encode()).digest()[:4], "big") % 100
     return "test" if bucket < 12 else "valid" if bucket < 20 else "train"
+
+
+_DRAWS_EACH = 20
+_IDLE_DRAWS = 10_000
+
+
+def distinct(draw: Callable[[], Problem], n: int) -> list[Problem]:
+    """Up to n problems of different keys, in the order drawn; fewer where draws bring nothing new any more.
+
+    Whatever n is, this ends: after 20 draws for each problem asked for, or 10,000 in a row without a new one.
+    """
+    found: dict[str, Problem] = {}
+    idle = 0
+    for _ in range(_DRAWS_EACH * n):
+        problem = draw()
+        idle = idle + 1 if problem.key in found else 0
+        found.setdefault(problem.key, problem)
+        if len(found) == n or idle == _IDLE_DRAWS:
+            break
+    return list(found.values())

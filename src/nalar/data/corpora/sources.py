@@ -10,7 +10,6 @@ from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown, Try, split_of_numbers
 
 _SAMPLED_TRIES = 20_000
-_ENUMERATED_NUMBERS = 3
 CHAIN_TOTALS = range(41)
 """Running totals that facts about chains start from."""
 
@@ -22,7 +21,7 @@ class Sources:
         self.countdown = Countdown(config.countdown)
         self.chain_sum = ChainSum(config.chain_sum)
         self.num_numbers = config.countdown.num_numbers
-        self.is_enumerated = self.num_numbers <= _ENUMERATED_NUMBERS
+        self.is_enumerated = self.countdown.is_enumerated
         self.tries = self._train_tries(config)
         self.tries_by_value = _by_value(self.tries)
         self.facts = _facts(config)

@@ -1,0 +1,105 @@
+"""What a response earns, in small parts that are weighted and added up. Imports no torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from nalar.rl.config import RewardConfig
+from nalar.tasks.language import share_of
+from nalar.tasks.problem import Score
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the parts look at."""
+
+    task: str
+    score: Score
+    is_whole: bool
+    """Whether thought and turn are closed, and nothing stands where it should not."""
+    thought: str = ""
+    num_tokens: int = 0
+    max_tokens: int | None = None
+    """Cap on the response. None: there was none."""
+
+
+def accuracy(facts: Facts, config: RewardConfig) -> float:
+    """1 for a correct answer in a whole response."""
+    return 1.0 if facts.score.correct and facts.is_whole else 0.0
+
+
+def form(facts: Facts, config: RewardConfig) -> float:
+    """1 for a whole response with an answer that parses."""
+    return 1.0 if facts.is_whole and facts.score.well_formed else 0.0
+
+
+def language(facts: Facts, config: RewardConfig) -> float:
+    """Share of the thought that is in the language asked for, as DeepSeek-R1 rewarded it; 0 where the turn is open."""
+    if config.target_language is None or not facts.is_whole:
+        return 0.0
+    return share_of(config.target_language, facts.thought)
+
+
+def overlong(facts: Facts, config: RewardConfig) -> float:
+    """0 up to a share of the cap, from there down to -1 at the cap (DAPO, arXiv:2503.14476, equation 13)."""
+    if facts.max_tokens is None:
+        return 0.0
+    start = config.overlong_from_frac * facts.max_tokens
+    beyond = facts.num_tokens - start
+    return 0.0 if beyond <= 0 else -min(1.0, beyond / (facts.max_tokens - start))
+
+
+PARTS: Mapping[str, Callable[[Facts, RewardConfig], float]] = {
+    "well_formed": form,
+    "correct": accuracy,
+    "language": language,
+    "overlong": overlong,
+}
+"""By the name of their weight, in the order in which they are added."""
+
+
+def weighted_parts(facts: Facts, config: RewardConfig) -> dict[str, float] | None:
+    """What each part earns, those of weight 0 left out; None where the verifier failed: that is no verdict."""
+    if facts.score.error is not None:
+        return None
+    weights = config.weights_of(facts.task)
+    return {
+        name: weight * part(facts, config)
+        for name, part in PARTS.items()
+        if (weight := getattr(weights, name))
+    }
+
+
+def length_parts(lengths: Sequence[int], correct: Sequence[bool]) -> list[float]:
+    """From 0.5 for the shortest of a group to -0.5 for the longest, in tokens; a wrong response earns nothing by being
+    short (Kimi k1.5, arXiv:2501.12599). All 0 where none is longer than another."""
+    low, high = min(lengths), max(lengths)
+    if low == high:
+        return [0.0] * len(lengths)
+    rank = [0.5 - (length - low) / (high - low) for length in lengths]
+    return [r if right else min(0.0, r) for r, right in zip(rank, correct, strict=True)]
+
+
+def group_rewards(group: Sequence[Facts], config: RewardConfig) -> list[Mapping[str, float] | None]:
+    """The parts of each response to one problem, beside each other; None where the verifier failed."""
+    found = [weighted_parts(facts, config) for facts in group]
+    weight = config.weights_of(group[0].task).length
+    judged = [i for i, parts in enumerate(found) if parts is not None]
+    if not weight or not judged:
+        return list(found)
+    lengths = length_parts(
+        [group[i].num_tokens for i in judged], [accuracy(group[i], config) > 0 for i in judged]
+    )
+    for i, length in zip(judged, lengths, strict=True):
+        found[i] = {**(found[i] or {}), "length": weight * length}
+    return list(found)
+
+
+def totals(parts: Sequence[Mapping[str, float] | None]) -> list[float]:
+    """The reward of each response of a group. One whose verifier failed gets the mean of the others, and so has no
+    advantage and no disadvantage; where all failed, all get 0 and the group teaches nothing."""
+    earned = [None if part is None else float(sum(part.values())) for part in parts]
+    judged = [reward for reward in earned if reward is not None]
+    mean = sum(judged) / len(judged) if judged else 0.0
+    # Rounded, the mean of equals may be none of them: the group would no longer be a silent one.
+    neutral = min(max(mean, min(judged, default=0.0)), max(judged, default=0.0))
+    return [neutral if reward is None else reward for reward in earned]
