@@ -135,6 +135,26 @@ def test_gold_answers_are_right_and_what_is_wrong_is_not(task):
         assert not swapped.correct or is_one_of_many or swapped.canonical == own.canonical
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "sequence,rules=ratio,max_step=10000,num_shown=20,max_start=100000",
+        "arithmetic,min_terms=6,max_terms=12,max_digits=12,operators=*",
+        "linear,max_denominator=100,max_solution=10000,max_coefficient=1000",
+        "sorting,max_items=50,min_items=50,max_number=1000000000",
+        "strings,max_letters=60,min_letters=60",
+        "units,max_value=1000000000,decimals=6,imperial=True",
+        "calendar,first_year=1600,last_year=9000,max_days=100000",
+        "chain_sum,max_terms=50,min_terms=50",
+    ],
+)
+def test_gold_answers_are_right_in_the_widest_settings_too(word):
+    task = open_task(word, at="test")
+    problems = [problem for split in SPLITS for problem in task.problems(split, 40, seed=0)]
+    assert len(problems) > 100
+    assert all(task.score(problem, task.gold(problem)).correct for problem in problems)
+
+
 def test_what_a_verifier_needs_survives_json(task):
     for problem in task.problems("train", 20, seed=2):
         data = json.loads(json.dumps(problem.data))

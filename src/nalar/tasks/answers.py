@@ -37,6 +37,11 @@ def read_number(text: str) -> Fraction | None:
     return -value if sign else value
 
 
+def can_be_read(value: int) -> bool:
+    """Whether an answer of this value is short enough to be read: a gold one must be."""
+    return abs(value) < 10**MAX_DIGITS
+
+
 def number_score(answer: str, gold: Fraction | int) -> Score:
     """Well-formed: one number and nothing else."""
     value = read_number(answer)

@@ -3,7 +3,7 @@
 import random
 
 from nalar.tasks import expression
-from nalar.tasks.answers import number_score
+from nalar.tasks.answers import can_be_read, number_score
 from nalar.tasks.config import ArithmeticConfig
 from nalar.tasks.family import Family
 from nalar.tasks.problem import Problem, Score
@@ -47,6 +47,8 @@ class Arithmetic(Family):
         except expression.ExpressionError:  # it divides by zero
             return None
         if parsed.value.denominator != 1 or parsed.value == value:
+            return None
+        if not can_be_read(int(parsed.value)):
             return None
         return Problem(
             task=self.id,

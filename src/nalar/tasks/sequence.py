@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 
-from nalar.tasks.answers import number_score
+from nalar.tasks.answers import can_be_read, number_score
 from nalar.tasks.config import SequenceConfig
 from nalar.tasks.family import Family
 from nalar.tasks.problem import Problem, Score
@@ -49,6 +49,8 @@ class NumberSequence(Family):
         following = continuations(terms)
         if set(following.values()) != {following.get(rule)}:
             return None  # zeros; of these rules no two go on otherwise after six terms, and a test holds them to it
+        if not can_be_read(following[rule]):
+            return None
         shown = ", ".join(map(str, terms))
         return Problem(
             task=self.id,
