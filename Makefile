@@ -35,10 +35,10 @@ demo: $(CORE)
 	$(BIN)/nalar demo $(ARGS)
 
 test: $(DEV)
-	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not slow" $(ARGS)
 
 test-all: $(DEV)
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .

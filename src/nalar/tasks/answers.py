@@ -39,7 +39,8 @@ def read_number(text: str) -> Fraction | None:
 
 def can_be_read(value: int) -> bool:
     """Whether an answer of this value is short enough to be read: a gold one must be."""
-    return abs(value) < 10**MAX_DIGITS
+    most: int = 10**MAX_DIGITS
+    return abs(value) < most
 
 
 def number_score(answer: str, gold: Fraction | int) -> Score:
