@@ -14,7 +14,7 @@ Of decoding: for each step the weights that it touches and the cache of all rows
 in it. Of the mixed load: the operations of all prompts, and for each step, all requests under way from the first, the
 weights and what those that are not done yet have in the cache.
 
-`--only` names sections (decode, nano, turn, start), so that a run on a borrowed machine can be cut in pieces.
+`--only` names sections (decode, nano, turn, start), which can be run one at a time.
 """
 
 import argparse
