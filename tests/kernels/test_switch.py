@@ -75,9 +75,10 @@ def test_without_triton_the_plain_forms_compute(gpu, monkeypatch, caplog):
     assert "triton is not installed" in caplog.text
 
 
-def test_a_kernel_that_there_is_not_cannot_be_switched_off(gpu, monkeypatch):
-    monkeypatch.setenv(switch.OFF, "router,rmsnorm")
-    with pytest.raises(ConfigError, match="rmsnorm"):
+@pytest.mark.parametrize("name", ["rmsnorm", *switch.STAND_INS])
+def test_what_is_no_kernel_cannot_be_switched_off(gpu, monkeypatch, name):
+    monkeypatch.setenv(switch.OFF, f"router,{name}")
+    with pytest.raises(ConfigError, match=name):
         switch.runs("router", OnGpu())
 
 
@@ -85,4 +86,4 @@ def test_all_names_of_kernels_are_listed():
     package = Path(switch.__file__).parent.parent
     sources = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
     asked = set(re.findall(r'(?:switch\.|\b_)runs\("(\w+)"', sources))
-    assert asked | {"optimizer"} == set(switch.NAMES)
+    assert asked | {"optimizer"} == {*switch.NAMES, *switch.STAND_INS}

@@ -26,7 +26,6 @@ NAMES = (
     "rms_norm",
     "rotary",
     "route_sort",
-    "routed_experts",
     "router",
     "rows",
     "sample",
@@ -36,6 +35,8 @@ NAMES = (
     "token_logprobs",
 )
 """What each computes: docs/engine.md, docs/performance.md."""
+STAND_INS = ("routed_experts",)
+"""Forms that a GPU always takes and a test may take elsewhere; the kernels in them have names of their own."""
 OFF = "NALAR_KERNELS_OFF"
 LEAST_CAPABILITY = (8, 0)
 """bfloat16 products and asynchronous copies: Ampere and later."""
