@@ -197,6 +197,17 @@ def _join(parts: Parts, dtype: torch.dtype, v_HWR: Tensor | None = None) -> Tens
     return out
 
 
+@triton.jit
+def _weigh(scores, is_seen, best, total):
+    """One tile of online softmax: the new maximum and sum, what sums so far are worth by it, the tile's weights."""
+    scores = tl.where(is_seen, scores, float("-inf"))
+    higher = tl.maximum(best, tl.max(scores, 1))
+    base = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen so far
+    kept = tl.exp2(best - base)
+    weights = tl.exp2(scores - base[:, None])
+    return higher, total * kept + tl.sum(weights, 1), kept, weights
+
+
 # Of arguments that change from step to step there is one program, not one for each kind of number.
 @triton.jit(
     do_not_specialize=["first", "table_row"],
@@ -286,19 +297,13 @@ def _attend_part(
             )
             scores = tl.dot(turned, tl.trans(turned_k), scores, input_precision="ieee")
         is_seen = is_key[None, :] & (t[None, :] <= position[:, None])
-        scores = tl.where(is_seen, scores * scale, float("-inf"))
-        higher = tl.maximum(best, tl.max(scores, 1))
-        base = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen so far
-        kept = tl.exp2(best - base)
-        weights = tl.exp2(scores - base[:, None])
-        total = total * kept + tl.sum(weights, 1)
+        best, total, kept, weights = _weigh(scores * scale, is_seen, best, total)
         mixed = mixed * kept[:, None]
         if VALUES_AT >= 0:
             v = tl.load(at + VALUES_AT, mask=is_in, other=0.0)
             mixed = tl.dot(weights.to(v.dtype), v, mixed, input_precision="ieee")
         else:
             mixed = tl.dot(weights.to(k.dtype), k, mixed, input_precision="ieee")
-        best = higher
 
     some = total > 0.0
     mixed = mixed / tl.where(some, total, 1.0)[:, None]
