@@ -44,6 +44,40 @@ class RewardConfig(RewardWeights):
             )
 
 
+class AlarmsConfig(Config):
+    """Limits beyond which a step sets off an alarm (docs/alarms.md)."""
+
+    stop: bool = False
+    """Save and stop at the first alarm, rather than say it and go on."""
+    window_steps: int = Field(default=8, ge=1)
+    """Steps over which what varies is averaged."""
+    held_out_every_steps: int | None = Field(default=25, ge=1)
+    """How often problems that are not trained on are tried. None: never, and two alarms are off."""
+    held_out_problems: int = Field(default=32, ge=1)
+    """Of each task, from its valid split: the same every time."""
+    held_out_k: int = Field(default=4, ge=1)
+    """Samples of each."""
+    audit_every_steps: int | None = Field(default=25, ge=1)
+    """How often experts chosen by sampler and trainer are compared. None: never."""
+    max_log_ratio_rms: float = Field(default=0.01, gt=0)
+    """Of trainer against sampler before a step's first update. In bfloat16 a recipe allows more."""
+    max_rerouted_frac: float = Field(default=0.01, ge=0, le=1)
+    max_stale_frac: float = Field(default=0.0, ge=0, le=1)
+    """Share of drawn tokens that are of older policies than allowed."""
+    max_silent_frac: float = Field(default=0.9, ge=0, le=1)
+    """Share of groups whose rewards are all equal."""
+    max_verifier_error_frac: float = Field(default=0.01, ge=0, le=1)
+    max_timeout_frac: float = Field(default=0.1, ge=0, le=1)
+    max_looping_frac: float = Field(default=0.2, ge=0, le=1)
+    """Share of responses that end in a loop."""
+    min_length_frac: float = Field(default=0.5, ge=0, le=1)
+    """Of the mean length of a task's responses in the first steps."""
+    min_entropy_frac: float = Field(default=0.1, ge=0, le=1)
+    """Of the entropy of the first steps."""
+    min_change: float = Field(default=0.1, gt=0, lt=1)
+    """What counts as a change of pass@1, pass@k or reward on so few problems."""
+
+
 class RLConfig(Config):
     """GRPO (arXiv:2402.03300) with the corrections named beside each field."""
 
@@ -80,6 +114,7 @@ class RLConfig(Config):
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Padded tokens in one forward pass; bounds memory, changes no result but rounding."""
     save_every_steps: int = Field(default=25, ge=1)
+    alarms: AlarmsConfig = AlarmsConfig()
 
     @property
     def optim(self) -> OptimConfig:
