@@ -24,7 +24,7 @@ from nalar.engine.sequence import Completion, Request
 from nalar.kernels.paging import Paging
 from nalar.model.moe import Router
 from nalar.model.transformer import Transformer
-from nalar.pipeline.zero import engine_for
+from nalar.pipeline.evaluation import engine_for
 from nalar.rl.rollout import Rollout, collect, draw_problems
 from nalar.rl.step import policy_batches, trainer_logprobs
 

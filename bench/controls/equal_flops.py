@@ -17,7 +17,7 @@ from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
-from nalar.pipeline.zero import engine_for
+from nalar.pipeline.evaluation import engine_for
 from nalar.plan.model import sampling_flops, sequence_flops
 from nalar.rl.config import RLConfig
 from nalar.rl.rollout import Rollout, collect, draw_problems

@@ -5,6 +5,7 @@ from pydantic import Field
 from nalar.config import Config, ConfigError, lookup
 from nalar.optim.config import OptimConfig, ScheduleConfig
 from nalar.tasks.language import Language
+from nalar.tasks.registry import id_of
 
 
 class RewardWeights(Config):
@@ -49,7 +50,8 @@ class RLConfig(Config):
 
     steps: int = Field(ge=1)
     tasks: tuple[str, ...] = ("countdown", "chain_sum")
-    """Task ids. The prompts of a step take them in turn; naming one twice doubles its weight."""
+    """Ids with settings such as `,num_numbers=4`, .jsonl files, .py files (docs/tasks.md). The prompts of a step take
+    them in turn; naming one twice doubles its weight."""
     prompts_per_step: int = Field(default=16, ge=1)
     group_size: int = 16
     """Samples per prompt; rewards are compared within the group."""
@@ -105,7 +107,7 @@ class RLConfig(Config):
         if not self.tasks:
             raise ConfigError(at="rl.tasks", got="no task", want="at least one task id")
         for name in self.reward.by_task:
-            lookup(name, {task: task for task in self.tasks}, at="rl.reward.by_task")
+            lookup(name, {id_of(word): word for word in self.tasks}, at="rl.reward.by_task")
         if self.prompts_per_step % self.minibatches:
             raise ConfigError(
                 at="rl.minibatches",
