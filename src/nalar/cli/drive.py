@@ -22,6 +22,7 @@ from nalar.machine import environment
 from nalar.pipeline.config import RlRunConfig, RunConfig, SftConfig, TaskRunConfig, ZeroConfig
 from nalar.pipeline.forecast import Forecast, forecast
 from nalar.pipeline.observer import Observer
+from nalar.pipeline.policy_files import ROLLOUTS
 from nalar.pipeline.preflight import (
     refuse_if_no_data,
     refuse_if_not_installed,
@@ -31,7 +32,7 @@ from nalar.pipeline.preflight import (
 )
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import refuse_bad_tasks
-from nalar.run import Run
+from nalar.run import ROLLOUTS, Run
 
 AnyConfig = ZeroConfig | RlRunConfig | SftConfig
 C = TypeVar("C", bound=RunConfig)
@@ -288,11 +289,12 @@ def _how_to_go_on(job: Job, *, has_report: bool) -> Sequence[str]:
         return ("", "Go on:", f"  nalar chat {name}", f"  nalar report {name}")
     if not has_report:
         return ("", "The base is trained. Go on:", f"  nalar rl {name}", f"  nalar eval {name}")
+    shown = [f"  nalar samples {name}"] if (job.path / ROLLOUTS).is_dir() else []
     return (
         "",
         f"The report: {job.path / 'report.html'}",
         "Go on:",
+        *shown,
         f"  nalar chat {name}",
-        f"  nalar eval {name} --task countdown",
-        "  nalar pretrain --help",
+        f"  nalar eval {name}",
     )
