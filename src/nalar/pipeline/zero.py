@@ -27,14 +27,15 @@ from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.training import Trained, Training, run_stages, train_slices
 from nalar.plan.model import sequence_flops
+from nalar.rl.lessons import lessons
 from nalar.rl.loop import RLProgress, train_rl
+from nalar.rl.reference import Reference
 from nalar.rl.rollout import Rollout
-from nalar.rl.step import useful
 from nalar.run import Run
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task
-from nalar.train.checkpoint import Resumed, load_optimizer
+from nalar.train.checkpoint import Resumed, load_optimizer, load_reference
 
 Stage = Literal["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
 STAGES: tuple[Stage, ...] = ("pretrain", "evaluate_base", "rl", "evaluate_final", "report")
@@ -198,6 +199,7 @@ def _rl(session: Session[ZeroConfig], force: bool) -> Outcome:
             first_step=first_step,
             on_step=on_step,
             should_stop=session.should_stop,
+            reference=learner.reference,
         )
         if done < config.rl.steps:
             if done > first_step:
@@ -209,9 +211,12 @@ def _rl(session: Session[ZeroConfig], force: bool) -> Outcome:
 def _policy(config: ZeroConfig, resumed: Resumed | None, begun: Resumed) -> Learner:
     """The weights that RL begins or goes on with; its optimizer begins anew, but where RL itself goes on."""
     optimizer = MuonClip(begun.model.trained_parameters(ahead=False), config.rl.optim)
+    reference = None if config.rl.kl.coef is None else Reference(begun.model)
     if resumed:
         load_optimizer(resumed.folder, optimizer)
-    return Learner(begun.model, optimizer, Tokenizer.load(begun.folder))
+        if reference is not None:
+            reference.restore(load_reference(resumed.folder))
+    return Learner(begun.model, optimizer, Tokenizer.load(begun.folder), reference)
 
 
 def _report(session: Session[ZeroConfig], force: bool) -> Outcome:
@@ -248,10 +253,16 @@ def test_problems(task: Task, config: ZeroConfig) -> list[Problem]:
 def trained_flops(
     session: Session[ZeroConfig], model: ModelConfig, groups: list[list[Rollout]]
 ) -> float:
-    """Forward and backward over the sequences of an RL step that had something to teach."""
-    rollouts, _ = useful(groups, session.config.rl)
-    lengths = [r.num_prompt_tokens + len(r.response) - 1 for r in rollouts]
-    return sum(sequence_flops(model, length, backward=True) for length in lengths)
+    """Forward and backward over the sequences of an RL step that had something to teach, and forward for whatever else
+    looked at them: the policy before its first update, the reference."""
+    config = session.config.rl
+    lengths = [one.length for group in lessons(groups, config) for one in group]
+    looks = (config.correction.old_logprobs == "trainer") + (config.kl.coef is not None)
+    return sum(
+        sequence_flops(model, length, backward=True)
+        + looks * sequence_flops(model, length, backward=False)
+        for length in lengths
+    )
 
 
 def describe(task_id: str, result: TaskResult) -> str:
