@@ -22,7 +22,6 @@ from nalar.machine import environment
 from nalar.pipeline.config import RlRunConfig, RunConfig, SftConfig, TaskRunConfig, ZeroConfig
 from nalar.pipeline.forecast import Forecast, forecast
 from nalar.pipeline.observer import Observer
-from nalar.pipeline.policy_files import ROLLOUTS
 from nalar.pipeline.preflight import (
     refuse_if_no_data,
     refuse_if_not_installed,

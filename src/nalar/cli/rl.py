@@ -10,7 +10,7 @@ from nalar.cli import flags
 from nalar.cli.choice import chosen_model, kind_of, open_run, stored_config
 from nalar.cli.drive import Job, drive, show_plan
 from nalar.cli.output import Output
-from nalar.cli.start import RunFlags, proceed, resumed_run
+from nalar.cli.start import RunFlags, proceed, resumed_run, with_preset
 from nalar.config import UserError
 from nalar.pipeline.config import RlRunConfig, ZeroConfig
 from nalar.run import Run
@@ -34,6 +34,8 @@ class Rl(RunFlags):
     task: tuple[str, ...] = ()
     """Ids with settings such as `,num_numbers=4`, .jsonl files, .py files (docs/tasks.md): trained on and measured.
     Short for --rl.tasks and --evals.tasks, which may differ."""
+    preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """A published algorithm: it sets the defaults of --rl.…, which flags change. docs/rl.md has the names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,8 +65,16 @@ def run(args: Sequence[str]) -> int:
 def _begin(args: Sequence[str]) -> int:
     words = flags.gathered(args, "--task")
     name = resumed_run(words)
-    default = Rl(config=stored_config(open_run(name), RlRunConfig)) if name else None
+    config = stored_config(open_run(name), RlRunConfig) if name else RlRunConfig(model="")
+    default = Rl(config=with_preset(config, words))
     asked = flags.parse(Rl, words, verb="rl", usage="[RUN]", default=default)
+    if not asked.config.model:
+        raise UserError(
+            at="--model",
+            got="no model",
+            want="a run, or a folder with a model and its tokenizer",
+            hint="`nalar rl RUN` goes on with a run that has a pretrained base",
+        )
     config = _with_tasks(asked, words)
     if flags.peek(words, "--model") is not None:  # a run's model is a link that moves on
         folder = str(chosen_model(config.model)[0].resolve())

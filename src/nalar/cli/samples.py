@@ -1,4 +1,4 @@
-"""`nalar samples`: what a run's model said in training, with what it earned, the samples of one problem side by side."""
+"""`nalar samples`: what a run's model said in RL and what it earned, the samples of a problem side by side."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -174,9 +174,9 @@ def _show(document: SamplesDocument, out: Output, *, is_whole: bool) -> None:
     for group in document.groups[:SHOWN_PROBLEMS]:
         out.text("")
         out.text(_table(group, is_whole=is_whole))
-    if more := len(document.groups) - SHOWN_PROBLEMS:
-        if more > 0:
-            out.text(f"\n{more} more problems: --problem {document.groups[SHOWN_PROBLEMS].problem}")
+    more = document.groups[SHOWN_PROBLEMS:]
+    if more:
+        out.text(f"\n{len(more)} more: --problem {', '.join(str(one.problem) for one in more)}")
 
 
 def _table(group: Group, *, is_whole: bool) -> Table:

@@ -19,10 +19,11 @@ from nalar.pipeline.idle_experts import IdleExperts
 from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
 from nalar.plan.model import sequence_flops
+from nalar.rl.lessons import lessons
 from nalar.rl.loop import RLProgress, train_rl
+from nalar.rl.reference import Reference
 from nalar.rl.rollout import Rollout
-from nalar.rl.step import useful
-from nalar.train.checkpoint import Resumed, load_optimizer
+from nalar.train.checkpoint import Resumed, load_optimizer, load_reference
 
 C = TypeVar("C", bound=TaskRunConfig)
 
@@ -68,6 +69,7 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
             first_step=first_step,
             on_step=on_step,
             should_stop=session.should_stop,
+            reference=learner.reference,
         )
         if done < config.rl.steps:
             if done > first_step:
@@ -79,16 +81,25 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
 def _learner(config: TaskRunConfig, resumed: Resumed | None, policy: Policy) -> Learner:
     """The weights that RL begins or goes on with; its optimizer begins anew, but where RL itself goes on."""
     optimizer = MuonClip(policy.model.trained_parameters(ahead=False), config.rl.optim)
+    reference = None if config.rl.kl.coef is None else Reference(policy.model)
     if resumed:
         load_optimizer(resumed.folder, optimizer)
-    return Learner(policy.model, optimizer, policy.tokenizer)
+        if reference is not None:
+            reference.restore(load_reference(resumed.folder))
+    return Learner(policy.model, optimizer, policy.tokenizer, reference)
 
 
 def trained_flops(session: Session[C], model: ModelConfig, groups: list[list[Rollout]]) -> float:
-    """Forward and backward over the sequences of an RL step that had something to teach."""
-    rollouts, _ = useful(groups, session.config.rl)
-    lengths = [r.num_prompt_tokens + len(r.response) - 1 for r in rollouts]
-    return sum(sequence_flops(model, length, backward=True) for length in lengths)
+    """Forward and backward over the sequences of an RL step that had something to teach, and forward for whatever else
+    looked at them: the policy before its first update, the reference."""
+    config = session.config.rl
+    lengths = [one.length for group in lessons(groups, config) for one in group]
+    looks = (config.correction.old_logprobs == "trainer") + (config.kl.coef is not None)
+    return sum(
+        sequence_flops(model, length, backward=True)
+        + looks * sequence_flops(model, length, backward=False)
+        for length in lengths
+    )
 
 
 def rl_values(progress: RLProgress) -> dict[str, float]:
