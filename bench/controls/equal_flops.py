@@ -19,8 +19,9 @@ from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
 from nalar.pipeline.zero import engine_for
 from nalar.plan.model import sampling_flops, sequence_flops
+from nalar.rl.collector import collect
 from nalar.rl.config import RLConfig
-from nalar.rl.rollout import Rollout, collect, draw_problems
+from nalar.rl.rollout import Rollout, draw_problems
 from nalar.rl.step import policy_batches, trainer_logprobs
 from nalar.run import Meter
 from nalar.train.pretrain import Progress, pretrain_slice

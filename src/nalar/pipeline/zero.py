@@ -27,7 +27,8 @@ from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.training import Trained, Training, run_stages, train_slices
 from nalar.plan.model import sequence_flops
-from nalar.rl.loop import RLProgress, train_rl
+from nalar.rl.loop import train_rl
+from nalar.rl.progress import RLProgress
 from nalar.rl.rollout import Rollout
 from nalar.rl.step import useful
 from nalar.run import Run
