@@ -18,6 +18,8 @@ SAMPLE_FLOPS_PER_S = 10.4e9
 SECONDS_FOR_START_S = 10.0
 INTERPRETER_BYTES = 400_000_000
 LOGS_BYTES = 20_000_000
+ROW_BYTES, TOKEN_BYTES = 800, 45
+"""Of a rollout that is kept: what is written for each, and for each of its tokens."""
 PROMPT_TOKENS = 24
 """Mean length of a prompt."""
 RESPONSE_FILL_FRAC = 0.4
@@ -71,6 +73,7 @@ def forecast(config: ZeroConfig) -> Forecast:
         context,
         checkpoints=slices + 2 * config.checkpoint.keep + 1,
     )
+    found.disk_bytes += _rollout_bytes(config.rl)
     found.assumptions[-1:-1] = [
         "pretraining uses all its slices; the probe may end it earlier",
         _FILL,
@@ -88,6 +91,7 @@ def forecast_rl(config: RlRunConfig, model: ModelConfig) -> Forecast:
         _rl_context(config.rl),
         checkpoints=config.checkpoint.keep + 1,
     )
+    found.disk_bytes += _rollout_bytes(config.rl)
     found.assumptions[-1:-1] = [_FILL]
     return found
 
@@ -186,6 +190,15 @@ def _rl(config: TaskRunConfig, model: ModelConfig) -> list[StageForecast]:
         _stage(config, "rl", tokens, training + sampling, seconds),
         _evaluate(config, model, "evaluate_final"),
     ]
+
+
+def _rollout_bytes(rl: RLConfig) -> int:
+    """Of the steps whose rollouts are kept."""
+    every = rl.rollout.save_every_steps
+    if every is None:
+        return 0
+    samples = (rl.steps // every + 2) * rl.prompts_per_step * rl.group_size
+    return round(samples * (ROW_BYTES + RESPONSE_FILL_FRAC * rl.max_tokens * TOKEN_BYTES))
 
 
 def _evaluate(config: TaskRunConfig, model: ModelConfig, name: str) -> StageForecast:

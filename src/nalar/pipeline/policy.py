@@ -20,9 +20,11 @@ from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
 from nalar.plan.model import sequence_flops
 from nalar.rl.lessons import lessons
-from nalar.rl.loop import RLProgress, train_rl
+from nalar.rl.loop import train_rl
+from nalar.rl.progress import RLProgress
 from nalar.rl.reference import Reference
 from nalar.rl.rollout import Rollout
+from nalar.run import ROLLOUTS
 from nalar.train.checkpoint import Resumed, load_optimizer, load_reference
 
 C = TypeVar("C", bound=TaskRunConfig)
@@ -70,6 +72,7 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
             on_step=on_step,
             should_stop=session.should_stop,
             reference=learner.reference,
+            save_dir=session.run.path / ROLLOUTS,
         )
         if done < config.rl.steps:
             if done > first_step:

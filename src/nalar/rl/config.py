@@ -159,6 +159,36 @@ class CorrectionConfig(Config):
                 )
 
 
+class RolloutConfig(Config):
+    """How the samples of a step are gathered. By default a step draws its groups to their ends and trains on them."""
+
+    max_refills: int = Field(default=0, ge=0)
+    """Rounds of further prompts in the place of groups whose rewards are all equal (DAPO's dynamic sampling,
+    arXiv:2503.14476). 0: such groups stay, and teach nothing."""
+    step_tokens: int | None = Field(default=None, ge=1)
+    """Tokens drawn in a step; then what is unfinished waits for the next policy to go on with (partial rollouts, Kimi
+    k1.5, arXiv:2501.12599). None: a step waits for its longest sample."""
+    max_staleness: int = Field(default=2, ge=0)
+    """Of partial rollouts: steps at most between the policy of a sample's first token and the one that is trained on
+    it. A step does not end before groups as old as that are whole, so none is thrown away for its age."""
+    save_every_steps: int | None = Field(default=25, ge=1)
+    """Steps from one file in the run's `rollouts/` to the next; the first and the last step have one too (`nalar
+    samples` shows them). None: rollouts are not kept."""
+    debug: Literal["rollout_only", "train_only"] | None = None
+    """rollout_only: sample and score, and leave the weights as they are. train_only: train on rollouts that were saved,
+    without an engine. None: both halves."""
+    replay_dir: str | None = None
+    """The `rollouts/` that train_only takes its steps from, one file after the other."""
+
+    def model_post_init(self, _context: object) -> None:
+        if (self.debug == "train_only") != (self.replay_dir is not None):
+            raise ConfigError(
+                at="rl.rollout.replay_dir",
+                got=f"{self.replay_dir} with rl.rollout.debug={self.debug}",
+                want="a folder of saved rollouts with train_only, and none without",
+            )
+
+
 class RLConfig(Config):
     """Reinforcement learning on groups of responses to one prompt, in parts that combine (docs/rl.md)."""
 
@@ -182,6 +212,7 @@ class RLConfig(Config):
     mask_truncated: bool = False
     """Leave responses cut by the cap out of the loss (their reward still counts in the group)."""
     reward: RewardConfig = RewardConfig()
+    rollout: RolloutConfig = RolloutConfig()
     lr: float = Field(default=6e-4, gt=0)
     """Peak step size of AdamW, for every parameter. (Under Muon the rewards of a prototype swung.)"""
     weight_decay: float = Field(default=0.01, ge=0)

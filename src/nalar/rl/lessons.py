@@ -4,7 +4,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import chain, compress, pairwise
 
 import torch
 from torch import Tensor
@@ -67,10 +67,12 @@ class Minibatch:
 
 def minibatches(groups: Sequence[Sequence[Rollout]], config: RLConfig) -> list[Minibatch]:
     """The lessons of a rollout, in shares of whole groups; rewards are compared before it is shared out."""
-    each, size = lessons(groups, config), len(groups) // config.minibatches
+    each, count = lessons(groups, config), config.minibatches
+    # As evenly as their number allows, which partial rollouts and refills change from step to step.
+    cuts = [len(groups) * i // count for i in range(count + 1)]
     return [
-        Minibatch(tuple(chain.from_iterable(each[start : start + size])), size)
-        for start in range(0, size * config.minibatches, size)
+        Minibatch(tuple(chain.from_iterable(each[start:end])), end - start)
+        for start, end in pairwise(cuts)
     ]
 
 

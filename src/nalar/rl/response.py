@@ -57,5 +57,14 @@ class Response:
     def num_drawn(self) -> int:
         return sum(self.drawn)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it came to an end, and was not merely left where it was."""
+        return self.finish_reason != "abort"
+
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+NOTHING = Response((), (), (), (), "abort")
+"""Before the first id: drawing has not come to an end."""
