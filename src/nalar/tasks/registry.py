@@ -1,6 +1,7 @@
 """The tasks that a word on the command line can mean: `countdown,num_numbers=4`, `problems.jsonl`, `my_task.py`."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
@@ -50,6 +51,25 @@ FAMILIES: Mapping[str, Entry] = {
 
 SEARCHING = frozenset({Countdown.id})
 """Ids of the tasks whose thoughts are marked tries."""
+
+
+def refuse_unknown_task(word: str, *, at: str) -> None:
+    """ConfigError that names the nearest where a word cannot mean a task. Files and settings are not looked at."""
+    name = word.partition(",")[0]
+    if not is_file(name):
+        lookup(name, FAMILIES, at=at)
+
+
+def is_file(name: str) -> bool:
+    """Whether a word without its settings names a file, of problems or with a task."""
+    return name.endswith((".jsonl", ".py"))
+
+
+def id_of(word: str) -> str:
+    """The id of the task that a word means: its own, the file's name, or what `name=` says."""
+    name, *settings = word.split(",")
+    given = dict(setting.partition("=")[::2] for setting in settings)
+    return given.get("name") or (Path(name).stem if is_file(name) else name)
 
 
 def open_task(word: str, *, at: str) -> Task:
