@@ -3,13 +3,15 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from nalar.data.dialogue import Parsed, encode_prompt, parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import Completion, Request, SamplingParams
 from nalar.rl.config import RLConfig
-from nalar.rl.rewards import Facts, group_rewards, totals
+from nalar.rl.judge import Case
+from nalar.rl.rewards import Facts, group_rewards, judged, totals
 from nalar.tasks.problem import Problem, Score, Task
 
 
@@ -68,25 +70,35 @@ def collect(
             seed=seed * 1_000_003 + i,
         )
         requests.append(Request(prompt_ids, params))
+    sampled = engine.generate(requests)
+    parsed = [[parse(tokenizer, one.token_ids) for one in group] for group in sampled]
+    facts = [
+        fact
+        for problem, completions, ones in zip(problems, sampled, parsed, strict=True)
+        for fact in _facts(by_id[problem.task], problem, completions, ones, config)
+    ]
+    told = iter(judged(facts, config.reward))
     return [
-        _scored(tokenizer, by_id[problem.task], problem, request.prompt_ids, completions, config)
-        for problem, request, completions in zip(
-            problems, requests, engine.generate(requests), strict=True
+        _rewarded(
+            problem, request.prompt_ids, completions, ones, list(islice(told, len(ones))), config
+        )
+        for problem, request, completions, ones in zip(
+            problems, requests, sampled, parsed, strict=True
         )
     ]
 
 
-def _scored(
-    tokenizer: Tokenizer,
+def _facts(
     task: Task,
     problem: Problem,
-    prompt_ids: tuple[int, ...],
     completions: Sequence[Completion],
+    parsed: Sequence[Parsed],
     config: RLConfig,
-) -> list[Rollout]:
-    """The responses to one problem, parsed, checked and rewarded beside each other."""
-    parsed = [parse(tokenizer, completion.token_ids) for completion in completions]
-    facts = [
+) -> list[Facts]:
+    """The responses to one problem, checked."""
+    is_judged = config.reward.weights_of(problem.task).judge > 0
+    gold = task.gold(problem) if is_judged else None
+    return [
         Facts(
             task=problem.task,
             score=task.score(problem, one.answer),
@@ -94,9 +106,21 @@ def _scored(
             thought=one.thought,
             num_tokens=len(completion.token_ids),
             max_tokens=config.max_tokens,
+            case=Case(problem.prompt, one.answer, gold) if is_judged else None,
         )
         for one, completion in zip(parsed, completions, strict=True)
     ]
+
+
+def _rewarded(
+    problem: Problem,
+    prompt_ids: tuple[int, ...],
+    completions: Sequence[Completion],
+    parsed: Sequence[Parsed],
+    facts: Sequence[Facts],
+    config: RLConfig,
+) -> list[Rollout]:
+    """The responses to one problem, rewarded beside each other."""
     parts = group_rewards(facts, config.reward)
     return [
         Rollout(problem, prompt_ids, completion, one, fact.score, reward, part or {})
