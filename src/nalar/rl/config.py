@@ -94,7 +94,7 @@ class CurriculumConfig(Config):
     """Share of problems whose level is drawn evenly, so that every level is seen. 1: all of them."""
     focus: float = Field(default=2.0, gt=0, le=20)
     """A level solved at a rate p weighs (4p(1-p)) to this power: the higher, the more goes to levels near one half."""
-    memory_problems: float = Field(default=64, ge=1, le=1e6)
+    memory_problems: float = Field(default=16, ge=1, le=1e6)
     """Of a level: what lies further back than about so many of its problems is forgotten, as the model has moved on."""
 
 
