@@ -14,6 +14,7 @@ from nalar.tasks.check import refuse_bad_task
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.graph import GraphPath
 from nalar.tasks.grid import LogicGrid
+from nalar.tasks.gym import PREFIX, open_gym
 from nalar.tasks.levels import leveled, spread
 from nalar.tasks.linear import Linear
 from nalar.tasks.own import OwnTask, OwnTaskConfig
@@ -74,6 +75,8 @@ def open_task(word: str, *, at: str) -> Task:
         )
         refuse_bad_task(own)
         return own
+    if name.startswith(PREFIX):
+        return _gym(name, _named(given, where), where)
     family = lookup(name, FAMILIES, at=at)
     rows = spread(_settings(family.config, given, where), at=where)
     return leveled(lambda row: family.make(_config(family.config, row, where)), rows)
@@ -82,16 +85,29 @@ def open_task(word: str, *, at: str) -> Task:
 C = TypeVar("C", bound=Config)
 
 
-def _settings(cls: type[Config], words: list[str], at: str) -> dict[str, str]:
-    """What was given, by the name of its field."""
-    known = {name: name for name in cls.model_fields}
+def _named(words: list[str], at: str) -> dict[str, str]:
+    """`name=value` of each word."""
     given: dict[str, str] = {}
     for setting in words:
         name, sign, value = setting.partition("=")
         if not sign or not value:
             raise UserError(at=at, got=repr(setting), want="name=value after each comma")
-        given[lookup(name, known, at=at)] = value
+        given[name] = value
     return given
+
+
+def _settings(cls: type[Config], words: list[str], at: str) -> dict[str, str]:
+    """What was given, by the name of its field."""
+    known = {name: name for name in cls.model_fields}
+    return {lookup(name, known, at=at): value for name, value in _named(words, at).items()}
+
+
+def _gym(name: str, given: Mapping[str, str], at: str) -> Task:
+    """Checked like a file: who makes its problems is not in our hands."""
+    rows = spread(given, at=at)
+    task = leveled(lambda row: open_gym(name, row, at=at), rows)
+    refuse_bad_task(task)
+    return task
 
 
 def _config(cls: type[C], given: Mapping[str, str], at: str) -> C:
