@@ -127,7 +127,9 @@ def test_a_watch_that_is_shown_the_past_goes_on_as_the_one_before():
     again = Watch(AlarmsConfig())
     for step, values in seen[:34]:
         again.see(step, values)
-    assert [str(alarm) for step, values in seen[34:] for alarm in again.see(step, values)] == expected
+    assert [
+        str(alarm) for step, values in seen[34:] for alarm in again.see(step, values)
+    ] == expected
 
 
 def test_an_alarm_says_what_where_and_what_to_do():

@@ -47,7 +47,10 @@ class Vigil:
         """What is only found out by looking, where it is time to: after `step` steps."""
         alarms = self._config.alarms
         found: dict[str, float] = {}
-        if alarms.audit_every_steps and step % alarms.audit_every_steps == 1 % alarms.audit_every_steps:
+        if (
+            alarms.audit_every_steps
+            and step % alarms.audit_every_steps == 1 % alarms.audit_every_steps
+        ):
             frac = rerouted_frac(self._model, _some(groups))
             found |= {} if frac is None else {"rerouted_frac": frac}
         if alarms.held_out_every_steps and step % alarms.held_out_every_steps == 0:

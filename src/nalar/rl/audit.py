@@ -61,9 +61,7 @@ def _decode(model: Transformer, ids_T: Tensor) -> None:
         row_tokens=len(ids_T),
     )
     shape = (cache_layers(model, config), blocks + 1, block_size, model.config.cache_dim)
-    model.extend(
-        ids_T, torch.zeros(shape, dtype=cache_dtype(model), device=ids_T.device), paging
-    )
+    model.extend(ids_T, torch.zeros(shape, dtype=cache_dtype(model), device=ids_T.device), paging)
 
 
 @contextmanager

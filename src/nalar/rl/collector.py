@@ -82,7 +82,7 @@ class Collector:
         step = _Step(number, list(self._carried.unfinished))
         version = self._engine.policy_version
         with (
-            Verdicts(self._tokenizer, self._tasks) as verdicts,
+            Verdicts(self._tokenizer, self._tasks, self._config.reward) as verdicts,
             Sampler(self._engine, self._drawing) as sampler,
         ):
             for group in step.open:
@@ -158,7 +158,7 @@ def collect(
         _begun(tokenizer, config, problem, _seed(seed, i)) for i, problem in enumerate(problems)
     ]
     drawing = _drawing(tokenizer, config, make_environment, stop_matcher)
-    with Verdicts(tokenizer, tasks) as verdicts, Sampler(engine, drawing) as sampler:
+    with Verdicts(tokenizer, tasks, config.reward) as verdicts, Sampler(engine, drawing) as sampler:
         for group in groups:
             sampler.begin(group)
         run(sampler, verdicts)

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from nalar.config import Config, ConfigError, lookup
+from nalar.endpoint import EndpointConfig
 from nalar.optim.config import OptimConfig, ScheduleConfig
 from nalar.tasks.language import Language
 from nalar.tasks.registry import id_of
@@ -22,15 +23,48 @@ class RewardWeights(Config):
     """Taken away at the cap on a response, and less and less down to overlong_from_frac of it."""
     length: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Half of it given to the shortest correct response of a group, half of it taken from the longest."""
+    judge: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Times what a model that judges answers gives, from 0 to 1; `judged_by` says which model."""
+
+
+class JudgeConfig(Config):
+    """A model that judges answers, behind a chat API. It sees the problem and the answer, never the thought."""
+
+    endpoint: EndpointConfig
+    verdict: Literal["correct", "number"] = "correct"
+    """The last line of its reply, alone in it. correct: CORRECT or INCORRECT. number: from 0 to 1."""
+    question: str | None = None
+    """What it is asked, with `{problem}` and `{answer}` in it, and `{gold}` for an answer known to be right. None: a
+    question of ours. How the answer is marked off, and how the last line should read, is told it in any case."""
+    max_answer_chars: int = Field(default=4000, ge=1, le=1_000_000)
+    """What is longer is cut, and the judge is told so."""
+    max_tokens: int = Field(default=1024, ge=1)
+    """Cap on its reply. One that is cut by it is no verdict."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+
+    def model_post_init(self, _context: object) -> None:
+        lacking = [
+            name
+            for name in ("{problem}", "{answer}")
+            if self.question and name not in self.question
+        ]
+        if lacking or self.question == "":
+            raise ConfigError(
+                at="rl.reward.judged_by.question",
+                got=f"{self.question!r:.120}",
+                want="a text with {problem} and {answer} in it",
+            )
 
 
 class RewardConfig(RewardWeights):
-    """What a response earns. Only a verifier decides; no model judges."""
+    """What a response earns: by exact verifiers, and by a model that judges where it has a weight."""
 
     target_language: Language | None = None
     """Of thoughts, where their language counts."""
     overlong_from_frac: float = Field(default=0.8, ge=0, lt=1)
     """Share of the cap from which on a response is overlong."""
+    judged_by: JudgeConfig | None = None
+    """The model that judges; None where no weight of `judge` is above 0. Set in a recipe."""
     by_task: dict[str, RewardWeights] = Field(default_factory=dict)
     """Weights of single tasks, by id, in place of all of the above; set in a recipe."""
 
@@ -45,6 +79,24 @@ class RewardConfig(RewardWeights):
                 got=f"{self.target_language} with rl.reward.language={self.language}",
                 want="a language where its weight is above 0, and none where it is not",
             )
+        judges = any(weights.judge for weights in (self, *self.by_task.values()))
+        if judges != (self.judged_by is not None):
+            raise ConfigError(
+                at="rl.reward.judged_by",
+                got=f"{'no judge' if judges else 'a judge'} with rl.reward.judge={self.judge}",
+                want="a judge where its weight is above 0, and none where it is not",
+            )
+
+
+class CurriculumConfig(Config):
+    """Which level of a task the next problems come from: rather those that are solved about half the time."""
+
+    explore_frac: float = Field(default=0.2, gt=0, le=1)
+    """Share of problems whose level is drawn evenly, so that every level is seen. 1: all of them."""
+    focus: float = Field(default=2.0, gt=0, le=20)
+    """A level solved at a rate p weighs (4p(1-p)) to this power: the higher, the more goes to levels near one half."""
+    memory_problems: float = Field(default=16, ge=1, le=1e6)
+    """Of a level: what lies further back than about so many of its problems is forgotten, as the model has moved on."""
 
 
 class AlarmsConfig(Config):
@@ -247,6 +299,8 @@ class RLConfig(Config):
     """Leave responses cut by the cap out of the loss (their reward still counts in the group)."""
     reward: RewardConfig = RewardConfig()
     rollout: RolloutConfig = RolloutConfig()
+    curriculum: CurriculumConfig | None = None
+    """For tasks with levels. None: all levels evenly."""
     lr: float = Field(default=6e-4, gt=0)
     """Peak step size of AdamW, for every parameter. (Under Muon the rewards of a prototype swung.)"""
     weight_decay: float = Field(default=0.01, ge=0)

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from nalar.data.dialogue import Parsed, parse
 from nalar.data.tokenizer import Tokenizer
-from nalar.rl.config import RLConfig
+from nalar.rl import rewards
+from nalar.rl.config import RewardConfig, RLConfig
+from nalar.rl.judge import Case
 from nalar.rl.response import Response
 from nalar.rl.rewards import Facts, group_rewards, totals
 from nalar.tasks.problem import Problem, Score, Task
@@ -70,6 +72,8 @@ class Judged:
 
     parsed: Parsed
     score: Score
+    by_judge: float | None = None
+    """The verdict of a model that judges, from 0 to 1. None: it was not asked."""
 
 
 def draw_problems(
@@ -80,10 +84,17 @@ def draw_problems(
     return [tasks[i % len(tasks)].draw(rng, "train") for i in range(count)]
 
 
-def judged(tokenizer: Tokenizer, task: Task, problem: Problem, response: Response) -> Judged:
-    """Read a response and check its answer."""
+def judged(
+    tokenizer: Tokenizer, task: Task, problem: Problem, response: Response, config: RewardConfig
+) -> Judged:
+    """Read a response and check its answer; a model that judges is asked last."""
     parsed = parse(tokenizer, response.token_ids)
-    return Judged(parsed, task.score(problem, parsed.answer))
+    score = task.score(problem, parsed.answer)
+    if not config.weights_of(problem.task).judge:
+        return Judged(parsed, score)
+    case = Case(problem.prompt, parsed.answer, task.gold(problem))
+    [facts] = rewards.judged([Facts(problem.task, score, parsed.well_formed, case=case)], config)
+    return Judged(parsed, facts.score, facts.judged)
 
 
 def rewarded(
@@ -102,6 +113,7 @@ def rewarded(
             thought=one.parsed.thought,
             num_tokens=len(response),
             max_tokens=config.max_tokens,
+            judged=one.by_judge,
         )
         for one, response in zip(verdicts, responses, strict=True)
     ]

@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 from nalar.data.tokenizer import Tokenizer
+from nalar.rl.config import RewardConfig
 from nalar.rl.group import Group
 from nalar.rl.rollout import Judged, judged
 from nalar.tasks.problem import Task
@@ -17,10 +18,12 @@ class Verdicts:
     """Asked for as samples end, and waited for where they are needed: what is decided by them does not depend on when
     they come."""
 
-    def __init__(self, tokenizer: Tokenizer, tasks: Sequence[Task]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, tasks: Sequence[Task], config: RewardConfig) -> None:
+        self._tokenizer, self._config = tokenizer, config
         self._tasks = {task.id: task for task in tasks}
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="verifier")
+        judge = config.judged_by
+        threads = THREADS if judge is None else max(THREADS, judge.endpoint.max_concurrency)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="verifier")
         self._coming: dict[tuple[int, int], Future[Judged]] = {}
 
     def __enter__(self) -> Self:
@@ -32,7 +35,7 @@ class Verdicts:
     def ask(self, group: Group, i: int) -> None:
         task = self._tasks[group.problem.task]
         self._coming[id(group), i] = self._pool.submit(
-            judged, self._tokenizer, task, group.problem, group.responses[i]
+            judged, self._tokenizer, task, group.problem, group.responses[i], self._config
         )
 
     def settle(self, group: Group) -> None:
