@@ -4,8 +4,8 @@
     PYTHONPATH=src python bench/grpo_step.py --models moe544m --peers --profile    # ours alone; what the device does
 
 16 prompts of 64 tokens, 16 samples each, 512 tokens a sample; random weights in bfloat16, one update with AdamW over
-all of it. A step is what `nalar.rl.loop` does in one: problems, sampling, parsing and verifying, update, the engine told
-of it. Tokens a second are those of the responses.
+all of it. A step is what `nalar.rl.loop` does in one: problems, sampling, parsing and verifying, the update, and the
+engine told of it. Tokens a second are those of the responses.
 
 Random weights end no turn and solve nothing, so two things are not as in training. Lengths are forced: no token ends a
 sample, on either side. And behind the real verifier the reward becomes the parity of the sum of a response's ids, so
@@ -41,7 +41,7 @@ from nalar.data.tokenizer import Tokenizer
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine, OnStep
 from nalar.engine.sequence import Completion, Request
-from nalar.machine import keep_freed_memory
+from nalar.machine import keep_freed_memory, keep_old_objects
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.model.weights import save_model
@@ -204,7 +204,8 @@ def compare(name: str, args: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         found, logprob_s = ours(name, c, Path(folder), args)
         release(args.torch_device)
-        theirs = {peer: peer_seconds(folder, peer, args) for peer in args.peers}
+        tried = {peer: peer_seconds(folder, peer, args) for peer in args.peers}
+    theirs = {peer: s for peer, s in tried.items() if s is not None}
     tokens = args.prompts * args.samples * args.tokens
     way = min(found, key=lambda way: sum(found[way].values()))
     taken = sum(found[way].values())
@@ -247,6 +248,7 @@ def ours(
 
 def measured(own: Ours, args: argparse.Namespace) -> dict[str, float]:
     """The median step, part by part."""
+    keep_old_objects()  # as a run of RL does
     steps = [own.step() for _ in range(WARM_UP + args.steps)][WARM_UP:]
     for step in steps:
         print("#", {part: round(s, 4) for part, s in step.items()}, file=sys.stderr, flush=True)
@@ -254,13 +256,15 @@ def measured(own: Ours, args: argparse.Namespace) -> dict[str, float]:
     return min(steps, key=lambda step: abs(sum(step.values()) - middle))
 
 
-def peer_seconds(folder: str, peer: str, args: argparse.Namespace) -> float:
-    """A step of TRL, in a process of its own."""
+def peer_seconds(folder: str, peer: str, args: argparse.Namespace) -> float | None:
+    """A step of TRL, in a process of its own; None where it fails."""
     sizes = [args.prompts, args.samples, args.prompt_tokens, args.tokens, args.peer_rows]
     command = [sys.executable, str(Path(__file__).with_name("grpo_peer.py")), folder, peer]
     command += [str(args.torch_device), str(args.peer_steps), *map(str, sizes)]
     with section(f"  {peer}"):
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        return None
     steps: list[float] = json.loads(done.stdout.splitlines()[-1])
     print("#", peer, [round(s, 3) for s in steps], file=sys.stderr, flush=True)
     return median(steps[1:])

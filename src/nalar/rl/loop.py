@@ -6,6 +6,7 @@ from statistics import fmean
 
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
+from nalar.machine import keep_old_objects
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
@@ -68,6 +69,7 @@ def train_rl(
     should_stop: Callable[[], bool],
 ) -> int:
     """Run steps first_step.. until config.steps or told to stop; returns steps done in all."""
+    keep_old_objects()
     step = first_step
     engine.load(model.state_dict(), version=step)
     while step < config.steps and not should_stop():
