@@ -5,9 +5,13 @@ import math
 import pytest
 
 from nalar.rl.alarms import RULES, Watch
-from nalar.rl.config import AlarmsConfig
+from nalar.rl.config import AlarmsConfig, RLConfig
 
 STEPS = 60
+
+
+def rl(**alarms):
+    return RLConfig(steps=STEPS, alarms=AlarmsConfig(**alarms))
 
 
 def good(step):
@@ -17,18 +21,21 @@ def good(step):
         "reward": 0.2 + 0.6 * done,
         "first_log_ratio_rms": 1e-5,
         "rerouted_frac": 0.0,
-        "stale_frac": 0.0,
-        "silent_frac": 0.2 + 0.5 * done,
-        "verifier_error_frac": 0.0,
-        "timeout_frac": 0.0,
+        "max_staleness": 0.0,
+        "silent_groups": 4.0 + round(8 * done),
+        "kept_groups": 16.0,
+        "dropped_groups": 0.0,
+        "samples": 256.0,
+        "verifier_errors": 0.0,
+        "timeouts": 0.0,
         "looping_frac": 0.02,
         "skipped_updates": 0.0,
         "entropy": 0.9 - 0.5 * done,
         "response_tokens/countdown": 40 + 80 * done,
         "trained_tokens": 1000.0 + step,
-        "teaching_tokens": 1000.0 + step,
-        "loss_terms/policy": -0.01 * (step % 3),
-        "loss_terms/kl": 0.001,
+        "counted_tokens": 1000.0 + step,
+        "loss/policy": -0.01 * (step % 3),
+        "loss/kl": 0.001,
     }
     if step % 20 == 0:
         values["held_out_pass_at_1/countdown"] = 0.2 + 0.4 * done
@@ -38,7 +45,7 @@ def good(step):
 
 def alarms_of(change, **config):
     """Names of all alarms of a run in which `change(step, values)` has been at work, with their steps."""
-    watch, found = Watch(AlarmsConfig(**config)), []
+    watch, found = Watch(rl(**config)), []
     for step in range(STEPS + 1):
         values = good(step)
         change(step, values)
@@ -72,19 +79,19 @@ def narrowed(step, values):
 
 BROKEN = {
     "not finite": setting("skipped_updates", 1.0),
-    "wrong mask": setting("trained_tokens", 1500.0),
+    "wrong mask": setting("counted_tokens", 1500.0),
     "sampler and trainer apart": setting("first_log_ratio_rms", 0.3),
     "experts chosen otherwise": setting("rerouted_frac", 0.1),
-    "stale samples": setting("stale_frac", 0.4),
-    "nothing to learn from": setting("silent_frac", 1.0),
-    "verifier fails": setting("verifier_error_frac", 0.05),
-    "checks run over their time": setting("timeout_frac", 0.5),
+    "stale samples": setting("max_staleness", 1.0),
+    "nothing to learn from": setting("silent_groups", 16.0),
+    "verifier fails": setting("verifier_errors", 12.0),
+    "checks run over their time": setting("timeouts", 128.0),
     "reward and truth part": gamed,
     "fewer problems within reach": narrowed,
     "responses collapse": setting("response_tokens/countdown", 12.0),
     "entropy collapses": setting("entropy", 0.01),
     "repetition": setting("looping_frac", 0.6),
-    "a part of the loss is idle": setting("loss_terms/kl", 0.0),
+    "a part of the loss is idle": setting("loss/kl", 0.0),
 }
 
 
@@ -108,13 +115,13 @@ def test_any_metric_that_is_not_finite_is_one_too_many(value):
 def test_what_was_right_again_is_said_again():
     def change(step, values):
         if step in (10, 11, 40):
-            values["verifier_error_frac"] = 0.5
+            values["verifier_errors"] = 128.0
 
     assert alarms_of(change) == [("verifier fails", 10), ("verifier fails", 40)]
 
 
 def test_a_watch_that_is_shown_the_past_goes_on_as_the_one_before():
-    whole, halves = Watch(AlarmsConfig()), Watch(AlarmsConfig())
+    whole, halves = Watch(rl()), Watch(rl())
     change = BROKEN["responses collapse"]
     seen = []
     for step in range(STEPS + 1):
@@ -124,7 +131,7 @@ def test_a_watch_that_is_shown_the_past_goes_on_as_the_one_before():
     expected = [str(alarm) for step, values in seen for alarm in whole.see(step, values)]
     for step, values in seen[:34]:  # the alarm is off, its cause has begun
         assert not halves.see(step, values)
-    again = Watch(AlarmsConfig())
+    again = Watch(rl())
     for step, values in seen[:34]:
         again.see(step, values)
     assert [
@@ -133,10 +140,10 @@ def test_a_watch_that_is_shown_the_past_goes_on_as_the_one_before():
 
 
 def test_an_alarm_says_what_where_and_what_to_do():
-    watch = Watch(AlarmsConfig())
-    [alarm] = watch.see(7, {"verifier_error_frac": 0.25})
+    watch = Watch(rl())
+    [alarm] = watch.see(7, {"verifier_errors": 64, "samples": 256})
     assert "verifier fails at step 7" in str(alarm)
-    assert "verifier_error_frac is 0.25, its limit is 0.01" in str(alarm)
+    assert "verifier_errors / samples is 0.25, its limit is 0.01" in str(alarm)
     assert "nalar samples" in str(alarm)
 
 

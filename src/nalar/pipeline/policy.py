@@ -15,9 +15,9 @@ from nalar.pipeline.evaluation import (
     evaluate_final,
     report,
 )
-from nalar.pipeline.idle_experts import IdleExperts
 from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
+from nalar.pipeline.vigil import Vigil
 from nalar.plan.model import sequence_flops
 from nalar.rl.lessons import lessons
 from nalar.rl.loop import train_rl
@@ -49,28 +49,32 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
     first_step = resumed.progress.step if resumed else 0
     with session.start("rl", steps=config.rl.steps, resumed=resumed) as meter:
         session.find_ceiling(learner.model)
-        alarm = IdleExperts()
+        engine = engine_for(learner.model, config)
+        learned = [tasks[word] for word in config.rl.tasks]
+        vigil = Vigil(config.rl, learner.model, engine, learner.tokenizer, learned)
+        vigil.remember(session.run.metrics("rl"))
 
         def on_step(progress: RLProgress, groups: list[list[Rollout]]) -> None:
             session.add_sampling(model, groups)
             session.work.flops += trained_flops(session, model, groups)
-            session.log("rl", progress.step, meter, rl_values(progress))
-            if progress.idle is not None and (warning := alarm.see(progress.idle)):
-                session.observer.note(warning)
+            values = rl_values(progress) | vigil.look(progress.step, groups)
+            session.log("rl", progress.step, meter, values)
+            for warning in vigil.see(progress.step, values, progress.idle):
+                session.observer.note(str(warning))
             if progress.step % config.rl.save_every_steps == 0 or progress.step == config.rl.steps:
                 session.save("rl", progress.step, learner, meter)
 
         done = train_rl(
             learner.model,
             learner.optimizer,
-            engine_for(learner.model, config),
+            engine,
             learner.tokenizer,
-            [tasks[word] for word in config.rl.tasks],
+            learned,
             config.rl,
             seed=config.seed,
             first_step=first_step,
             on_step=on_step,
-            should_stop=session.should_stop,
+            should_stop=lambda: session.should_stop() or vigil.has_enough,
             reference=learner.reference,
             save_dir=session.run.path / ROLLOUTS,
         )

@@ -35,8 +35,10 @@ class Vigil:
     ) -> None:
         self._config, self._model, self._engine = config, model, engine
         self._tokenizer, self._tasks = tokenizer, tasks
-        self._watch = Watch(config.alarms)
+        self._watch = Watch(config)
         self._idle = IdleExperts()
+        self.has_enough = False
+        """An alarm was set off, and `rl.alarms.stop` says that one is enough."""
 
     def remember(self, metrics: Sequence[Metric]) -> None:
         """The steps before, where a stage goes on: what was said then is not said again."""
@@ -62,6 +64,7 @@ class Vigil:
     ) -> list[Alarm | str]:
         """What is wrong from this step on."""
         said: list[Alarm | str] = list(self._watch.see(step, values))
+        self.has_enough |= bool(said) and self._config.alarms.stop
         if idle is not None and (warning := self._idle.see(idle)):
             said.append(warning)
         return said

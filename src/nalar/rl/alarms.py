@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from nalar.rl.config import AlarmsConfig
+from nalar.rl.config import RLConfig
 
 Series = Mapping[str, Sequence[tuple[int, float]]]
 """By metric: steps and values, the newest last."""
@@ -24,7 +24,7 @@ class Finding(NamedTuple):
     limit: float
 
 
-Rule = Callable[[Series, AlarmsConfig], Iterator[Finding]]
+Rule = Callable[[Series, RLConfig], Iterator[Finding]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Watch:
     On resuming it is shown the metrics of the steps before; it keeps nothing else.
     """
 
-    def __init__(self, config: AlarmsConfig) -> None:
+    def __init__(self, config: RLConfig) -> None:
         self._config = config
         self._series: dict[str, list[tuple[int, float]]] = {}
         self._lasting: set[tuple[str, str]] = set()
@@ -75,6 +75,10 @@ def _mean_of_last(series: Series, metric: str, count: int) -> float | None:
     return fmean(values[-count:]) if len(values) >= count else None
 
 
+def _last(series: Series, metric: str) -> float | None:
+    return series[metric][-1][1] if metric in series else None
+
+
 def _newest(series: Series, prefix: str) -> Iterator[tuple[str, float]]:
     """Metrics of that name, or of that name and a task, with their newest values."""
     for metric, entries in series.items():
@@ -82,11 +86,25 @@ def _newest(series: Series, prefix: str) -> Iterator[tuple[str, float]]:
             yield metric, entries[-1][1]
 
 
+def _share_above(counted: str, of: Sequence[str], field: str, *, at_once: bool = False) -> Rule:
+    """The share of one count in others is above the config's limit: over the last `window_steps`, or now."""
+
+    def rule(series: Series, config: RLConfig) -> Iterator[Finding]:
+        limit: float = getattr(config.alarms, field)
+        window = 1 if at_once else config.alarms.window_steps
+        part = _mean_of_last(series, counted, window)
+        whole = sum(_mean_of_last(series, name, window) or 0 for name in of)
+        if part is not None and whole and part / whole > limit:
+            yield Finding(f"{counted} / {' + '.join(of)}", part / whole, limit)
+
+    return rule
+
+
 def _above(metric: str, field: str) -> Rule:
     """The newest value of a metric is above the config's limit."""
 
-    def rule(series: Series, config: AlarmsConfig) -> Iterator[Finding]:
-        limit: float = getattr(config, field)
+    def rule(series: Series, config: RLConfig) -> Iterator[Finding]:
+        limit: float = getattr(config.alarms, field)
         for name, value in _newest(series, metric):
             if value > limit:
                 yield Finding(name, value, limit)
@@ -97,9 +115,9 @@ def _above(metric: str, field: str) -> Rule:
 def _lastingly_above(metric: str, field: str) -> Rule:
     """The mean of the last `window_steps` values is."""
 
-    def rule(series: Series, config: AlarmsConfig) -> Iterator[Finding]:
-        limit: float = getattr(config, field)
-        mean = _mean_of_last(series, metric, config.window_steps)
+    def rule(series: Series, config: RLConfig) -> Iterator[Finding]:
+        limit: float = getattr(config.alarms, field)
+        mean = _mean_of_last(series, metric, config.alarms.window_steps)
         if mean is not None and mean > limit:
             yield Finding(metric, mean, limit)
 
@@ -109,13 +127,13 @@ def _lastingly_above(metric: str, field: str) -> Rule:
 def _collapsed(metric: str, field: str) -> Rule:
     """The mean of the last `window_steps` values is below a share of that of the first ones."""
 
-    def rule(series: Series, config: AlarmsConfig) -> Iterator[Finding]:
-        window = config.window_steps
+    def rule(series: Series, config: RLConfig) -> Iterator[Finding]:
+        window = config.alarms.window_steps
         for name, _ in list(_newest(series, metric)):
             values = [value for _, value in series[name]]
             if len(values) < 2 * window:
                 continue
-            limit = getattr(config, field) * fmean(values[:window])
+            limit = getattr(config.alarms, field) * fmean(values[:window])
             now = fmean(values[-window:])
             if now < limit:
                 yield Finding(name, now, limit)
@@ -123,7 +141,16 @@ def _collapsed(metric: str, field: str) -> Rule:
     return rule
 
 
-def _not_finite(series: Series, config: AlarmsConfig) -> Iterator[Finding]:
+def _too_stale(series: Series, config: RLConfig) -> Iterator[Finding]:
+    """Where samples are drawn to their ends in one step, all are of the newest policy."""
+    rollout = config.rollout
+    limit = 0 if rollout.step_tokens is None else rollout.max_staleness
+    oldest = _last(series, "max_staleness")
+    if oldest is not None and oldest > limit and rollout.debug != "train_only":
+        yield Finding("max_staleness", oldest, limit)
+
+
+def _not_finite(series: Series, config: RLConfig) -> Iterator[Finding]:
     for metric, entries in series.items():
         if not math.isfinite(entries[-1][1]):
             yield Finding(metric, entries[-1][1], math.inf)
@@ -132,23 +159,21 @@ def _not_finite(series: Series, config: AlarmsConfig) -> Iterator[Finding]:
             yield Finding(metric, skipped, 0)
 
 
-def _idle_term(series: Series, config: AlarmsConfig) -> Iterator[Finding]:
+def _idle_term(series: Series, config: RLConfig) -> Iterator[Finding]:
     """A part of the loss that is configured, and adds nothing, step after step."""
     for metric in list(series):
-        if not metric.startswith("loss_terms/"):
+        if not metric.startswith("loss/"):
             continue
-        last = [value for _, value in series[metric]][-config.window_steps :]
-        if len(last) == config.window_steps and not any(last):
+        last = [value for _, value in series[metric]][-config.alarms.window_steps :]
+        if len(last) == config.alarms.window_steps and not any(last):
             yield Finding(metric, 0.0, 0.0)
 
 
-def _denominator(series: Series, config: AlarmsConfig) -> Iterator[Finding]:
+def _denominator(series: Series, config: RLConfig) -> Iterator[Finding]:
     """Tokens that the loss counted are those that the model drew, in samples that teach: no more and no fewer."""
-    if "trained_tokens" not in series or "teaching_tokens" not in series:
-        return
-    counted, drawn = series["trained_tokens"][-1][1], series["teaching_tokens"][-1][1]
-    if counted != drawn:
-        yield Finding("trained_tokens", counted, drawn)
+    counted, drawn = _last(series, "counted_tokens"), _last(series, "trained_tokens")
+    if counted is not None and drawn is not None and counted != drawn:
+        yield Finding("counted_tokens", counted, drawn)
 
 
 def _held_out(series: Series, name: str) -> Iterator[tuple[str, list[tuple[int, float]]]]:
@@ -158,30 +183,30 @@ def _held_out(series: Series, name: str) -> Iterator[tuple[str, list[tuple[int, 
             yield metric.removeprefix(prefix), list(entries)
 
 
-def _reward_apart(series: Series, config: AlarmsConfig) -> Iterator[Finding]:
+def _reward_apart(series: Series, config: RLConfig) -> Iterator[Finding]:
     """The reward of training rose since its start, and held-out problems are solved less often."""
-    window = config.window_steps
+    window = config.alarms.window_steps
     rewards = [value for _, value in series.get("reward", ())]
     if len(rewards) < 2 * window:
         return
     first, now = fmean(rewards[:window]), fmean(rewards[-window:])
-    if now - first <= config.min_change:
+    if now - first <= config.alarms.min_change:
         return
     for task, entries in _held_out(series, "pass_at_1"):
-        limit = max(value for _, value in entries) - config.min_change
+        limit = max(value for _, value in entries) - config.alarms.min_change
         if entries[-1][1] < limit:
             yield Finding(f"held_out_pass_at_1/{task}", entries[-1][1], limit)
 
 
-def _narrowed(series: Series, config: AlarmsConfig) -> Iterator[Finding]:
+def _narrowed(series: Series, config: RLConfig) -> Iterator[Finding]:
     """Held-out problems are solved more often at the first try, and fewer of them at all."""
     once = dict(_held_out(series, "pass_at_1"))
     for task, entries in _held_out(series, "pass_at_k"):
         if task not in once:
             continue
         gained = once[task][-1][1] - once[task][0][1]
-        limit = entries[0][1] - config.min_change
-        if gained > config.min_change and entries[-1][1] < limit:
+        limit = entries[0][1] - config.alarms.min_change
+        if gained > config.alarms.min_change and entries[-1][1] < limit:
             yield Finding(f"held_out_pass_at_k/{task}", entries[-1][1], limit)
 
 
@@ -206,21 +231,21 @@ RULES: Mapping[str, tuple[Rule, str]] = {
         "a reason to switch rl.correction on.",
     ),
     "stale samples": (
-        _above("stale_frac", "max_stale_frac"),
+        _too_stale,
         "Samples are of older policies than rl.rollout allows: the sampler was not told of new weights.",
     ),
     "nothing to learn from": (
-        _lastingly_above("silent_frac", "max_silent_frac"),
+        _share_above("silent_groups", ("kept_groups", "dropped_groups"), "max_silent_frac"),
         "All samples of nearly every group earn the same. Take easier or harder problems, a larger "
         "rl.group_size, or rl.rollout.max_refills.",
     ),
     "verifier fails": (
-        _above("verifier_error_frac", "max_verifier_error_frac"),
+        _share_above("verifier_errors", ("samples",), "max_verifier_error_frac", at_once=True),
         "Its samples have no reward. See verifier_errors by task, and the error of a sample: "
         "nalar samples RUN.",
     ),
     "checks run over their time": (
-        _lastingly_above("timeout_frac", "max_timeout_frac"),
+        _share_above("timeouts", ("samples",), "max_timeout_frac"),
         "Answers or verifiers need longer than they may: raise the limit, or look at what the model writes.",
     ),
     "reward and truth part": (

@@ -117,8 +117,6 @@ class AlarmsConfig(Config):
     max_log_ratio_rms: float = Field(default=0.01, gt=0)
     """Of trainer against sampler before a step's first update. In bfloat16 a recipe allows more."""
     max_rerouted_frac: float = Field(default=0.01, ge=0, le=1)
-    max_stale_frac: float = Field(default=0.0, ge=0, le=1)
-    """Share of drawn tokens that are of older policies than allowed."""
     max_silent_frac: float = Field(default=0.9, ge=0, le=1)
     """Share of groups whose rewards are all equal."""
     max_verifier_error_frac: float = Field(default=0.01, ge=0, le=1)
@@ -299,6 +297,7 @@ class RLConfig(Config):
     """Leave responses cut by the cap out of the loss (their reward still counts in the group)."""
     reward: RewardConfig = RewardConfig()
     rollout: RolloutConfig = RolloutConfig()
+    alarms: AlarmsConfig = AlarmsConfig()
     curriculum: CurriculumConfig | None = None
     """For tasks with levels. None: all levels evenly."""
     lr: float = Field(default=6e-4, gt=0)
@@ -312,7 +311,6 @@ class RLConfig(Config):
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Padded tokens in one forward pass; bounds memory, changes no result but rounding."""
     save_every_steps: int = Field(default=25, ge=1)
-    alarms: AlarmsConfig = AlarmsConfig()
 
     @property
     def optim(self) -> OptimConfig:

@@ -9,6 +9,7 @@ from torch import Tensor
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import StopMatcher
+from nalar.machine import keep_old_objects
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
@@ -79,6 +80,7 @@ def train_rl(
         stop_matcher=stop_matcher,
     )
     loop = _Loop(model, optimizer, collector, tasks, config, reference, save_dir)
+    keep_old_objects()
     return loop.run(first_step, on_step, should_stop)
 
 

@@ -7,6 +7,7 @@ from itertools import compress
 from statistics import fmean
 
 from nalar.rl.correction import Mismatch
+from nalar.rl.looping import ends_in_a_loop
 from nalar.rl.rollout import Collected, Rollout, is_silent
 from nalar.rl.step import UpdateMetrics
 from nalar.tasks.problem import Task
@@ -27,6 +28,9 @@ class RLProgress:
     self_check_frac: float | None
     """Of the responses to tasks that search: a try marked wrong and another after it."""
     truncated_frac: float
+    looping_frac: float
+    """Of the responses, those that end in a loop."""
+    samples: int
     verifier_errors: int
     """Answers without a verdict, in this step."""
     timeouts: int
@@ -110,6 +114,8 @@ def progress(
             fmean(checks_itself(r.parsed.thought) for r in searching) if searching else None
         ),
         truncated_frac=fmean(r.truncated for r in flat),
+        looping_frac=fmean(ends_in_a_loop(r.response.token_ids) for r in flat),
+        samples=len(flat),
         verifier_errors=sum(r.score.error is not None for r in flat),
         timeouts=sum(r.score.timed_out for r in flat),
         silent_groups=sum(is_silent(group) for group in groups),
