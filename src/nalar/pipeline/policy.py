@@ -51,7 +51,14 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
         session.find_ceiling(learner.model)
         engine = engine_for(learner.model, config)
         learned = [tasks[word] for word in config.rl.tasks]
-        vigil = Vigil(config.rl, learner.model, engine, learner.tokenizer, learned)
+        vigil = Vigil(
+            config.rl,
+            learner.model,
+            engine,
+            learner.tokenizer,
+            learned,
+            lambda groups: session.add_sampling(model, groups),
+        )
         vigil.remember(session.run.metrics("rl"))
 
         def on_step(progress: RLProgress, groups: list[list[Rollout]]) -> None:

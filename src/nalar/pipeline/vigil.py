@@ -1,12 +1,12 @@
 """What an RL stage looks at beside its own steps: alarms, problems it is not trained on, experts chosen and idle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
 from nalar.evals.config import EvalConfig
-from nalar.evals.protocol import evaluate
+from nalar.evals.protocol import Sample, evaluate
 from nalar.model.transformer import Transformer
 from nalar.pipeline.idle_experts import IdleExperts
 from nalar.rl.alarms import Alarm, Watch
@@ -32,7 +32,10 @@ class Vigil:
         engine: Engine,
         tokenizer: Tokenizer,
         tasks: Sequence[Task],
+        count: Callable[[Sequence[Sequence[Sample]]], None],
     ) -> None:
+        """count: told of all samples that are drawn for a look, so that they are in the bill."""
+        self._count = count
         self._config, self._model, self._engine = config, model, engine
         self._tokenizer, self._tasks = tokenizer, tasks
         self._watch = Watch(config)
@@ -81,11 +84,10 @@ class Vigil:
             problems = task.problems("valid", alarms.held_out_problems, SEED)
             if not problems:
                 continue
-            measured = evaluate(
-                self._engine, self._tokenizer, task, problems, measuring, seed=SEED
-            ).result
-            found[f"held_out_pass_at_1/{task.id}"] = measured.pass_at_1.mean
-            found[f"held_out_pass_at_k/{task.id}"] = measured.pass_at_k.mean
+            measured = evaluate(self._engine, self._tokenizer, task, problems, measuring, seed=SEED)
+            self._count(measured.samples)
+            found[f"held_out_pass_at_1/{task.id}"] = measured.result.pass_at_1.mean
+            found[f"held_out_pass_at_k/{task.id}"] = measured.result.pass_at_k.mean
         return found
 
 
