@@ -91,6 +91,14 @@ def kind_of(run: Run) -> type[RunConfig]:
     return _KINDS.get(str(run.info.config.get("recipe")), ZeroConfig)
 
 
+def model_folder(name: str) -> Path:
+    """The folder of a run's model as it is now, whose link may move on; or the folder of a model itself."""
+    path = run_path(name)
+    if (path / "config.json").is_file() and not (path / "run.json").exists():
+        return path.resolve()
+    return open_run(name).model_dir().resolve()
+
+
 def chosen_model(name: str) -> tuple[Path, RunConfig | None]:
     """The model of a run and the run's config, or a folder that is a model itself, of which no run is known."""
     path = run_path(name)

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from nalar.cli import flags
-from nalar.cli.choice import chosen_model, kind_of, open_run, stored_config
+from nalar.cli.choice import kind_of, model_folder, open_run, stored_config
 from nalar.cli.drive import Job, drive, show_plan
 from nalar.cli.output import Output
 from nalar.cli.start import RunFlags, proceed, resumed_run, with_preset
@@ -76,9 +76,8 @@ def _begin(args: Sequence[str]) -> int:
             hint="`nalar rl RUN` goes on with a run that has a pretrained base",
         )
     config = _with_tasks(asked, words)
-    if flags.peek(words, "--model") is not None:  # a run's model is a link that moves on
-        folder = str(chosen_model(config.model)[0].resolve())
-        config = config.model_copy(update={"model": folder})
+    if flags.peek(words, "--model") is not None:
+        config = config.model_copy(update={"model": str(model_folder(config.model))})
     return proceed("rl", asked, config, args)
 
 

@@ -50,7 +50,11 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> int:
 def evaluate_base(
     session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy]
 ) -> Outcome:
-    return _evaluate(session, "evaluate_base", tasks, base(session), "results_before.json")
+    policy = base(session)
+    refuse_long_prompts(
+        tasks, lambda prompt: prompt_tokens(policy.tokenizer, prompt), session.config
+    )
+    return _evaluate(session, "evaluate_base", tasks, policy, "results_before.json")
 
 
 def evaluate_final(session: Session[C], tasks: Tasks) -> Outcome:
@@ -62,7 +66,6 @@ def _evaluate(
     session: Session[C], stage: str, tasks: Tasks, policy: Policy, results_name: str
 ) -> Outcome:
     config, tokenizer = session.config, policy.tokenizer
-    refuse_long_prompts(tasks, lambda prompt: prompt_tokens(tokenizer, prompt), config)
     engine = engine_for(policy.model, config)
     results: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []

@@ -17,7 +17,7 @@ from nalar.tasks.registry import FAMILIES, is_file, open_task
 
 EVAL_SEED = 7  # the same problems and samples' seeds before and after
 TASKS_FILE = "tasks.json"
-_LOOKED_AT = 256
+_LOOKED_AT = 64
 """Problems of each split whose prompts are measured."""
 
 
