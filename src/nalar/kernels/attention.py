@@ -16,7 +16,7 @@ from nalar.kernels import switch
 from nalar.kernels.documents import Documents
 from nalar.kernels.fused_attention import backend_for, can_fuse
 from nalar.kernels.opaque import apart, opaque
-from nalar.kernels.paging import Hidden, Paging, read
+from nalar.kernels.paging import Hidden, Paging, read_rows
 from nalar.kernels.projections import head_by_head
 
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -292,7 +292,7 @@ def paged_latent_attention(
         return paged.latent_attention(
             q_NHR, q_NHP, v_HWR, cache_PSC, paging.tables_BM, at_N, first=first, scale=scale
         )
-    q_NHC, cache_BTC = torch.cat([q_NHR, q_NHP], -1), read(cache_PSC, paging.tables_BM)
+    q_NHC, cache_BTC = torch.cat([q_NHR, q_NHP], -1), read_rows(cache_PSC, paging)
     if paging.tiled:
         k, v = cache_BTC[:, :, None], cache_BTC[:, :, None, :R]
         mixed_NHR = tiled_attention(q_NHC, k, v, hidden()[:, 0], scale=scale)
@@ -324,7 +324,7 @@ def paged_grouped_attention(
         return paged.grouped_attention(
             q_NHK, cache_PSC, paging.tables_BM, at_N, groups=num_groups, first=first, scale=scale
         )
-    k, v = read(cache_PSC, paging.tables_BM).unflatten(-1, (2, num_groups, -1)).unbind(-3)
+    k, v = read_rows(cache_PSC, paging).unflatten(-1, (2, num_groups, -1)).unbind(-3)
     if paging.tiled:
         return tiled_attention(q_NHK, k, v, hidden()[:, 0], scale=scale)
     q_BQHK = q_NHK.unflatten(0, (len(k), -1))
