@@ -268,6 +268,21 @@ def chunk_attention(q_QHK: Tensor, k_TGK: Tensor, v_TGW: Tensor, *, scale: float
     return out_1HQW[0].transpose(0, 1)
 
 
+def absorbed_attention(
+    q_QHC: Tensor, seen_TC: Tensor, hidden_QT: Tensor, *, latent_dim: int, scale: float
+) -> Tensor:
+    """Q queries of one sequence against its latents, the attention-weighted latent [Q, H, R]: no score is kept.
+
+    seen_TC: per token the normed latent (first latent_dim columns), then the rotated key; hidden_QT: additive.
+    """
+    q_HQC, seen_HTC = q_QHC.transpose(0, 1), seen_TC.expand(q_QHC.shape[1], -1, -1)
+    # Keys for values too, since the kernel takes one width: of what it mixes the keys are left out.
+    both = F.scaled_dot_product_attention(
+        q_HQC[None], seen_HTC[None], seen_HTC[None], attn_mask=hidden_QT, scale=scale
+    )
+    return both[0, :, :, :latent_dim].transpose(0, 1)
+
+
 def paged_latent_attention(
     q_NHR: Tensor,
     q_NHP: Tensor,

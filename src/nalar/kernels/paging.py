@@ -32,6 +32,13 @@ class Chunk:
     blocks_M: Tensor
     """int64: the blocks that hold positions 0 to end."""
 
+    @functools.cached_property
+    def hidden_QT(self) -> Tensor:
+        """float32, additive: 0 from position 0 up to each token's, -inf elsewhere. Made once for all layers."""
+        keys_T = torch.arange(self.end, device=self.blocks_M.device)
+        out_QT = keys_T > keys_T[self.end - self.tokens :, None]
+        return torch.zeros(out_QT.shape, device=keys_T.device).masked_fill_(out_QT, -torch.inf)
+
 
 @dataclass(frozen=True)
 class Paging:
