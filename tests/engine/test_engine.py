@@ -199,7 +199,7 @@ def test_a_stream_gives_what_generate_gives(make_engine):
 
 
 def test_no_inference_mode_reaches_the_caller(make_engine):
-    engine = make_engine()
+    engine = make_engine(num_scheduler_steps=1)
     modes = []
     request = Request((1,), SamplingParams(max_tokens=5))
     engine.generate([request], on_step=lambda _: modes.append(torch.is_inference_mode_enabled()))
