@@ -208,7 +208,7 @@ def _compare(
     tally, layers = _Tally(), sum(1 for _ in model.routers())
     by_id = {id(r): e for r, e in zip(rollouts, experts, strict=True)}
     # policy_batches sorts by length, and a stable sort of what is sorted changes nothing
-    ordered = sorted(rollouts, key=lambda r: len(r.prompt_ids) + len(r.completion.token_ids))
+    ordered = sorted(rollouts, key=lambda r: len(r.prompt_ids) + len(r.response.token_ids))
     batches = policy_batches(
         ordered, [1.0] * len(ordered), max_tokens=max_tokens, device=model.head_weight.device
     )
@@ -226,7 +226,7 @@ def _compare(
         [(ids_LNK, margins_LN)] = log.take(layers)
         at = first = 0
         for rollout in part:
-            count = len(rollout.completion.token_ids)
+            count = len(rollout.response.token_ids)
             places = slice(first, first + len(rollout.prompt_ids) + count - 1)
             own = difference_N[at : at + count]
             at, first = at + count, places.stop

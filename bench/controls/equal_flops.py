@@ -160,13 +160,13 @@ class Tuner:
 
     def count_sampling(self, groups: Sequence[Sequence[Rollout]]) -> None:
         for group in groups:
-            lengths = [len(r.completion.token_ids) for r in group]
+            lengths = [len(r.response.token_ids) for r in group]
             self.tokens += sum(lengths)
             self.spent += sampling_flops(self.model.config, group[0].num_prompt_tokens, lengths)
 
     def tune(self, batch: Sequence[Rollout]) -> None:
         """One optimizer step on the mean loss over response tokens."""
-        total = sum(len(r.completion.token_ids) for r in batch)
+        total = sum(len(r.response.token_ids) for r in batch)
         loss, loads = 0.0, list[torch.Tensor]()
         self.model.train()
         self.optimizer.zero_grad()
@@ -206,7 +206,7 @@ class Tuner:
 
 def training_flops(model: ModelConfig, rollout: Rollout) -> float:
     """Forward and backward over a prompt and its response, as RL counts them."""
-    length = rollout.num_prompt_tokens + len(rollout.completion.token_ids) - 1
+    length = rollout.num_prompt_tokens + len(rollout.response.token_ids) - 1
     return sequence_flops(model, length, backward=True)
 
 
@@ -248,7 +248,7 @@ def keep(groups: Iterable[Sequence[Rollout]]) -> list[Rollout]:
     """The first distinct correct samples of each problem."""
     kept: list[Rollout] = []
     for group in groups:
-        distinct = {r.completion.token_ids: r for r in group if is_correct(r)}
+        distinct = {r.response.token_ids: r for r in group if is_correct(r)}
         kept += list(distinct.values())[:KEPT_PER_PROBLEM]
     return kept
 

@@ -6,12 +6,13 @@ import pytest
 
 from nalar.data.dialogue import Parsed
 from nalar.data.tokenizer import Tokenizer
-from nalar.engine.sequence import Completion, FinishReason
+from nalar.engine.sequence import FinishReason
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.pipeline.corpus import named_or_learned
 from nalar.recipes.zero import zero_cpu
 from nalar.rl.config import RLConfig
+from nalar.rl.response import Response
 from nalar.rl.rollout import Rollout
 from nalar.tasks.problem import Problem, Score
 
@@ -70,12 +71,19 @@ def make_rollout() -> MakeRollout:
         reward: float = 0.0,
         logprobs: Sequence[float] | None = None,
         finish: FinishReason = "stop",
+        drawn: Sequence[bool] | None = None,
     ) -> Rollout:
         logprobs = [-1.0] * len(response) if logprobs is None else logprobs
         return Rollout(
             problem=Problem(task="chain_sum", key="chain_sum:1+1", prompt="1+1"),
             prompt_ids=tuple(prompt),
-            completion=Completion(tuple(response), tuple(logprobs), finish, policy_version=0),
+            response=Response(
+                token_ids=tuple(response),
+                logprobs=tuple(logprobs),
+                drawn=(True,) * len(response) if drawn is None else tuple(drawn),
+                versions=(0,) * len(response),
+                finish_reason=finish,
+            ),
             parsed=Parsed("", "", closed=finish == "stop", well_formed=finish == "stop"),
             score=Score(correct=False, well_formed=False),
             reward=reward,

@@ -67,7 +67,7 @@ def test_steps_are_counted_and_a_stop_is_heard_between_them(graded, train):
 def test_samples_carry_the_version_of_the_policy_that_drew_them(graded, train, first_step):
     _, _, seen = train(first_step=first_step, steps=first_step + 3)
     versions = [
-        {r.completion.policy_version for group in groups for r in group} for _, groups in seen
+        {v for group in groups for r in group for v in r.response.versions} for _, groups in seen
     ]
     assert versions == [{first_step}, {first_step + 1}, {first_step + 2}]
 
@@ -86,14 +86,14 @@ def test_a_step_reports_what_its_samples_say(graded, train):
     flat = [r for group in groups for r in group]
     assert len(flat) == 16
     assert progress.reward == 0.5
-    assert progress.sampled_tokens == sum(len(r.completion.token_ids) for r in flat)
+    assert progress.sampled_tokens == sum(len(r.response.token_ids) for r in flat)
     assert progress.prompt_tokens == sum(len(group[0].prompt_ids) for group in groups)
-    assert progress.truncated_frac == fmean(r.completion.finish_reason == "length" for r in flat)
+    assert progress.truncated_frac == fmean(r.response.finish_reason == "length" for r in flat)
     assert progress.silent_groups == 0
     assert progress.trained_tokens == progress.sampled_tokens
     assert set(progress.accuracy) == set(progress.response_tokens) == {"countdown", "chain_sum"}
     for task, mean in progress.response_tokens.items():
-        own = [len(r.completion.token_ids) for r in flat if r.problem.task == task]
+        own = [len(r.response.token_ids) for r in flat if r.problem.task == task]
         assert mean == fmean(own)
     assert 0 < progress.entropy < 6
     assert progress.grad_norm > 0

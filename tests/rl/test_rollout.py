@@ -71,7 +71,7 @@ def test_samples_are_scored_as_they_were_sampled(tokenizer, rl_config):
     assert [r.reward for r in group] == pytest.approx([1.1, 0.1, 0.0])
     assert [r.truncated for r in group] == [False, False, True]
     assert [r.parsed.answer for r in group] == [gold, "77", ""]
-    assert [r.completion.token_ids for r in group] == [right, wrong, cut]
+    assert [r.response.token_ids for r in group] == [right, wrong, cut]
     prompt = tuple(encode_prompt(tokenizer, [{"role": "user", "content": problem.prompt}]))
     assert all(r.prompt_ids == prompt for r in group)
     (request,) = engine.requests
@@ -115,7 +115,7 @@ def test_the_same_problem_twice_is_sampled_from_two_streams(tokenizer, rl_config
 
     def ids(seed):
         groups = collect(engine, tokenizer, [task], [problem, problem], config, seed=seed)
-        return [[r.completion.token_ids for r in group] for group in groups]
+        return [[r.response.token_ids for r in group] for group in groups]
 
     first, second = ids(0)
     assert first != second

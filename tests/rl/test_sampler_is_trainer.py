@@ -83,7 +83,7 @@ def retrace(model: Transformer, rollouts: list[Rollout]) -> list[Retraced]:
         for start in starts:
             first = int((batch.where_N >= start).nonzero()[0])
             i = int(batch.advantages_N[first])
-            response = len(rollouts[i].completion.token_ids)
+            response = len(rollouts[i].response.token_ids)
             own = slice(first, first + response)
             places = range(start, start + len(rollouts[i].prompt_ids) + response - 1)
             found[i] = Retraced(
@@ -113,7 +113,7 @@ def test_sampled_logprobs_are_the_trainers(kind, tokenizer, rl_config):
     off: list[torch.Tensor] = []
     apart = flips = 0
     for (g, s), rollout, traced in zip(places, rollouts, retrace(model, rollouts), strict=True):
-        difference = (traced.logprobs - torch.tensor(rollout.completion.logprobs)).abs()
+        difference = (traced.logprobs - torch.tensor(rollout.response.logprobs)).abs()
         is_same = torch.ones(len(difference), dtype=torch.bool)
         for at, (experts, margins) in enumerate(zip(traced.experts, traced.margins, strict=True)):
             sampled = engine.experts[g][s][:, at].tolist()
@@ -131,7 +131,7 @@ def test_sampled_logprobs_are_the_trainers(kind, tokenizer, rl_config):
     assert apart <= 1e-3 * len(off_N), f"{flips} near-ties: too many to be chance"
 
     uniform = -math.log(model.config.vocab_size)
-    mean = sum(sum(r.completion.logprobs) for r in rollouts) / len(off_N)
+    mean = sum(sum(r.response.logprobs) for r in rollouts) / len(off_N)
     assert mean > uniform + 0.8, "a nearly uniform distribution would hide an error"
 
     # the first update sees ratios of 1

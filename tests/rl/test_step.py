@@ -38,16 +38,32 @@ def rollouts(make_rollout):
 def by_hand(model, rollout):
     """Each response token's log-probability from a forward pass over nothing but what stands before it."""
     ids, found = list(rollout.prompt_ids), []
-    for token in rollout.completion.token_ids:
+    for token in rollout.response.token_ids:
         state = model(torch.tensor([ids])).states[0, -1]
         found.append(float(model.logits(state).log_softmax(-1)[token]))
         ids.append(token)
     return found
 
 
+def test_what_nobody_drew_is_read_and_not_learned(toy_model, make_rollout):
+    rollout = make_rollout(
+        [3, 1], [4, 7, 7, 5, 2], logprobs=[-1, 0, 0, -2, -3], drawn=[True, False, False, True, True]
+    )
+    [batch] = policy_batches([rollout], [0.5], max_tokens=64, device=CPU)
+    assert batch.ids_T.tolist() == [3, 1, 4, 7, 7, 5]
+    assert batch.where_N.tolist() == [1, 4, 5]
+    assert batch.targets_N.tolist() == [4, 5, 2]
+    assert batch.old_logprobs_N.tolist() == [-1, -2, -3]
+    assert batch.advantages_N.tolist() == [0.5] * 3
+    with torch.no_grad():
+        logprobs_N, _, _ = trainer_logprobs(toy_model, batch)
+    whole = by_hand(toy_model, rollout)
+    torch.testing.assert_close(logprobs_N, torch.tensor([whole[0], whole[3], whole[4]]))
+
+
 @pytest.mark.parametrize("max_tokens", [1, 30, 64, 10_000])
 def test_every_token_is_placed_as_a_plain_loop_places_it(toy_model, rollouts, max_tokens):
-    expected = {r.completion.logprobs: by_hand(toy_model, r) for r in rollouts}
+    expected = {r.response.logprobs: by_hand(toy_model, r) for r in rollouts}
     advantages = [float(i) for i in range(len(rollouts))]
     seen = []
     for batch in policy_batches(rollouts, advantages, max_tokens=max_tokens, device=CPU):
@@ -61,20 +77,20 @@ def test_every_token_is_placed_as_a_plain_loop_places_it(toy_model, rollouts, ma
         for row in range(int(starts_M[-1]) + 1):
             own = row_N == row
             rollout = rollouts[int(batch.advantages_N[own][0])]
-            seen.append(rollout.completion.logprobs)
-            assert batch.targets_N[own].tolist() == list(rollout.completion.token_ids)
+            seen.append(rollout.response.logprobs)
+            assert batch.targets_N[own].tolist() == list(rollout.response.token_ids)
             assert_close(
-                batch.old_logprobs_N[own], torch.tensor(rollout.completion.logprobs), rtol=0, atol=0
+                batch.old_logprobs_N[own], torch.tensor(rollout.response.logprobs), rtol=0, atol=0
             )
             assert (batch.advantages_N[own] == batch.advantages_N[own][0]).all()
-            computed = torch.tensor(expected[rollout.completion.logprobs])
+            computed = torch.tensor(expected[rollout.response.logprobs])
             assert_close(logprobs_N[own], computed, rtol=0, atol=1e-5)
     assert sorted(seen) == sorted(expected)  # each sequence once
 
 
 def test_load_counts_inputs_and_no_padding(toy_model, rollouts):
     """Every position that predicts a token of its own sequence, whatever stands beside it in the batch."""
-    inputs = sum(len(r.prompt_ids) + len(r.completion.token_ids) - 1 for r in rollouts)
+    inputs = sum(len(r.prompt_ids) + len(r.response.token_ids) - 1 for r in rollouts)
     totals = []
     for max_tokens in (1, 10_000):
         batches = policy_batches(rollouts, [0.0] * 11, max_tokens=max_tokens, device=CPU)
@@ -120,10 +136,10 @@ def test_gradients_are_those_of_the_loss_written_out(toy_model, rollouts, rl_con
     mean = sum(r.reward for r in rollouts) / len(rollouts)
     total, tokens = torch.zeros(()), 0
     for r in rollouts:
-        ids = torch.tensor([[*r.prompt_ids, *r.completion.token_ids]])
+        ids = torch.tensor([[*r.prompt_ids, *r.response.token_ids]])
         logprobs = toy_model.logits(toy_model(ids).states[0]).log_softmax(-1)
-        for i, token in enumerate(r.completion.token_ids):
-            ratio = (logprobs[len(r.prompt_ids) - 1 + i, token] - r.completion.logprobs[i]).exp()
+        for i, token in enumerate(r.response.token_ids):
+            ratio = (logprobs[len(r.prompt_ids) - 1 + i, token] - r.response.logprobs[i]).exp()
             a = r.reward - mean
             total = total + torch.minimum(ratio * a, ratio.clamp(0.8, 1.28) * a)
             tokens += 1
@@ -186,7 +202,7 @@ def test_truncated_responses_can_be_left_out_while_their_reward_still_counts(
     ]
     masked = rl_config(mask_truncated=True, advantage_std=False)
     kept, advantages = useful([group], masked)
-    assert [r.completion.token_ids for r in kept] == [(2, 3), (4,), (6,)]
+    assert [r.response.token_ids for r in kept] == [(2, 3), (4,), (6,)]
     assert advantages == pytest.approx([0.75, -0.25, -0.25])
     all_kept, _ = useful([group], rl_config(advantage_std=False))
     assert len(all_kept) == 4

@@ -26,6 +26,10 @@ class Sample:
     score: Score
 
     @property
+    def num_response_tokens(self) -> int:
+        return len(self.completion.token_ids)
+
+    @property
     def correct(self) -> bool:
         return self.score.correct and self.parsed.well_formed
 

@@ -8,7 +8,6 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
-from nalar.engine.sequence import Completion
 from nalar.evals import units
 from nalar.kernels.ceiling import Ceiling, measure_ceiling
 from nalar.model.config import ModelConfig
@@ -38,7 +37,7 @@ class Sampled(Protocol):
     @property
     def num_prompt_tokens(self) -> int: ...
     @property
-    def completion(self) -> Completion: ...
+    def num_response_tokens(self) -> int: ...
 
 
 class LostEndError(UserError):
@@ -168,7 +167,7 @@ class Session(Generic[C]):
     def add_sampling(self, model: ModelConfig, groups: Sequence[Sequence[Sampled]]) -> None:
         """Count sampled groups: each prompt was prefilled once."""
         for group in groups:
-            lengths = [len(sampled.completion.token_ids) for sampled in group]
+            lengths = [sampled.num_response_tokens for sampled in group]
             self.work.tokens += sum(lengths)
             self.work.flops += sampling_flops(model, group[0].num_prompt_tokens, lengths)
 

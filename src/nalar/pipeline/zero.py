@@ -250,7 +250,7 @@ def trained_flops(
 ) -> float:
     """Forward and backward over the sequences of an RL step that had something to teach."""
     rollouts, _ = useful(groups, session.config.rl)
-    lengths = [r.num_prompt_tokens + len(r.completion.token_ids) - 1 for r in rollouts]
+    lengths = [r.num_prompt_tokens + len(r.response) - 1 for r in rollouts]
     return sum(sequence_flops(model, length, backward=True) for length in lengths)
 
 

@@ -116,9 +116,7 @@ def _progress(
         step=step,
         reward=fmean(r.reward for r in flat),
         accuracy={t: fmean(r.correct for r in rs) for t, rs in by_task.items()},
-        response_tokens={
-            t: fmean(len(r.completion.token_ids) for r in rs) for t, rs in by_task.items()
-        },
+        response_tokens={t: fmean(len(r.response) for r in rs) for t, rs in by_task.items()},
         self_check_frac=(
             fmean(checks_itself(r.parsed.thought) for r in searching) if searching else None
         ),
@@ -134,7 +132,7 @@ def _progress(
         idle=idle,
         skipped_updates=sum(u.step.skipped for u in updates),
         first_log_ratio_rms=updates[0].log_ratio_rms if updates else None,
-        sampled_tokens=sum(len(r.completion.token_ids) for r in flat),
+        sampled_tokens=sum(r.response.num_drawn for r in flat),
         prompt_tokens=sum(len(group[0].prompt_ids) for group in groups),
         trained_tokens=sum(u.tokens for u in updates),
     )

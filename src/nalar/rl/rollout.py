@@ -9,6 +9,7 @@ from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import Completion, Request, SamplingParams
 from nalar.rl.config import RLConfig
+from nalar.rl.response import Response
 from nalar.rl.rewards import Facts, group_rewards, totals
 from nalar.tasks.problem import Problem, Score, Task
 
@@ -19,7 +20,7 @@ class Rollout:
 
     problem: Problem
     prompt_ids: tuple[int, ...]
-    completion: Completion
+    response: Response
     parsed: Parsed
     score: Score
     reward: float
@@ -32,12 +33,16 @@ class Rollout:
         return len(self.prompt_ids)
 
     @property
+    def num_response_tokens(self) -> int:
+        return len(self.response)
+
+    @property
     def correct(self) -> bool:
         return self.score.correct and self.parsed.well_formed
 
     @property
     def truncated(self) -> bool:
-        return self.completion.finish_reason == "length"
+        return self.response.finish_reason == "length"
 
 
 def draw_problems(tasks: Sequence[Task], count: int, seed: int, step: int) -> list[Problem]:
@@ -99,7 +104,7 @@ def _scored(
     ]
     parts = group_rewards(facts, config.reward)
     return [
-        Rollout(problem, prompt_ids, completion, one, fact.score, reward, part or {})
+        Rollout(problem, prompt_ids, Response.of(completion), one, fact.score, reward, part or {})
         for completion, one, fact, reward, part in zip(
             completions, parsed, facts, totals(parts), parts, strict=True
         )

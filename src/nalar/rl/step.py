@@ -1,9 +1,10 @@
 """One update of the policy from one rollout."""
 
-# G groups · S samples · T tokens of a micro-batch · N response tokens
+# G groups · S samples · T tokens of a micro-batch · N drawn tokens
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress, count
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class PolicyBatch:
     """int64: prompts and responses but for each response's last token, which has no next one."""
     documents: Documents
     where_N: Tensor
-    """int64: the positions in ids_T that predict a response token."""
+    """int64: the positions in ids_T that predict a token which the model drew."""
     targets_N: Tensor
     old_logprobs_N: Tensor
     advantages_N: Tensor
@@ -68,7 +69,7 @@ def policy_batches(
 
 def _length(rollout: Rollout) -> int:
     """Tokens that the model sees of it: the last one predicts nothing."""
-    return len(rollout.prompt_ids) + len(rollout.completion.token_ids) - 1
+    return len(rollout.prompt_ids) + len(rollout.response) - 1
 
 
 def _join(
@@ -80,13 +81,13 @@ def _join(
     old: list[float] = []
     advantage: list[float] = []
     for rollout, a in zip(rollouts, advantages, strict=True):
-        response = rollout.completion.token_ids
+        response = rollout.response
         first = len(ids) + len(rollout.prompt_ids) - 1
-        where.extend(range(first, first + len(response)))
-        ids.extend(rollout.prompt_ids + response[:-1])
-        targets.extend(response)
-        old.extend(rollout.completion.logprobs)
-        advantage.extend([a] * len(response))
+        where.extend(first + i for i in compress(count(), response.drawn))
+        ids.extend(rollout.prompt_ids + response.token_ids[:-1])
+        targets.extend(compress(response.token_ids, response.drawn))
+        old.extend(compress(response.logprobs, response.drawn))
+        advantage.extend([a] * response.num_drawn)
     return PolicyBatch(
         ids_T=without_waiting(torch.tensor(ids), device),
         documents=Documents.of([_length(r) for r in rollouts], device=device),
@@ -98,7 +99,7 @@ def _join(
 
 
 def trainer_logprobs(model: Transformer, batch: PolicyBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Log-probability and entropy [N] of each response token by the training forward, and expert loads."""
+    """Log-probability and entropy [N] of each drawn token by the training forward, and expert loads."""
     hidden = model(batch.ids_T, batch.documents)
     states_ND = hidden.states.index_select(0, batch.where_N)
     logprobs_N, entropy_N = token_logprobs(
@@ -142,7 +143,7 @@ def update(
     rollouts, advantages = useful(groups, config)
     if not rollouts:
         return None
-    tokens = sum(len(r.completion.token_ids) for r in rollouts)
+    tokens = sum(r.response.num_drawn for r in rollouts)
     device = model.head_weight.device
     totals = torch.zeros(4, dtype=torch.float64, device=device)
     loads: list[Tensor] = []
