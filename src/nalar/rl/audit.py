@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nalar.engine.config import EngineConfig
 from nalar.engine.runner import cache_dtype, cache_layers
@@ -78,7 +78,7 @@ def _noted(routers: Sequence[Router], method: str) -> Iterator[list[Tensor]]:
         return noted
 
     for router in routers:
-        nn.Module.__setattr__(router, method, noting(getattr(router, method)))
+        setattr(router, method, noting(getattr(router, method)))
     try:
         yield ids
     finally:
