@@ -25,9 +25,9 @@ from nalar.kernels.paging import Paging
 from nalar.model.moe import Router
 from nalar.model.transformer import Transformer
 from nalar.pipeline.zero import engine_for
-from nalar.rl.rollout import Rollout, collect, draw_problems
 from nalar.rl.batches import policy_batches, trainer_logprobs
 from nalar.rl.lessons import Lesson
+from nalar.rl.rollout import Rollout, collect, draw_problems
 
 ROLLOUTS = 256
 TOLERANCE = 1e-5

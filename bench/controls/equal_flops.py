@@ -19,10 +19,10 @@ from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
 from nalar.pipeline.zero import engine_for
 from nalar.plan.model import sampling_flops, sequence_flops
-from nalar.rl.config import RLConfig
-from nalar.rl.rollout import Rollout, collect, draw_problems
 from nalar.rl.batches import policy_batches, trainer_logprobs
+from nalar.rl.config import RLConfig
 from nalar.rl.lessons import Lesson
+from nalar.rl.rollout import Rollout, collect, draw_problems
 from nalar.run import Meter
 from nalar.train.pretrain import Progress, pretrain_slice
 from nalar.train.step import apply_gradients

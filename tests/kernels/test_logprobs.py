@@ -104,7 +104,9 @@ def test_an_entropy_that_learns_has_the_gradient_of_autograd(
         found.append(torch.autograd.grad(total, (states, head)))
     for ours in found[1:]:
         for a, b in zip(ours, found[0], strict=True):
-            assert_close(a, b, rtol=1e-3, atol=2e-4)  # log-sum-exp less a mean: logits near 20 cancel
+            assert_close(
+                a, b, rtol=1e-3, atol=2e-4
+            )  # log-sum-exp less a mean: logits near 20 cancel
     _, silent = token_logprobs(states, head, targets)
     assert not silent.requires_grad
 

@@ -14,7 +14,9 @@ CONFIGS = {
     "unclipped": ObjectiveConfig(clip_low=None, clip_high=None),
     "dual": ObjectiveConfig(dual_clip=3.0),
     "cispo": ObjectiveConfig(name="cispo", clip_low=None, clip_high=1.0),
-    "gspo": ObjectiveConfig(name="gspo", clip_low=0.05, clip_high=0.06, aggregation="sequence_mean"),
+    "gspo": ObjectiveConfig(
+        name="gspo", clip_low=0.05, clip_high=0.06, aggregation="sequence_mean"
+    ),
     "r1": ObjectiveConfig(clip_low=10.0, clip_high=10.0),
 }
 
@@ -150,7 +152,7 @@ def test_a_response_of_which_nothing_counts_has_no_share():
 
 
 def test_divergence_on_paper():
-    """The reference twice, half and just as likely: 2 - log 2 - 1, 0.5 + log 2 - 1 and 0; the slope in log p is 1 - r."""
+    """The reference twice, half and just as likely: 2 - log 2 - 1, 0.5 + log 2 - 1, 0; the slope in log p is 1 - r."""
     policy = torch.full((3,), -1.0, dtype=torch.float64, requires_grad=True)
     twice = math.log(2)
     found = divergence(policy, torch.tensor([-1 + twice, -1 - twice, -1.0], dtype=torch.float64))

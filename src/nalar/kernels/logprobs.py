@@ -104,7 +104,9 @@ class _TokenLogprobs(torch.autograd.Function):
             grad_logits = logprobs.exp().mul_(-grad_T[span, None])
             grad_logits.scatter_add_(-1, targets_T[span, None], grad_T[span, None])
             if entropy_T is not None:
-                grad_logits += _entropy_gradient(logprobs, entropy_T[span], grads[1][span]) / ctx.scaling
+                grad_logits += (
+                    _entropy_gradient(logprobs, entropy_T[span], grads[1][span]) / ctx.scaling
+                )
             grad_states[span] = product(grad_logits, head.T)
             grad_head.addmm_(grad_logits.T, states)
         return grad_states, grad_head.to(head_VD.dtype), None, None, None, None, None

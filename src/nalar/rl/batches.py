@@ -123,9 +123,7 @@ def trainer_logprobs(
 
 
 @torch.no_grad()
-def drawn_logprobs(
-    model: Transformer, lessons: Sequence[Lesson], config: RLConfig
-) -> list[Tensor]:
+def drawn_logprobs(model: Transformer, lessons: Sequence[Lesson], config: RLConfig) -> list[Tensor]:
     """The log-probabilities of each lesson's drawn tokens, by the same batches as an update on these lessons has."""
     found: dict[int, Tensor] = {}
     for batch in policy_batches(

@@ -89,7 +89,9 @@ def lessons(groups: Sequence[Sequence[Rollout]], config: RLConfig) -> list[list[
     return [
         [
             Lesson(rollout, advantage)
-            for rollout, advantage in zip(group, row, strict=False)  # rows are as wide as the widest
+            for rollout, advantage in zip(
+                group, row, strict=False
+            )  # rows are as wide as the widest
             if rollout.response.num_drawn and not (config.mask_truncated and rollout.truncated)
         ]
         if has_more or any(row)

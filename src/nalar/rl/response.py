@@ -28,8 +28,7 @@ class Response:
         return cls(
             token_ids=ids,
             logprobs=tuple(
-                logprob if own else 0.0
-                for logprob, own in zip(logprobs, drawn, strict=True)
+                logprob if own else 0.0 for logprob, own in zip(logprobs, drawn, strict=True)
             ),
             drawn=drawn,
             versions=(completion.policy_version,) * len(ids),
