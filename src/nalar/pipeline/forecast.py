@@ -72,7 +72,7 @@ def forecast(config: ZeroConfig) -> Forecast:
         config,
         config.model,
         stages,
-        _Peak(batch, context, samples),
+        _Peak(batch, context, samples, has_reference=config.rl.kl.coef is not None),
         checkpoints=slices + 2 * config.checkpoint.keep + 1,
     )
     found.assumptions[-1:-1] = [
@@ -105,6 +105,8 @@ class _Peak:
     """Rows of the cache in sampling."""
     accumulates: bool = True
     """Whether a step has several such batches."""
+    has_reference: bool = False
+    """Whether RL keeps a second copy of the weights, and saves it."""
 
 
 def _forecast(
@@ -118,6 +120,7 @@ def _forecast(
     """checkpoints: those on the disk at once, at most; the one that is being written is among them."""
     count = count_parameters(model)
     memory_bytes, gpu_bytes = _memory_bytes(config, model, peak)
+    reference_bytes = BYTES_OF[config.dtype] * count.total_params * peak.has_reference
     return Forecast(
         total_params=count.total_params,
         active_params=count.active_params,
@@ -126,7 +129,8 @@ def _forecast(
         ),
         memory_bytes=memory_bytes,
         gpu_bytes=gpu_bytes,
-        disk_bytes=checkpoints * _checkpoint_bytes(model, config.dtype) + LOGS_BYTES,
+        disk_bytes=checkpoints * (_checkpoint_bytes(model, config.dtype) + reference_bytes)
+        + LOGS_BYTES,
         stages=stages,
         tokens=sum(s.tokens for s in stages),
         flops=sum(s.flops for s in stages),
@@ -156,7 +160,10 @@ def _rl(config: ZeroConfig) -> StageForecast:
         config, rl.steps * rl.prompts_per_step, rl.group_size, rl.max_tokens
     )
     context = (PROMPT_TOKENS + RESPONSE_FILL_FRAC * rl.max_tokens) / 2
-    training = tokens * flops_per_token(config.model, context, backward=True)
+    training = tokens * (
+        flops_per_token(config.model, context, backward=True)
+        + rl.looks * flops_per_token(config.model, context, backward=False)
+    )
     seconds = training / TRAIN_FLOPS_PER_S + sampling / SAMPLE_FLOPS_PER_S
     return _stage(config, "rl", tokens, training + sampling, seconds)
 
@@ -208,8 +215,10 @@ def _memory_bytes(config: RunConfig, model: ModelConfig, peak: _Peak) -> tuple[i
     )
     entry_bytes = BYTES_OF[config.dtype] * model.num_hidden_layers * model.cache_dim
     work_bytes = training.total_bytes + peak.samples * peak.row_tokens * entry_bytes
-    # The optimizer's state is copied for every save, the weights where training goes on meanwhile.
+    # The optimizer's state and a reference are copied for every save, the weights where training goes on meanwhile.
+    reference_bytes = training.parameters_bytes if peak.has_reference else 0
     weights_bytes = training.parameters_bytes if config.checkpoint.background else 0
-    rest_bytes = INTERPRETER_BYTES + training.optimizer_bytes + weights_bytes
+    work_bytes += reference_bytes
+    rest_bytes = INTERPRETER_BYTES + training.optimizer_bytes + weights_bytes + reference_bytes
     on_gpu = config.device == "cuda"
     return (rest_bytes, work_bytes) if on_gpu else (rest_bytes + work_bytes, 0)

@@ -203,6 +203,11 @@ class RLConfig(Config):
             skip_spikes=False,
         )
 
+    @property
+    def looks(self) -> int:
+        """Forward passes over what is taught, before the updates: by the trainer, by the reference."""
+        return (self.correction.old_logprobs == "trainer") + (self.kl.coef is not None)
+
     def model_post_init(self, _context: object) -> None:
         if not self.tasks:
             raise ConfigError(at="rl.tasks", got="no task", want="at least one task id")
