@@ -1,8 +1,8 @@
 """A checkpoint is a Hugging Face folder with our training state beside it; it appears whole or not at all.
 
 In `state/`: `progress.json` says where the loop was, `optimizer.safetensors` and `random.json` hold what the weights do
-not, `reference.safetensors` the policy that RL is pulled towards, where there is one, and `manifest.json` has the size and the SHA-256 of every other file, which tells a whole checkpoint from a damaged
-one.
+not, `reference.safetensors` the policy that RL is pulled towards, where there is one, and `manifest.json` has the size
+and the SHA-256 of every other file, which tells a whole checkpoint from a damaged one.
 """
 
 import errno
@@ -86,7 +86,10 @@ def take_snapshot(
     copy: bool = True,
     reference: dict[str, Tensor] | None = None,
 ) -> Snapshot:
-    """The state of this moment; `reference` is a copy already. Without `copy` the weights are the model's own: write them before it trains on."""
+    """The state of this moment. Without `copy` the weights are the model's own: write them before it trains on.
+
+    reference: a copy already.
+    """
     return Snapshot(
         model=_copied(model) if copy else model,
         optimizer=None if optimizer is None else optimizer.state_tensors(),
