@@ -135,8 +135,9 @@ class WatchedEngine(Engine):
     """The engine itself, which also keeps the experts of every token that it passes through the model."""
 
     def __init__(self, model: Transformer, config: EngineConfig) -> None:
-        # What is found in the cache passes no router.
-        config = config.model_copy(update={"enable_prefix_caching": False})
+        # What is found in the cache passes no router; and whose token passes is told by the plan of one step.
+        own = {"enable_prefix_caching": False, "num_scheduler_steps": 1}
+        config = config.model_copy(update=own)
         self._transformer, self._log = model, RouterLog()
         watched_model = WatchedModel(model, self._log)
         super().__init__(watched_model, config)

@@ -23,9 +23,7 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         return norm.rms_norm(x, weight_D, eps)
     if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
         if not torch.is_grad_enabled():  # without the cost of a node that nobody asks for
-            length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-            mean_square = torch.addcmul(_constant(eps), length, length, value=1 / x.shape[-1])
-            return (x * mean_square.rsqrt_()).mul_(weight_D)
+            return _normed(x, eps)[0].mul_(weight_D)
         out: Tensor = _RMSNorm.apply(x, weight_D, eps)  # type: ignore[no-untyped-call]
         return out
     return F.rms_norm(x, weight_D.shape, weight_D, eps)
@@ -63,7 +61,7 @@ def _constant(value: float) -> Tensor:
 
 def _normed(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    inverse = torch.addcmul(_constant(eps), length, length, value=1 / x.shape[-1]).rsqrt_()
     return x * inverse, inverse
 
 
