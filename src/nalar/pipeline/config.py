@@ -22,10 +22,8 @@ from nalar.model.families.registry import FAMILIES
 from nalar.optim.config import OptimConfig, ScheduleConfig
 from nalar.plan.cost import PriceConfig
 from nalar.rl.config import RLConfig
+from nalar.tasks.registry import settings_of
 from nalar.train.config import CheckpointConfig, PretrainConfig
-
-CORPUS_TASKS = {name: name for name in ("countdown", "chain_sum")}
-"""What the procedural corpus teaches, and so a model from random weights can be asked."""
 
 
 class RunConfig(Config):
@@ -72,7 +70,7 @@ class ZeroConfig(RunConfig):
         RunConfig.model_post_init(self, context)
         for field, names in (("rl.tasks", self.rl.tasks), ("evals.tasks", self.evals.tasks)):
             for name in names:
-                lookup(name, CORPUS_TASKS, at=field)
+                settings_of(name, at=field)
         if self.model.vocab_size != self.tokenizer.vocab_size:
             raise ConfigError(
                 at="model.vocab_size",
@@ -223,7 +221,7 @@ class SftConfig(RunConfig):
 
 
 PROMPT_TOKENS = 64
-"""No prompt of the demo's tasks is longer."""
+"""No prompt of the recipes' tasks is longer."""
 _LARGEST = 2**53
 """No setting is larger: what is counted from them still fits a float."""
 

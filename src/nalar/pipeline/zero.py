@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Literal
 
-from nalar.config import lookup
+from nalar.data.config import CorpusConfig
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
@@ -34,6 +34,7 @@ from nalar.run import Run
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task
+from nalar.tasks.registry import open_task
 from nalar.train.checkpoint import Resumed, load_optimizer
 
 Stage = Literal["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
@@ -63,12 +64,15 @@ def run_zero(
 
 
 def tasks_of(config: ZeroConfig) -> dict[str, Task]:
-    """The tasks as the corpus is configured, by id."""
-    tasks: tuple[Task, ...] = (
-        Countdown(config.corpus.countdown),
-        ChainSum(config.corpus.chain_sum),
-    )
-    return {task.id: task for task in tasks}
+    """What a run trains on and is measured on, by word; a plain id means the task as the corpus sets it."""
+    words = dict.fromkeys((*config.rl.tasks, *config.evals.tasks))
+    return {word: _opened(word, config.corpus) for word in words}
+
+
+def _opened(word: str, corpus: CorpusConfig) -> Task:
+    if word == Countdown.id:
+        return Countdown(corpus.countdown)
+    return ChainSum(corpus.chain_sum) if word == ChainSum.id else open_task(word, at="rl.tasks")
 
 
 def engine_for(model: Transformer, config: ZeroConfig) -> Engine:
@@ -116,7 +120,7 @@ def _probe_passed(session: Session[ZeroConfig], learner: Learner, slice_number: 
     config, model = session.config, learner.model
     if config.probe is None:
         return False
-    searching = next(task for task in tasks_of(config).values() if task.searches)
+    searching = Countdown(config.corpus.countdown)
     result, samples = probe(engine_for(model, config), learner.tokenizer, searching, config.probe)
     session.add_sampling(model.config, samples)
     earlier = [entry.model_dump() for entry in read_probe(session.run)]
@@ -142,19 +146,19 @@ def _evaluate(
     results: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     with session.start(stage, steps=len(config.evals.tasks)) as meter:
-        for step, task_id in enumerate(config.evals.tasks, start=1):
+        for step, word in enumerate(config.evals.tasks, start=1):
             if session.should_stop():
                 # What was sampled is sampled again on resuming, and its time was paid for all the same.
                 session.receipt(stage, meter)
                 return Outcome.STOPPED
-            task = lookup(task_id, tasks, at="evals.tasks")
+            task = tasks[word]
             problems = test_problems(task, config)
             measured = evaluate(engine, tokenizer, task, problems, config.evals, seed=EVAL_SEED)
             session.add_sampling(model.config, measured.samples)
-            results[task_id] = measured.result.model_dump()
+            results[task.id] = measured.result.model_dump()
             rows += [sample_row(sample) for group in measured.samples for sample in group]
             session.log(stage, step, meter, {"pass_at_1": measured.result.pass_at_1.mean})
-            session.observer.note(describe(task_id, measured.result))
+            session.observer.note(describe(task.id, measured.result))
         session.run.write_samples(stage, rows)
         session.run.write_json(results_name, results)
         session.receipt(stage, meter)
@@ -192,7 +196,7 @@ def _rl(session: Session[ZeroConfig], force: bool) -> Outcome:
             learner.optimizer,
             engine_for(learner.model, config),
             learner.tokenizer,
-            [lookup(task_id, tasks, at="rl.tasks") for task_id in config.rl.tasks],
+            [tasks[word] for word in config.rl.tasks],
             config.rl,
             seed=config.seed,
             first_step=first_step,
@@ -226,15 +230,15 @@ def write_baselines(session: Session[ZeroConfig]) -> None:
     """What is reached without a model, on the same test problems and under the same cap."""
     config = session.config
     tasks = tasks_of(config)
-    chosen = [tasks[task_id] for task_id in config.evals.tasks]
+    chosen = {tasks[word].id: tasks[word] for word in config.evals.tasks}
     tokenizer = Tokenizer.load(session.run.model_dir())
     rows = session.run.samples("evaluate_final")
     baselines = measure_baselines(
-        chosen,
-        {task.id: test_problems(task, config) for task in chosen},
+        list(chosen.values()),
+        {name: test_problems(task, config) for name, task in chosen.items()},
         max_tokens=config.evals.max_tokens,
         token_cost=lambda text: len(tokenizer.encode(text)),
-        model_tries=mean_tries(row["thought"] for row in rows if tasks[row["task"]].searches),
+        model_tries=mean_tries(row["thought"] for row in rows if chosen[row["task"]].searches),
         seed=EVAL_SEED,
     )
     session.run.write_json("baselines.json", baselines.model_dump())

@@ -68,8 +68,15 @@ def open_task(word: str, *, at: str) -> Task:
         own = OwnTask(_config(OwnTaskConfig, [f"path={name}", *given], at=where))
         refuse_bad_task(own)
         return own
+    task_id, config = settings_of(word, at=at)
+    return FAMILIES[task_id].make(config)
+
+
+def settings_of(word: str, *, at: str) -> tuple[str, Config]:
+    """The id of a family and its settings, as a word says them; UserError as in `open_task`."""
+    name, *given = word.split(",")
     family = lookup(name, FAMILIES, at=at)
-    return family.make(_config(family.config, given, at=where))
+    return name, _config(family.config, given, at=f"{at} {word!r}")
 
 
 C = TypeVar("C", bound=Config)
