@@ -59,9 +59,14 @@ def _controls(finished: Finished, until: float) -> None:
             say(f"{name}: {needed:.0f} s are not left")
             return
         say(name)
-        here = {"commit": environment().commit, "threads": torch.get_num_threads()}
-        here |= {"rl_flops": finished.rl_flops}
-        done = done.model_copy(update=here | compute(finished))
+        done = done.model_copy(
+            update={
+                "commit": environment().commit,
+                "threads": torch.get_num_threads(),
+                "rl_flops": finished.rl_flops,
+                **compute(finished),
+            }
+        )
         finished.run.write_json(FILE, done.model_dump())
     (finished.run.path / DONE).write_text("")
 

@@ -5,6 +5,7 @@ from nalar.evals.config import EvalConfig, ProbeConfig
 from nalar.model.config import ModelConfig
 from nalar.optim.config import OptimConfig, ScheduleConfig
 from nalar.pipeline.config import ZeroConfig
+from nalar.plan.cost import PriceConfig
 from nalar.recipes.zero import zero_cpu
 from nalar.rl.config import RLConfig
 from nalar.tasks.config import ChainSumConfig, CountdownConfig
@@ -75,5 +76,5 @@ def zero_h200_small() -> ZeroConfig:
             micro_batch_tokens=32_768,
         ),
         evals=EvalConfig(tasks=tasks, max_tokens=_CAP),
-        price=full.price,
+        price=PriceConfig(usd_per_hour=3.0),  # an assumption: one H200, rented
     )
