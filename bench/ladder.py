@@ -138,7 +138,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="a folder for results and state")
     parser.add_argument("--before", type=Path, help="the --out of the call before")
     parser.add_argument("--part-mib", type=int, default=15)
-    parser.add_argument("--parts", type=int, default=6, help="of the state, at most")
+    parser.add_argument("--parts", type=int, default=4, help="of the state, at most")
     parser.add_argument("--table", type=Path, nargs="+", help="results.json, of one call or more")
     parser.add_argument("--doc", type=Path, default=Path("docs/ladder.md"))
     asked = parser.parse_args(args)

@@ -53,18 +53,19 @@ def unpack(before: Path, work: Path) -> None:
 
 def _packed(run: Path) -> bytes:
     file = io.BytesIO()
-    spare = _spare_checkpoints(run)
+    spare = _spare(run)
     with tarfile.open(fileobj=file, mode="w:gz", compresslevel=6) as tar:
         if run.exists():
             tar.add(run, run.name, filter=lambda m: None if m.name in spare else m)
     return file.getvalue()
 
 
-def _spare_checkpoints(run: Path) -> set[str]:
-    """All but the newest of each stage, as members of the archive."""
+def _spare(run: Path) -> set[str]:
+    """What nobody goes on from, as members of the archive."""
     shelf = Shelf(run / "checkpoints")
     older = [path for stage in ("pretrain", "rl") for path in shelf.of(stage)[:-1]]
-    return {f"{run.name}/checkpoints/{path.name}" for path in older}
+    kept_for_readers = [run / name for name in ("rollouts", "report.html", "report.json")]
+    return {f"{run.name}/{path.relative_to(run)}" for path in (*older, *kept_for_readers)}
 
 
 def _progress(run: Path) -> int:
