@@ -131,7 +131,7 @@ class LessonConfig(Config):
     """Share of documents: lists of single steps of the work, without a problem."""
     slip_frac: float = Field(default=0.01, ge=0, le=1)
     """A step that goes wrong; what follows goes on from it."""
-    blurt_frac: float = Field(default=0.5, ge=0, le=1)
+    blurt_frac: float = Field(default=0.45, ge=0, le=1)
     """Attempts that answer at once."""
     partial_frac: float = Field(default=0.25, ge=0, le=1)
     """Attempts that give up on the way and guess; the rest are worked through."""
@@ -201,13 +201,6 @@ class CorpusConfig(Config):
     """Chain dialogues that take one or two steps and then guess; the rest are worked through."""
     chain_guess_right_frac: float = 0.3
     """Guessed chain answers that are right."""
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Ids of the tasks that a model of this corpus has seen."""
-        shares = {"countdown": self.weights.search, "chain_sum": self.weights.chains}
-        shares |= {lesson.name: lesson.attempts for lesson in self.lessons}
-        return tuple(name for name, share in shares.items() if share)
 
     def model_post_init(self, _context: object) -> None:
         given = [share for _, share in self.weights]

@@ -208,4 +208,3 @@ def test_lessons_that_cannot_be_are_refused(fields, at):
 def test_a_task_is_taught_once():
     with pytest.raises(ConfigError, match="once"):
         CorpusConfig(lessons=(RUNGS["linear"], RUNGS["linear"]))
-    assert CorpusConfig(lessons=(RUNGS["linear"],)).tasks == ("countdown", "chain_sum", "linear")
