@@ -6,7 +6,7 @@
 
 Each run is a process of one thread (a recipe for a GPU keeps its own number) and has its folder under --work. It stops
 itself in time, and so do the controls that follow it: greedy answers, more pretraining and rejection-sampling
-fine-tuning at the FLOPs of RL, agreement of sampler and trainer, and for Countdown all that reads its tries.
+fine-tuning at the FLOPs of RL, and for Countdown all that reads its tries.
 
 --out gets results.json, whole runs of earlier calls included, and state-N.tar: what unfinished runs need to go on, in
 parts of at most --part-mib. --before reads both back; runs that are still under --work are taken from there.

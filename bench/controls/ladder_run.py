@@ -22,6 +22,8 @@ REFUSED = "refused.txt"
 DONE = "controls_done.txt"
 """In a run's folder: nothing is left to do."""
 AS_LONG_AS_RL = frozenset({"more_pretraining", "rejection_sampling_sft"})
+LEFT_OUT = frozenset({"agreement"})
+"""Of sampler and trainer: it says nothing of what was learned."""
 SHORT_S = 30.0
 """What any other part may take."""
 
@@ -52,7 +54,7 @@ def _controls(finished: Finished, until: float) -> None:
     target = finished.run.path / FILE
     done = Controls.model_validate_json(target.read_text()) if target.exists() else Controls()
     for name, compute in lift.parts_of(finished).items():
-        if getattr(done, name) is not None:
+        if name in LEFT_OUT or getattr(done, name) is not None:
             continue
         needed = SHORT_S + (_rl_s(finished) if name in AS_LONG_AS_RL else 0.0)
         if time.monotonic() + needed > until:
