@@ -40,13 +40,18 @@ from nalar.run import Run
 
 def _greedy_and_caps(finished: Finished) -> dict[str, Any]:
     measured, samples = greedy(finished)
-    return {"greedy": measured, "caps": search.caps_table(finished, samples)}
+    if not finished.searches:
+        return {"greedy": measured}
+    return {"greedy": measured, "caps": search.caps_table(finished, samples["countdown"])}
 
 
+OF_SEARCH = frozenset({"blind", "search", "tries", "base_forced"})
+"""Parts that read marked tries: of runs that were measured on Countdown."""
 # From fast to slow. A part gives one or more fields of Controls, the first of the same name.
 PARTS: dict[str, Callable[[Finished], dict[str, Any]]] = {
     "blind": lambda f: {"blind": search.blind_searches(f)},
     "constant": lambda f: {"constant": f.run.read_json("baselines.json")["constant"]},
+    "guess": lambda f: {"guess": f.run.read_json("baselines.json")["guess"]},
     "search": lambda f: {"search": search.search_pair(f)},
     "tries": lambda f: {"tries": search.tries_table(f)},
     "agreement": lambda f: {"agreement": agreement(f)},
@@ -57,6 +62,11 @@ PARTS: dict[str, Callable[[Finished], dict[str, Any]]] = {
 }
 
 
+def parts_of(finished: Finished) -> dict[str, Callable[[Finished], dict[str, Any]]]:
+    """Those that mean something for the run's tasks."""
+    return {n: part for n, part in PARTS.items() if finished.searches or n not in OF_SEARCH}
+
+
 def controls(path: Path, *, threads: int | None, only: str | None) -> None:
     """Compute what RUN/controls.json lacks, or one part anew."""
     finished = Finished.open(path)
@@ -64,7 +74,7 @@ def controls(path: Path, *, threads: int | None, only: str | None) -> None:
     torch.set_num_threads(threads)
     target = path / FILE
     done = Controls.model_validate_json(target.read_text()) if target.exists() else Controls()
-    for name, compute in PARTS.items():
+    for name, compute in parts_of(finished).items():
         if only != name if only else getattr(done, name) is not None:
             continue
         say(f"{path}: {name}")

@@ -187,7 +187,7 @@ def agreement(finished: Finished) -> Agreement:
     config = finished.config
     model, tokenizer = finished.final()
     engine = WatchedEngine(model, engine_for(model, config).config)
-    tasks = [finished.tasks[task_id] for task_id in config.rl.tasks]
+    tasks = finished.rl_tasks
     count = -(-ROLLOUTS // config.rl.group_size)
     problems = draw_problems(tasks, count, config.seed, config.rl.steps)
     groups = collect(engine, tokenizer, tasks, problems, config.rl, seed=config.seed)

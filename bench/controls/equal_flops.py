@@ -140,7 +140,7 @@ class Sampler:
 
     def next(self) -> list[list[Rollout]]:
         config = self.finished.config
-        tasks = [self.finished.tasks[task_id] for task_id in config.rl.tasks]
+        tasks = self.finished.rl_tasks
         problems = draw_problems(tasks, config.rl.prompts_per_step, config.seed, self.step)
         seed = config.seed * 100_003 + self.step
         self.step += 1

@@ -76,12 +76,27 @@ class Finished:
         return Session(self.config, self.run, PlainObserver(), lambda: False)
 
     @cached_property
-    def tasks(self) -> dict[str, Task]:
+    def by_word(self) -> dict[str, Task]:
+        """The run's tasks, by the words of its config."""
         return tasks_of(self.config)
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """Those that the run was measured on, by id and in its order."""
+        return {task.id: task for task in (self.by_word[w] for w in self.config.evals.tasks)}
+
+    @property
+    def rl_tasks(self) -> list[Task]:
+        return [self.by_word[word] for word in self.config.rl.tasks]
+
+    @property
+    def searches(self) -> bool:
+        """Whether Countdown is among the tasks, whose thoughts are marked tries."""
+        return Countdown.id in self.tasks
 
     @property
     def countdown(self) -> Countdown:
-        task = self.tasks["countdown"]
+        task = self.tasks[Countdown.id]
         assert isinstance(task, Countdown)
         return task
 
@@ -126,15 +141,10 @@ class Finished:
             (
                 task_id,
                 evaluate(
-                    engine,
-                    tokenizer,
-                    self.tasks[task_id],
-                    self.problems(task_id),
-                    evals,
-                    seed=EVAL_SEED,
+                    engine, tokenizer, task, self.problems(task_id), evals, seed=EVAL_SEED
                 ).samples,
             )
-            for task_id in evals.tasks
+            for task_id, task in self.tasks.items()
         ]
 
     def sample_banned(
@@ -179,7 +189,7 @@ class Finished:
                 **TaskResult.model_validate(stored[task_id]).model_dump(),
                 by_problem=[_share(rows) for rows in self.rows(when, task_id)],
             )
-            for task_id in self.config.evals.tasks
+            for task_id in self.tasks
         }
 
 

@@ -156,6 +156,7 @@ class Controls(BaseModel):
     rl_flops: float = 0.0
     blind: list[Blind] | None = None
     constant: dict[str, Any] | None = None
+    guess: dict[str, Any] | None = None
     search: SearchPair | None = None
     tries: list[LimitRow] | None = None
     agreement: Agreement | None = None

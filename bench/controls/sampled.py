@@ -11,15 +11,15 @@ from nalar.run import Meter
 from nalar.tasks.traces import HIT
 
 
-def greedy(finished: Finished) -> tuple[Greedy, list[list[Sample]]]:
-    """Both models at temperature 0, and the final one's Countdown samples."""
+def greedy(finished: Finished) -> tuple[Greedy, dict[str, list[list[Sample]]]]:
+    """Both models at temperature 0, and the final one's samples by task."""
     evals = finished.config.evals.model_copy(update={"temperature": 0.0, "k": 1})
     with Meter() as meter:
         base, tokenizer, _ = finished.base()
         before = finished.measure(base, tokenizer, evals)
         final = dict(finished.sample(*finished.final(), evals))
     after = {task_id: outcome(groups) for task_id, groups in final.items()}
-    return Greedy(base=before, final=after, wall_s=meter.total.wall_s), final["countdown"]
+    return Greedy(base=before, final=after, wall_s=meter.total.wall_s), final
 
 
 def on_until_hit(tokenizer: Tokenizer) -> BannedTokens:

@@ -1,5 +1,7 @@
 """The pure parts of bench/lift.py, and the parts that need a model on one of a few thousand weights."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from controls.sampled import on_until_hit
 from controls.search import chance, ratio, search_of, within_cap
 from controls.spread import Spread, verdict
 from controls.table import BEGIN, END, between
+from lift import OF_SEARCH, PARTS, parts_of
 from nalar.config import UserError
 from nalar.data.config import TokenizerConfig
 from nalar.data.tokenizer import Tokenizer
@@ -218,3 +221,10 @@ def test_a_router_margin_is_the_gap_behind_the_last_expert_chosen(model):
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
     scores = (x @ router.weight.T).sigmoid().sort(descending=True).values
     torch.testing.assert_close(router_margins(router, x), scores[:, 1] - scores[:, 2])
+
+
+@pytest.mark.parametrize(
+    ("searches", "parts"), [(True, set(PARTS)), (False, set(PARTS) - OF_SEARCH)]
+)
+def test_runs_that_search_nothing_have_no_parts_about_tries(searches, parts):
+    assert set(parts_of(SimpleNamespace(searches=searches))) == parts

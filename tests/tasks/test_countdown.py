@@ -153,3 +153,23 @@ def test_tries_of_six_numbers_are_not_listed():
     assert not task.can_list_tries
     with pytest.raises(ConfigError, match="at most 5"):
         task.tries(problem.data["numbers"])
+
+
+def test_fewer_numbers_come_as_often_as_more() -> None:
+    task = Countdown(CountdownConfig(min_numbers=3, num_numbers=4, max_number=12))
+    problems = task.problems("test", 300, seed=0)
+    counts = [len(p.data["numbers"]) for p in problems]
+    assert set(counts) == {3, 4} and 100 < counts.count(3) < 200
+    for problem in problems:
+        assert task.score(problem, task.gold(problem)).correct
+        assert split_of_numbers(problem.data["numbers"]) == "test"
+    rng = random.Random(0)
+    assert all(
+        len(expression.parse(task.guess(rng, p)).numbers) == len(p.data["numbers"])
+        for p in problems
+    )
+
+
+def test_more_numbers_at_least_than_at_most_are_refused() -> None:
+    with pytest.raises(ConfigError, match="min_numbers"):
+        CountdownConfig(min_numbers=5, num_numbers=4)

@@ -4,11 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nalar.config import Config, ConfigError
+from nalar.config import Config, ConfigError, lookup
 from nalar.tasks.config import ChainSumConfig, CountdownConfig
+from nalar.tasks.registry import settings_of
 
 Format = Literal["text", "jsonl", "parquet"]
 Content = Literal["text", "dialogue"]
+
+LESSONS = ("arithmetic", "linear", "sequence", "sorting", "strings", "programs")
+"""Ids of the tasks that the procedural corpus has lessons on (`corpora/lessons.py`)."""
 
 
 class ProceduralSource(Config):
@@ -115,10 +119,37 @@ class DocumentWeights(Config):
     chains: float = Field(default=0.22, ge=0)
     """Dialogues on chain sums."""
 
+
+class LessonConfig(Config):
+    """How one task is taught beside Countdown and chain sums: pieces of the work, and attempts nobody filtered."""
+
+    task: str
+    """A word as on the command line: `linear,max_solution=9`. Only train problems are shown."""
+    attempts: float = Field(default=0.8, ge=0)
+    """Share of documents, as in `weights`: dialogues that try a problem."""
+    pieces: float = Field(default=0.2, ge=0)
+    """Share of documents: lists of single steps of the work, without a problem."""
+    slip_frac: float = Field(default=0.01, ge=0, le=1)
+    """A step that goes wrong; what follows goes on from it."""
+    blurt_frac: float = Field(default=0.45, ge=0, le=1)
+    """Attempts that answer at once."""
+    partial_frac: float = Field(default=0.25, ge=0, le=1)
+    """Attempts that give up on the way and guess; the rest are worked through."""
+    guess_right_frac: float = Field(default=0.15, ge=0, le=1)
+    """Answers of those that are right. The others are guesses of the task's own: right in form."""
+
+    @property
+    def name(self) -> str:
+        """The task's id."""
+        return settings_of(self.task, at="corpus.lessons")[0]
+
     def model_post_init(self, _context: object) -> None:
-        if not sum(share for _, share in self) > 0:
+        lookup(self.name, {name: name for name in LESSONS}, at="corpus.lessons")
+        if self.blurt_frac + self.partial_frac > 1:
             raise ConfigError(
-                at="corpus.weights", got="no share above 0", want="at least one kind of document"
+                at="corpus.lessons",
+                got=f"blurt_frac={self.blurt_frac} and partial_frac={self.partial_frac}",
+                want="at most 1 together",
             )
 
 
@@ -128,6 +159,8 @@ class CorpusConfig(Config):
     countdown: CountdownConfig = CountdownConfig()
     chain_sum: ChainSumConfig = ChainSumConfig()
     weights: DocumentWeights = DocumentWeights()
+    lessons: tuple[LessonConfig, ...] = ()
+    """Further tasks; set in a recipe (docs/ladder.md)."""
 
     slip_frac: float = 0.01
     """A result that is off by a little."""
@@ -170,6 +203,20 @@ class CorpusConfig(Config):
     """Guessed chain answers that are right."""
 
     def model_post_init(self, _context: object) -> None:
+        given = [share for _, share in self.weights]
+        given += [share for one in self.lessons for share in (one.attempts, one.pieces)]
+        if not sum(given) > 0:
+            raise ConfigError(
+                at="corpus.weights", got="no share above 0", want="at least one kind of document"
+            )
+        names = [lesson.name for lesson in self.lessons]
+        if len(set(names) | {"countdown", "chain_sum"}) < len(names) + 2:
+            raise ConfigError(
+                at="corpus.lessons",
+                got=", ".join(names),
+                want="each task once",
+                hint="one lesson a task",
+            )
         for name, value in self:
             if name.endswith("_frac") and not 0 <= value <= 1:
                 raise ConfigError(

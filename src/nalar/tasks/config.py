@@ -13,6 +13,8 @@ class CountdownConfig(Config):
 
     num_numbers: int = Field(default=3, ge=2, le=6)
     """How many numbers a problem gives. Up to 3, where max_number is small, all problems are enumerated, else drawn."""
+    min_numbers: int | None = Field(default=None, ge=2, le=6)
+    """Fewer numbers that a problem may give, each count as often. None: always num_numbers."""
     max_number: int = Field(default=10, ge=2, le=100)
     """Numbers come from 1..max_number."""
     max_intermediate: int = Field(default=60, ge=2, le=10_000)
@@ -20,7 +22,18 @@ class CountdownConfig(Config):
     operators: str = "+-*"
     """Operators from which problems and tries are made, a subset of `+-*/`; division only where it is exact."""
 
+    @property
+    def counts(self) -> range:
+        """How many numbers a problem can give."""
+        return range(self.min_numbers or self.num_numbers, self.num_numbers + 1)
+
     def model_post_init(self, _context: object) -> None:
+        if not self.counts:
+            raise ConfigError(
+                at="countdown.min_numbers",
+                got=str(self.min_numbers),
+                want=f"at most num_numbers={self.num_numbers}",
+            )
         if not self.operators or set(self.operators) - set("+-*/"):
             raise ConfigError(
                 at="countdown.operators",

@@ -124,7 +124,8 @@ class Countdown:
         self.config = config or CountdownConfig()
         count, top = self.config.num_numbers, self.config.max_number
         sets = math.comb(top + count - 1, count)
-        self.is_enumerated = count <= _MAX_ENUMERATED and sets <= _MAX_SETS
+        is_small = count <= _MAX_ENUMERATED and sets <= _MAX_SETS
+        self.is_enumerated = is_small and len(self.config.counts) == 1
         """Whether problems and tries come from a table of all there are."""
         self._table = _table(self.config) if self.is_enumerated else _Table({}, {})
         splits = self._table.problems.values()
@@ -150,7 +151,8 @@ class Countdown:
 
     def draw_numbers(self, rng: random.Random, split: Split) -> Numbers:
         """The sorted numbers of a random problem of the split, each drawn from 1..max_number."""
-        top, count = self.config.max_number, self.config.num_numbers
+        top, counts = self.config.max_number, self.config.counts
+        count = counts[0] if len(counts) == 1 else rng.choice(counts)
         while True:
             numbers = tuple(sorted(1 + int(rng.random() * top) for _ in range(count)))
             if split_of_numbers(numbers) == split:
@@ -158,9 +160,12 @@ class Countdown:
 
     def _has_numbers_in_every_split(self) -> bool:
         """Stops at the first of each, so that only a small range is gone through."""
+        return all(map(self._has_every_split, self.config.counts))
+
+    def _has_every_split(self, count: int) -> bool:
         missing: set[Split] = {"train", "valid", "test"}
         for numbers in itertools.combinations_with_replacement(
-            range(1, self.config.max_number + 1), self.config.num_numbers
+            range(1, self.config.max_number + 1), count
         ):
             missing.discard(split_of_numbers(numbers))
             if not missing:

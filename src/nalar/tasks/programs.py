@@ -130,12 +130,13 @@ class Programs(Family):
     id = "programs"
     is_costly = True
 
-    def __init__(self, config: ProgramsConfig | None = None) -> None:
-        """UserError where this machine has no isolation of `min_tier`."""
+    def __init__(self, config: ProgramsConfig | None = None, *, is_judge: bool = True) -> None:
+        """UserError where this machine has no isolation of `min_tier`; with is_judge=False none is needed or used."""
         self.settings = config or ProgramsConfig()
         super().__init__(self.settings)
         self._box = Box(SandboxConfig(min_tier=self.settings.min_tier))
-        self.tier = self._box.tier
+        if is_judge:
+            self.tier = self._box.tier
 
     def make(self, rng: random.Random) -> Problem | None:
         plan = self._plan(rng)
@@ -146,7 +147,7 @@ class Programs(Family):
         words = [step.words.format(k=k) for step, (_, k) in zip(steps, plan, strict=True)]
         return Problem(
             task=self.id,
-            key=f"programs:{' '.join(map(_named, plan))}",
+            key=key_of(plan),
             prompt=f"Write a Python function {FUNCTION}(xs). xs is a list of integers. {_told(words)}",
             data={"plan": [list(step) for step in plan], "tests": tests},
         )
@@ -207,8 +208,13 @@ class Programs(Family):
 _VOTE_CHARS = 4000
 
 
-def _named(step: tuple[str, int]) -> str:
-    """With its number where it has one."""
+def key_of(plan: Plan) -> str:
+    """What a problem with this pipeline is split by."""
+    return f"programs:{' '.join(map(named, plan))}"
+
+
+def named(step: tuple[str, int]) -> str:
+    """A step's name, with its number where it has one."""
     name, k = step
     has_number = name in MIDDLE and "{k}" in MIDDLE[name].words
     return f"{name}{k}" if has_number else name

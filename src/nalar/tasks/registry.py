@@ -102,6 +102,14 @@ def open_task(word: str, *, at: str) -> Task:
     return leveled(lambda row: family.make(_config(family.config, row, where)), rows)
 
 
+def settings_of(word: str, *, at: str) -> tuple[str, Config]:
+    """The id of a family and its settings, as a word without levels says them; UserError as in `open_task`."""
+    name, *given = word.split(",")
+    where = f"{at} {word!r}"
+    family = lookup(name, FAMILIES, at=at)
+    return name, _config(family.config, _settings(family.config, given, where), where)
+
+
 C = TypeVar("C", bound=Config)
 
 

@@ -26,10 +26,15 @@ class Strings(Family):
         said, gold, asked = self._question(rng, word, action)
         return Problem(
             task=self.id,
-            key=f"strings:{min(word, word[::-1])}|{word} {action} {asked}",
+            key=f"{self.key_of(word)}|{word} {action} {asked}",
             prompt=said,
             data={"action": action, "answer": gold, "word": word},
         )
+
+    @staticmethod
+    def key_of(word: str) -> str:
+        """What decides the split of all that is asked about a word."""
+        return f"strings:{min(word, word[::-1])}"
 
     def _question(self, rng: random.Random, word: str, action: str) -> tuple[str, str, str]:
         """The prompt, the gold answer, and what was chosen at random beside the word."""

@@ -11,6 +11,7 @@ from nalar.data.config import CorpusConfig, DocumentWeights
 from nalar.data.corpora.procedural import KINDS, documents
 from nalar.data.corpora.sources import sources
 from nalar.data.template import END
+from nalar.recipes.small import zero_h200_small
 from nalar.tasks import expression
 from nalar.tasks.config import CountdownConfig
 from nalar.tasks.countdown import split_of_numbers
@@ -174,6 +175,23 @@ def test_four_numbers_work_too(kind: str) -> None:
         for _, numbers in COUNTDOWN.findall(doc):
             assert len(numbers.split()) == 4
             assert split_of_numbers([int(n) for n in numbers.split()]) == "train"
+
+
+def test_three_or_four_numbers_hold_out_both() -> None:
+    config = zero_h200_small().corpus
+    lengths: Counter[int] = Counter()
+    for doc in sample(config, 4_000):
+        for _, numbers in COUNTDOWN.findall(doc):
+            given = [int(n) for n in numbers.split()]
+            lengths[len(given)] += 1
+            assert split_of_numbers(given) == "train", doc
+        for chain in CHAIN.findall(doc):
+            assert split_of(f"chain_sum:{chain}") == "train", doc
+        if CHAIN.match(doc):  # two steps and then a guess would solve a problem over three numbers
+            for run in RUN.findall(doc.partition("<think>")[2]):
+                numbers_or_none = numbers_of_run(run)
+                assert numbers_or_none is None or split_of_numbers(numbers_or_none) == "train", doc
+    assert set(lengths) == {3, 4} and min(lengths.values()) > 300
 
 
 def test_weights_that_make_nothing_are_refused() -> None:

@@ -34,7 +34,7 @@ def _running_totals(
 def _partial_steps(rng: random.Random, sources: Sources, terms: list[int]) -> int:
     """One or two, but never just two steps over numbers that Countdown holds out."""
     first = [abs(term) for term in terms[:3]]
-    if rng.random() < 0.5 or (sources.num_numbers == 3 and split_of_numbers(first) != "train"):
+    if rng.random() < 0.5 or (sources.holds_out_three and split_of_numbers(first) != "train"):
         return 1
     return 2
 

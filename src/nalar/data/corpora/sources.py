@@ -20,7 +20,8 @@ class Sources:
     def __init__(self, config: CorpusConfig) -> None:
         self.countdown = Countdown(config.countdown)
         self.chain_sum = ChainSum(config.chain_sum)
-        self.num_numbers = config.countdown.num_numbers
+        self.holds_out_three = 3 in config.countdown.counts
+        """Whether there are held-out problems over three numbers, which two steps of a chain must not solve."""
         self.is_enumerated = self.countdown.is_enumerated
         self.tries = self._train_tries(config)
         self.tries_by_value = _by_value(self.tries)
@@ -39,7 +40,7 @@ class Sources:
         return [self.countdown.random_try(rng, numbers) for _ in range(12)]
 
     def _train_tries(self, config: CorpusConfig) -> list[Try]:
-        top, count = config.countdown.max_number, self.num_numbers
+        top, count = config.countdown.max_number, config.countdown.num_numbers
         if self.is_enumerated:
             every = itertools.combinations_with_replacement(range(1, top + 1), count)
             train = (numbers for numbers in every if split_of_numbers(numbers) == "train")
