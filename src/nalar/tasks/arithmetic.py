@@ -2,7 +2,7 @@
 
 import random
 
-from nalar.tasks import expression
+from nalar.sandbox import expression
 from nalar.tasks.answers import can_be_read, number_score
 from nalar.tasks.config import ArithmeticConfig
 from nalar.tasks.family import Family
