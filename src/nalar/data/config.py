@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from nalar.config import Config, ConfigError
-from nalar.tasks.config import ChainSumConfig, CountdownConfig
+from nalar.tasks.config import ArithmeticConfig, ChainSumConfig, CountdownConfig
 
 Format = Literal["text", "jsonl", "parquet"]
 Content = Literal["text", "dialogue"]
@@ -98,6 +98,16 @@ class TokenizerConfig(Config):
     """Learning: documents that merges are learned from, drawn evenly from all of each source, held in memory."""
     signs_apart: bool = True
     """Learning: line ends, digits and the signs of arithmetic never merge, so that each stays one token."""
+    tools: bool = False
+    """Learning: four more special tokens, for calls of tools and their outputs (docs/tools.md)."""
+
+    def model_post_init(self, _context: object) -> None:
+        if self.tools and self.vocab_size < 265:
+            raise ConfigError(
+                at="tokenizer.vocab_size",
+                got=f"{self.vocab_size} with tokenizer.tools",
+                want="at least 265: 256 bytes and 9 special tokens",
+            )
 
 
 class DocumentWeights(Config):
@@ -115,11 +125,21 @@ class DocumentWeights(Config):
     chains: float = Field(default=0.22, ge=0)
     """Dialogues on chain sums."""
 
-    def model_post_init(self, _context: object) -> None:
-        if not sum(share for _, share in self) > 0:
-            raise ConfigError(
-                at="corpus.weights", got="no share above 0", want="at least one kind of document"
-            )
+
+class CallsConfig(Config):
+    """Dialogues on arithmetic in which a calculator is at hand: how often it is called, and what comes of it."""
+
+    share: float = Field(default=1.0, gt=0)
+    """Of documents, as in `weights`."""
+    arithmetic: ArithmeticConfig = ArithmeticConfig(
+        min_terms=2, max_terms=2, min_digits=4, max_digits=4, operators="*"
+    )
+    call_frac: float = Field(default=0.5, ge=0, le=1)
+    """Dialogues with a call; the others guess a number of the right length."""
+    right_frac: float = Field(default=0.4, ge=0, le=1)
+    """Calls that ask what was asked. Of the others most are about other numbers, some are no expression."""
+    read_frac: float = Field(default=0.7, ge=0, le=1)
+    """Outputs that are taken for the answer; behind the others a number is guessed."""
 
 
 class CorpusConfig(Config):
@@ -128,6 +148,8 @@ class CorpusConfig(Config):
     countdown: CountdownConfig = CountdownConfig()
     chain_sum: ChainSumConfig = ChainSumConfig()
     weights: DocumentWeights = DocumentWeights()
+    calls: CallsConfig | None = None
+    """Dialogues that call a calculator; None: none. Needs tokenizer.tools."""
 
     slip_frac: float = 0.01
     """A result that is off by a little."""
@@ -170,6 +192,10 @@ class CorpusConfig(Config):
     """Guessed chain answers that are right."""
 
     def model_post_init(self, _context: object) -> None:
+        if not (self.calls or sum(share for _, share in self.weights) > 0):
+            raise ConfigError(
+                at="corpus.weights", got="no share above 0", want="at least one kind of document"
+            )
         for name, value in self:
             if name.endswith("_frac") and not 0 <= value <= 1:
                 raise ConfigError(

@@ -22,6 +22,7 @@ from nalar.model.families.registry import FAMILIES
 from nalar.optim.config import OptimConfig, ScheduleConfig
 from nalar.plan.cost import PriceConfig
 from nalar.rl.config import RLConfig
+from nalar.sandbox.config import ToolsConfig
 from nalar.train.config import CheckpointConfig, PretrainConfig
 
 CORPUS_TASKS = {name: name for name in ("countdown", "chain_sum")}
@@ -67,12 +68,16 @@ class ZeroConfig(RunConfig):
     """None: nothing is probed, every slice is trained, and whatever follows begins at once."""
     rl: RLConfig
     evals: EvalConfig
+    tools: ToolsConfig | None = None
+    """What the model may call in RL and in evaluations (docs/tools.md). None: nothing."""
 
     def model_post_init(self, context: object) -> None:
         RunConfig.model_post_init(self, context)
+        known = CORPUS_TASKS | ({"arithmetic": "arithmetic"} if self.corpus.calls else {})
         for field, names in (("rl.tasks", self.rl.tasks), ("evals.tasks", self.evals.tasks)):
             for name in names:
-                lookup(name, CORPUS_TASKS, at=field)
+                lookup(name, known, at=field)
+        self._check_tools()
         if self.model.vocab_size != self.tokenizer.vocab_size:
             raise ConfigError(
                 at="model.vocab_size",
@@ -93,6 +98,18 @@ class ZeroConfig(RunConfig):
                 at="model.max_position_embeddings",
                 got=str(self.model.max_position_embeddings),
                 want=f"room for a prompt of {PROMPT_TOKENS} tokens and responses of {longest}",
+            )
+
+    def _check_tools(self) -> None:
+        wants = [
+            at for at, one in (("tools", self.tools), ("corpus.calls", self.corpus.calls)) if one
+        ]
+        if wants and self.tokenizer.path is None and not self.tokenizer.tools:
+            raise ConfigError(
+                at="tokenizer.tools",
+                got=f"off, with {' and '.join(wants)}",
+                want="a tokenizer that has ids for calls and their outputs",
+                hint="--tokenizer.tools",
             )
 
     @property

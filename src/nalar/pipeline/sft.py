@@ -9,7 +9,7 @@ from nalar.config import UserError
 from nalar.data.dialogue import encode_dialogue
 from nalar.data.loader import Dialogues, load_dialogues
 from nalar.data.reader import open_source
-from nalar.data.template import CHAT_TEMPLATE, END_THINK
+from nalar.data.template import END_THINK
 from nalar.data.tokenizer import Tokenizer
 from nalar.evals.report import HELD_OUT
 from nalar.evals.results import HeldOut
@@ -51,7 +51,7 @@ def read_base(config: SftConfig) -> tuple[ModelConfig, Tokenizer]:
     model, tokenizer = read_config(folder), Tokenizer.load(folder)
     refuse_foreign_ids(folder, tokenizer, model)
     template = ModelFolder.read(folder).chat_template
-    if template is None or template.text.strip() != CHAT_TEMPLATE.strip():
+    if template is None or template.text.strip() != tokenizer.chat_template.strip():
         got = "no chat template" if template is None else "another chat template than nalar's own"
         if template is not None and END_THINK not in template.text:
             got = f"a chat template without {END_THINK}, which has no place for a thought"

@@ -6,9 +6,12 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from nalar.config import lookup
+from nalar.data.dialogue import tool_ids
 from nalar.data.tokenizer import Tokenizer
+from nalar.data.tool_use import ToolUse
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
+from nalar.engine.turns import Environment
 from nalar.evals.baselines import mean_tries, measure_baselines
 from nalar.evals.probe import probe
 from nalar.evals.protocol import Sample, evaluate
@@ -31,6 +34,8 @@ from nalar.rl.loop import RLProgress, train_rl
 from nalar.rl.rollout import Rollout
 from nalar.rl.step import useful
 from nalar.run import Run
+from nalar.sandbox.tools import open_tools
+from nalar.tasks.arithmetic import Arithmetic
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task
@@ -68,7 +73,23 @@ def tasks_of(config: ZeroConfig) -> dict[str, Task]:
         Countdown(config.corpus.countdown),
         ChainSum(config.corpus.chain_sum),
     )
+    if config.corpus.calls is not None:
+        tasks += (Arithmetic(config.corpus.calls.arithmetic),)
     return {task.id: task for task in tasks}
+
+
+def environments(
+    config: ZeroConfig, tokenizer: Tokenizer
+) -> Callable[[Problem], Environment] | None:
+    """What makes the tools of a response ready, as the run sets them; None where it has none.
+
+    UserError where the tokenizer knows no tools, or this machine cannot run one.
+    """
+    if config.tools is None:
+        return None
+    limits, tools = config.tools, open_tools(config.tools)
+    tool_ids(tokenizer)
+    return lambda problem: ToolUse(tokenizer, tools, limits)
 
 
 def engine_for(model: Transformer, config: ZeroConfig) -> Engine:
@@ -137,7 +158,7 @@ def _evaluate(
     config = session.config
     ended = session.load(model_stage)
     model, tokenizer = ended.model, Tokenizer.load(ended.folder)
-    engine = engine_for(model, config)
+    engine, make_environment = engine_for(model, config), environments(config, tokenizer)
     tasks = tasks_of(config)
     results: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
@@ -149,7 +170,15 @@ def _evaluate(
                 return Outcome.STOPPED
             task = lookup(task_id, tasks, at="evals.tasks")
             problems = test_problems(task, config)
-            measured = evaluate(engine, tokenizer, task, problems, config.evals, seed=EVAL_SEED)
+            measured = evaluate(
+                engine,
+                tokenizer,
+                task,
+                problems,
+                config.evals,
+                seed=EVAL_SEED,
+                make_environment=make_environment,
+            )
             session.add_sampling(model.config, measured.samples)
             results[task_id] = measured.result.model_dump()
             rows += [sample_row(sample) for group in measured.samples for sample in group]
@@ -198,6 +227,7 @@ def _rl(session: Session[ZeroConfig], force: bool) -> Outcome:
             first_step=first_step,
             on_step=on_step,
             should_stop=session.should_stop,
+            make_environment=environments(config, learner.tokenizer),
         )
         if done < config.rl.steps:
             if done > first_step:

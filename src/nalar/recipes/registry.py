@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 
 from nalar.pipeline.config import ZeroConfig
 from nalar.recipes.base import base_cpu
+from nalar.recipes.tools import zero_tools_cpu
 from nalar.recipes.zero import zero_cpu, zero_tiny
 
 RECIPES: Mapping[str, Callable[[], ZeroConfig]] = {
     "zero-cpu": zero_cpu,
     "zero-tiny": zero_tiny,
+    "zero-tools-cpu": zero_tools_cpu,
     "base-cpu": base_cpu,
 }

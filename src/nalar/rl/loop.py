@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from nalar.data.tokenizer import Tokenizer
+from nalar.data.tool_use import ToolTally, tally
 from nalar.engine.engine import Engine
+from nalar.engine.turns import Environment
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
 from nalar.rl.config import RLConfig
 from nalar.rl.rollout import Rollout, collect, draw_problems
 from nalar.rl.step import UpdateMetrics, update
-from nalar.tasks.problem import Task
+from nalar.tasks.problem import Problem, Task
 from nalar.tasks.traces import checks_itself
 
 
@@ -52,6 +54,8 @@ class RLProgress:
     sampled_tokens: int
     prompt_tokens: int
     trained_tokens: int
+    tools: ToolTally | None = None
+    """How tools were used; None where no response called one."""
 
 
 def train_rl(
@@ -66,13 +70,22 @@ def train_rl(
     first_step: int,
     on_step: Callable[[RLProgress, list[list[Rollout]]], None],
     should_stop: Callable[[], bool],
+    make_environment: Callable[[Problem], Environment] | None = None,
 ) -> int:
     """Run steps first_step.. until config.steps or told to stop; returns steps done in all."""
     step = first_step
     engine.load(model.state_dict(), version=step)
     while step < config.steps and not should_stop():
         problems = draw_problems(tasks, config.prompts_per_step, seed, step)
-        groups = collect(engine, tokenizer, tasks, problems, config, seed=seed * 100_003 + step)
+        groups = collect(
+            engine,
+            tokenizer,
+            tasks,
+            problems,
+            config,
+            seed=seed * 100_003 + step,
+            make_environment=make_environment,
+        )
         updates = _updates(model, optimizer, groups, config, step)
         step += 1
         engine.load(model.state_dict(), version=step)
@@ -133,6 +146,7 @@ def _progress(
         sampled_tokens=sum(r.response.num_drawn for r in flat),
         prompt_tokens=sum(len(group[0].prompt_ids) for group in groups),
         trained_tokens=sum(u.tokens for u in updates),
+        tools=tally(calls) if any(calls := [r.parsed.calls for r in flat]) else None,
     )
 
 

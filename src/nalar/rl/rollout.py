@@ -1,13 +1,14 @@
 """Problems go in, scored samples come out."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nalar.data.dialogue import Parsed, encode_prompt, parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import Completion, Request, SamplingParams
+from nalar.engine.turns import Environment, generate_turns
 from nalar.rl.config import RLConfig
 from nalar.rl.response import Response
 from nalar.rl.rewards import Facts, group_rewards, totals
@@ -59,8 +60,12 @@ def collect(
     config: RLConfig,
     *,
     seed: int,
+    make_environment: Callable[[Problem], Environment] | None = None,
 ) -> list[list[Rollout]]:
-    """A group of `config.group_size` scored samples for each problem."""
+    """A group of `config.group_size` scored samples for each problem.
+
+    make_environment: what each sample talks to where it stops, such as tools. None: a sample that stops is over.
+    """
     by_id = {task.id: task for task in tasks}
     requests = []
     for i, problem in enumerate(problems):
@@ -69,15 +74,18 @@ def collect(
             n=config.group_size,
             max_tokens=config.max_tokens,
             temperature=config.temperature,
-            stop_token_ids=(tokenizer.end_id,),
+            stop_token_ids=tokenizer.stop_ids,
             seed=seed * 1_000_003 + i,
         )
         requests.append(Request(prompt_ids, params))
+    if make_environment is None:
+        groups = engine.generate(requests)
+    else:
+        make = make_environment
+        groups = generate_turns(engine, requests, lambda i: make(problems[i]))
     return [
         _scored(tokenizer, by_id[problem.task], problem, request.prompt_ids, completions, config)
-        for problem, request, completions in zip(
-            problems, requests, engine.generate(requests), strict=True
-        )
+        for problem, request, completions in zip(problems, requests, groups, strict=True)
     ]
 
 

@@ -19,6 +19,11 @@ LADDER: tuple[ArithmeticConfig, ...] = (
 """Rungs, from the easiest to the hardest; the last has numbers too large for the head."""
 
 
+def expression_of(problem: Problem) -> str:
+    """What a problem asks to be worked out."""
+    return problem.prompt.removeprefix("What is ").removesuffix("?")
+
+
 class Arithmetic(Family):
     """Expressions over numbers of one length or another, whose value is an integer.
 

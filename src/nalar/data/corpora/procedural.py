@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from nalar.config import ConfigError
 from nalar.data.config import CorpusConfig
+from nalar.data.corpora.calls import Calls
 from nalar.data.corpora.chains import chain
 from nalar.data.corpora.facts import facts, word_problem
 from nalar.data.corpora.search import conversions, search, verdicts
@@ -27,14 +28,33 @@ KINDS: Mapping[str, Generator] = {
 
 def documents(config: CorpusConfig, rng: random.Random) -> Iterator[str]:
     """Documents without end, special tokens as their text. The same state of `rng` gives the same documents."""
-    weights = [getattr(config.weights, name) for name in KINDS]
+    makers = [*_of_weights(config), *_of_calls(config)]
+    weights = [weight for weight, _ in makers]
     if min(weights) < 0 or sum(weights) <= 0:
         raise ConfigError(
             at="corpus.weights", got=str(weights), want="weights of 0 or more, not all 0"
         )
     bounds = list(itertools.accumulate(weights))
-    generators = list(KINDS.values())
-    tables = sources(config)
     while True:
-        at = min(bisect(bounds, rng.random() * bounds[-1]), len(generators) - 1)
-        yield generators[at](rng, config, tables)
+        at = min(bisect(bounds, rng.random() * bounds[-1]), len(makers) - 1)
+        yield makers[at][1](rng)
+
+
+Maker = Callable[[random.Random], str]
+
+
+def _of_weights(config: CorpusConfig) -> list[tuple[float, Maker]]:
+    """Kinds by weight. Where none of them is wanted their tables are not made."""
+    weights = [getattr(config.weights, name) for name in KINDS]
+    if not any(weights):
+        return []
+    tables = sources(config)
+
+    def maker(kind: Generator) -> Maker:
+        return lambda rng: kind(rng, config, tables)
+
+    return list(zip(weights, map(maker, KINDS.values()), strict=True))
+
+
+def _of_calls(config: CorpusConfig) -> list[tuple[float, Maker]]:
+    return [] if config.calls is None else [(config.calls.share, Calls(config.calls).dialogue)]
