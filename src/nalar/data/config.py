@@ -129,8 +129,10 @@ class DocumentWeights(Config):
 class CallsConfig(Config):
     """Dialogues on arithmetic in which a calculator is at hand: how often it is called, and what comes of it."""
 
-    share: float = Field(default=1.0, gt=0)
-    """Of documents, as in `weights`."""
+    share: float = Field(default=0.5, gt=0)
+    """Of documents, as in `weights`: these dialogues."""
+    echo_share: float = Field(default=0.5, ge=0)
+    """Of documents: one expression or number said again and again, from which copying is learned."""
     arithmetic: ArithmeticConfig = ArithmeticConfig(
         min_terms=2, max_terms=2, min_digits=4, max_digits=4, operators="*"
     )

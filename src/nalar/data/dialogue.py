@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from nalar.config import UserError
-from nalar.data.tokenizer import ToolIds, Tokenizer
+from nalar.data.tokenizer import Tokenizer, ToolIds
 
 Part = Literal["thought", "answer", "after"]
 Message = Mapping[str, Any]
@@ -146,9 +146,7 @@ def encode_call(
 ) -> tuple[int, ...]:
     """`<tool_call>name arguments</tool_call>`: as text that stands as it is, or an object, which is written as JSON."""
     ids = tool_ids(tokenizer)
-    written = (
-        arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    )
+    written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     return ids.call, *tokenizer.encode(f"{name} {written}"), ids.end_call
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nalar.data.config import CorpusConfig, PackingConfig
 from nalar.data.corpora.procedural import documents
-from nalar.data.tokenizer import ToolIds, Tokenizer
+from nalar.data.tokenizer import Tokenizer, ToolIds
 
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 Mask = npt.NDArray[np.bool_]
@@ -63,7 +63,9 @@ def own_targets(ids: Ids, tools: ToolIds | None) -> Mask | None:
         return None
     ids_T = np.asarray(ids)
     begun_T, ended_T = (ids_T == tools.output).cumsum(), (ids_T == tools.end_output).cumsum()
-    is_cut = bool(ended_T[-1]) and not begun_T[int((ended_T > 0).argmax())]  # begins within an output
+    is_cut = (
+        bool(ended_T[-1]) and not begun_T[int((ended_T > 0).argmax())]
+    )  # begins within an output
     inside_T = (begun_T + is_cut > ended_T) | (ids_T == tools.end_output)
     own: Mask = ~inside_T[1:]
     return own

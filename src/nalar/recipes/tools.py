@@ -11,7 +11,7 @@ from nalar.sandbox.config import ToolsConfig
 def zero_tools_cpu() -> ZeroConfig:
     """Products of two numbers of four digits: some minutes on two cores."""
     demo = zero_cpu()
-    pretrain = demo.pretrain.model_copy(update={"slice_tokens": 1_500_000, "max_slices": 1})
+    pretrain = demo.pretrain.model_copy(update={"slice_tokens": 1_000_000, "max_slices": 1})
     return demo.model_copy(
         update={
             "recipe": "zero-tools-cpu",

@@ -149,7 +149,9 @@ class PythonTool:
     """A program in a box, new for each call. What it prints comes back, and the value of its last line."""
 
     name = "python"
-    description = "Runs a Python program and gives back what it prints. Nothing is kept from call to call."
+    description = (
+        "Runs a Python program and gives back what it prints. Nothing is kept from call to call."
+    )
     parameters = _one_string("code", "a whole program; standard library only, no files, no network")
 
     def __init__(self, config: SandboxConfig | None = None, *, output_chars: int = 2000) -> None:

@@ -4,7 +4,7 @@ many calls ask something else, and not every output is taken for the answer."""
 import random
 
 from nalar.data.config import CallsConfig
-from nalar.data.template import answered_call, turn
+from nalar.data.template import END, answered_call, turn
 from nalar.data.tool_use import ERROR
 from nalar.sandbox.tools import Calculator
 from nalar.tasks.arithmetic import Arithmetic, expression_of
@@ -34,6 +34,15 @@ class Calls:
         is_read = rng.random() < self.config.read_frac and not result.error
         thought = answered_call(self._calculator.name, asked, output)
         return turn(problem.prompt, thought, output if is_read else guessed)
+
+    def echo(self, rng: random.Random) -> str:
+        """An expression, of numbers of any length, said three to six times. Nothing is worked out."""
+        said = "".join(
+            str(rng.randrange(10 ** rng.randrange(1, 6))) + rng.choice("+-*") for _ in "ab"
+        )
+        said = said[:-1] if rng.random() < 0.7 else said.partition(said[-1])[0]
+        between = rng.choice((" ", "\n", "=", ","))
+        return between.join([said] * rng.randrange(3, 7)) + END
 
     def _another(self, rng: random.Random) -> str:
         """What some other train problem asks, whole or broken off."""

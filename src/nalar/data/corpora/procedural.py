@@ -57,4 +57,7 @@ def _of_weights(config: CorpusConfig) -> list[tuple[float, Maker]]:
 
 
 def _of_calls(config: CorpusConfig) -> list[tuple[float, Maker]]:
-    return [] if config.calls is None else [(config.calls.share, Calls(config.calls).dialogue)]
+    if config.calls is None:
+        return []
+    calls = Calls(config.calls)
+    return [(config.calls.share, calls.dialogue), (config.calls.echo_share, calls.echo)]
