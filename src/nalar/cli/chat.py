@@ -167,7 +167,7 @@ def _load(folder: Path, config: RunConfig | None, asked: Chat, cap: int) -> Spea
         params = SamplingParams(
             max_tokens=cap,
             temperature=asked.temperature,
-            stop_token_ids=(tokenizer.end_id,),
+            stop_token_ids=tokenizer.stop_ids,
             seed=seed,
         )
         ids = tuple(encode_prompt(tokenizer, messages, thinking=thinking))

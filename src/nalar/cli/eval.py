@@ -46,6 +46,8 @@ class Eval:
     """Problems to ask: choose settings on valid, and read test once."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Sets the problems and the samples. None: those of the run's own evaluation."""
+    no_tools: bool = False
+    """Leave calls of tools unanswered, where the run has tools: what the model can do in its head."""
     json: bool = False
     """Print one JSON document on stdout, all else on stderr."""
 
@@ -74,7 +76,10 @@ def run(args: Sequence[str]) -> int:
     for name in config.tasks:
         what = f"up to {config.problems} problems of the {asked.split} split × {config.k} samples"
         out.text(f"{name}: {what}")
-        results[name] = measure(sampler, tasks[name], config, split=asked.split, **seed)
+        tools = of_recipe.tools if of_recipe and not asked.no_tools else None
+        results[name] = measure(
+            sampler, tasks[name], config, split=asked.split, tools=tools, **seed
+        )
     out.text(results_table(results))
     out.document(EvalDocument.model_validate(results))
     return 0

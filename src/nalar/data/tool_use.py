@@ -38,10 +38,10 @@ class ToolUse:
         """
         if not token_ids or token_ids[-1] != self._ids.end_call:
             return None
-        *before, call = parse(self._tokenizer, token_ids).calls or [None]
-        if call is None or call.output is not None:  # </tool_call> where no call had begun
+        calls = parse(self._tokenizer, token_ids).calls
+        if not calls or calls[-1].output is not None:  # </tool_call> where no call had begun
             return None
-        return encode_output(self._tokenizer, self.answer(call, before))
+        return encode_output(self._tokenizer, self.answer(calls[-1], calls[:-1]))
 
     def answer(self, call: ToolCall, before: Sequence[ToolCall] = ()) -> str:
         """The output of a call behind others in the same response."""

@@ -6,6 +6,7 @@ from statistics import fmean
 
 from nalar.data.dialogue import Parsed, encode_prompt, parse
 from nalar.data.tokenizer import Tokenizer
+from nalar.data.tool_use import tally
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import BannedTokens, Completion, Request, SamplingParams
 from nalar.engine.turns import Environment, generate_turns
@@ -104,6 +105,7 @@ def summarise(samples: Sequence[Sequence[Sample]], *, searches: bool, seed: int)
     k = len(samples[0])
     flat = [s for group in samples for s in group]
     correct = [sum(s.correct for s in group) for group in samples]
+    tools = tally(s.parsed.calls for s in flat)
     return TaskResult(
         n=len(samples),
         k=k,
@@ -116,6 +118,9 @@ def summarise(samples: Sequence[Sequence[Sample]], *, searches: bool, seed: int)
         self_check_frac=fmean(checks_itself(s.parsed.thought) for s in flat) if searches else None,
         verifier_errors=sum(s.score.error is not None for s in flat),
         timeouts=sum(s.score.timed_out for s in flat),
+        tool_calls=tools.calls,
+        called_frac=tools.called_frac,
+        tool_error_frac=tools.error_frac,
     )
 
 

@@ -17,7 +17,8 @@ from nalar.model.config import ModelConfig
 from nalar.model.weights import load_model
 from nalar.pipeline.config import RunConfig, ZeroConfig
 from nalar.pipeline.place import Place, place_of
-from nalar.pipeline.zero import EVAL_SEED, tasks_of
+from nalar.pipeline.zero import EVAL_SEED, environments, tasks_of
+from nalar.sandbox.config import ToolsConfig
 from nalar.tasks.problem import Split, Task
 
 
@@ -73,9 +74,18 @@ def as_the_run_sets_them(opened: Mapping[str, Task], config: ZeroConfig | None) 
 
 
 def measure(
-    sampler: Sampler, task: Task, config: EvalConfig, *, split: Split, seed: int = EVAL_SEED
+    sampler: Sampler,
+    task: Task,
+    config: EvalConfig,
+    *,
+    split: Split,
+    seed: int = EVAL_SEED,
+    tools: ToolsConfig | None = None,
 ) -> TaskResult:
-    """The figures of one task. The same seed asks the same problems, the default those that a run asks itself."""
+    """The figures of one task. The same seed asks the same problems, the default those that a run asks itself.
+
+    tools: what a response may call. None: nothing.
+    """
     problems = task.problems(split, config.problems, seed)
     if not problems:
         raise UserError(
@@ -85,5 +95,13 @@ def measure(
             hint="--split, or another setting of the task",
         )
     with torch.inference_mode():
-        measured = evaluate(sampler.engine, sampler.tokenizer, task, problems, config, seed=seed)
+        measured = evaluate(
+            sampler.engine,
+            sampler.tokenizer,
+            task,
+            problems,
+            config,
+            seed=seed,
+            make_environment=environments(tools, sampler.tokenizer),
+        )
     return measured.result

@@ -34,6 +34,7 @@ from nalar.rl.loop import RLProgress, train_rl
 from nalar.rl.rollout import Rollout
 from nalar.rl.step import useful
 from nalar.run import Run
+from nalar.sandbox.config import ToolsConfig
 from nalar.sandbox.tools import open_tools
 from nalar.tasks.arithmetic import Arithmetic
 from nalar.tasks.chain_sum import ChainSum
@@ -79,17 +80,17 @@ def tasks_of(config: ZeroConfig) -> dict[str, Task]:
 
 
 def environments(
-    config: ZeroConfig, tokenizer: Tokenizer
+    config: ToolsConfig | None, tokenizer: Tokenizer
 ) -> Callable[[Problem], Environment] | None:
-    """What makes the tools of a response ready, as the run sets them; None where it has none.
+    """What answers the calls of a response, one for each; None where there are no tools.
 
     UserError where the tokenizer knows no tools, or this machine cannot run one.
     """
-    if config.tools is None:
+    if config is None:
         return None
-    limits, tools = config.tools, open_tools(config.tools)
     tool_ids(tokenizer)
-    return lambda problem: ToolUse(tokenizer, tools, limits)
+    tools = open_tools(config)
+    return lambda problem: ToolUse(tokenizer, tools, config)
 
 
 def engine_for(model: Transformer, config: ZeroConfig) -> Engine:
@@ -158,7 +159,7 @@ def _evaluate(
     config = session.config
     ended = session.load(model_stage)
     model, tokenizer = ended.model, Tokenizer.load(ended.folder)
-    engine, make_environment = engine_for(model, config), environments(config, tokenizer)
+    engine, make_environment = engine_for(model, config), environments(config.tools, tokenizer)
     tasks = tasks_of(config)
     results: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
@@ -227,7 +228,7 @@ def _rl(session: Session[ZeroConfig], force: bool) -> Outcome:
             first_step=first_step,
             on_step=on_step,
             should_stop=session.should_stop,
-            make_environment=environments(config, learner.tokenizer),
+            make_environment=environments(config.tools, learner.tokenizer),
         )
         if done < config.rl.steps:
             if done > first_step:
@@ -302,6 +303,7 @@ def sample_row(sample: Sample) -> dict[str, Any]:
         "prompt": sample.problem.prompt,
         "thought": sample.parsed.thought,
         "answer": sample.parsed.answer,
+        "calls": [asdict(call) for call in sample.parsed.calls],
         "correct": sample.correct,
         "finish_reason": sample.completion.finish_reason,
         "tokens": len(sample.completion.token_ids),
