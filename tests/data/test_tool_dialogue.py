@@ -20,7 +20,9 @@ from nalar.data.dialogue import (
 from nalar.data.template import TOOL_TOKENS
 from nalar.data.tokenizer import Tokenizer
 
-TOKENIZER = Tokenizer.train(["calculator 12*34=408\n"] * 4, TokenizerConfig(vocab_size=266, tools=True))
+TOKENIZER = Tokenizer.train(
+    ["calculator 12*34=408\n"] * 4, TokenizerConfig(vocab_size=266, tools=True)
+)
 
 
 def called(arguments, name="calculator"):
@@ -91,7 +93,9 @@ def test_how_a_call_stands_in_a_thought_and_behind_it():
 def test_outputs_are_given_and_calls_are_the_assistants_own():
     ids, is_own = encode_dialogue(TOKENIZER, [ASKED, IN_THOUGHT, OUTPUT, DONE])
     own = [i for i, mine in zip(ids, is_own, strict=True) if mine]
-    assert TOKENIZER.decode(own) == "let me <tool_call>calculator 12*34</tool_call></think>408<|end|>"
+    assert (
+        TOKENIZER.decode(own) == "let me <tool_call>calculator 12*34</tool_call></think>408<|end|>"
+    )
 
 
 def test_a_prompt_behind_an_output_goes_on_where_the_turn_was():
@@ -170,7 +174,7 @@ def test_calls_are_read_apart_from_thought_and_answer():
         ("<tool_call>calculator 1</think>408<|end|>", False),
         ("<tool_call>calculator <tool_call>1</tool_call></think>408<|end|>", False),
         (f"1</tool_call>{OUT}</think>408<|end|>", False),
-        (f"</think>408<tool_call>calculator 1<|end|>", False),
+        ("</think>408<tool_call>calculator 1<|end|>", False),
         (f"{CALL}<tool_output>408</think>408<|end|>", False),
     ],
 )

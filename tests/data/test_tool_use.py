@@ -10,7 +10,9 @@ from nalar.data.tool_use import ToolUse, tally
 from nalar.sandbox.config import ToolsConfig
 from nalar.sandbox.tools import Calculator, ToolResult
 
-TOKENIZER = Tokenizer.train(["calculator 12*34=408\n"] * 4, TokenizerConfig(vocab_size=266, tools=True))
+TOKENIZER = Tokenizer.train(
+    ["calculator 12*34=408\n"] * 4, TokenizerConfig(vocab_size=266, tools=True)
+)
 
 
 class Breaks:

@@ -53,7 +53,9 @@ def test_a_reply_stands_behind_what_was_drawn_and_is_not_drawn():
 def test_every_sample_has_an_environment_and_later_turns_streams_of_their_own():
     engine = Scripted(((STOP,), "stop"), ((STOP,), "stop"), ((END,), "stop"))
     made = []
-    groups = generate_turns(engine, [asked(2), asked(2)], lambda i: made.append(Echo(i)) or made[-1])
+    groups = generate_turns(
+        engine, [asked(2), asked(2)], lambda i: made.append(Echo(i)) or made[-1]
+    )
     assert [e.place for e in made] == [0, 0, 1, 1]
     assert [len(group) for group in groups] == [2, 2]
     seeds = [r.params.seed for turn in engine.asked[1:] for r in turn[:2]]

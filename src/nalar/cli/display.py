@@ -24,6 +24,8 @@ _SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("reward", "reward", "{:.3f}".format),
     ("accuracy/countdown", "countdown", "{:.0%}".format),
     ("accuracy/chain_sum", "chain sum", "{:.0%}".format),
+    ("accuracy/arithmetic", "arithmetic", "{:.0%}".format),
+    ("tools/called_frac", "calls", "{:.0%}".format),
     ("response_tokens/countdown", "length", "{:.0f}".format),
     ("self_check_frac", "self-check", "{:.0%}".format),
     ("tokens_per_s", "tok/s", lambda v: f"{v:,.0f}"),

@@ -176,6 +176,8 @@ class Delta:
     answer: str = ""
     call: str = ""
     """Text of a call that is not at its end."""
+    output: str = ""
+    """Text of a tool's output."""
     finished: ToolCall | None = None
     """The call that ended here."""
 
@@ -286,6 +288,7 @@ class Parser:
             thought=text if at == "thought" else "",
             answer=text if at == "answer" else "",
             call=text if at == "call" else "",
+            output=text if at == "output" else "",
         )
 
 

@@ -25,7 +25,7 @@ def zero_tools_cpu() -> ZeroConfig:
             "model": demo.model.model_copy(update={"vocab_size": 288}),
             "pretrain": pretrain,
             "probe": None,
-            "rl": RLConfig(steps=60, tasks=("arithmetic",), max_tokens=96),
+            "rl": RLConfig(steps=40, tasks=("arithmetic",), max_tokens=96),
             "evals": EvalConfig(tasks=("arithmetic",), max_tokens=96),
             "tools": ToolsConfig(),
         }
