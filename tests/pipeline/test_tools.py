@@ -9,7 +9,7 @@ from nalar.data.config import TokenizerConfig
 from nalar.data.tokenizer import Tokenizer
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.state import Outcome
-from nalar.pipeline.zero import environments
+from nalar.pipeline.tools import environments
 from nalar.recipes.tools import zero_tools_cpu
 from nalar.sandbox.config import ToolsConfig
 
@@ -23,7 +23,7 @@ def small(shrunk):
     config["corpus"]["calls"] |= {"call_frac": 1.0, "echo_share": 0.0}
     config["corpus"]["calls"]["arithmetic"] |= {"min_digits": 1, "max_digits": 1}
     for stage in ("rl", "evals"):
-        config[stage] |= {"tasks": ("arithmetic",), "max_tokens": 48}
+        config[stage] |= {"tasks": ("arithmetic,min_digits=1,max_digits=1",), "max_tokens": 48}
     return ZeroConfig.model_validate(config)
 
 
@@ -44,7 +44,7 @@ def test_what_does_not_go_together_is_refused(small):
     config = small.model_dump()
     for change in ({"tools": None}, {"corpus": small.corpus.model_dump() | {"calls": None}}):
         config["tokenizer"]["tools"] = False
-        with pytest.raises(ConfigError, match=r"tokenizer\.tools|rl\.tasks|corpus\.weights"):
+        with pytest.raises(ConfigError, match=r"tokenizer\.tools|corpus\.weights"):
             ZeroConfig.model_validate(config | change)
     plain = Tokenizer.train(["1+1"], TokenizerConfig(vocab_size=261))
     assert environments(None, plain) is None

@@ -73,7 +73,8 @@ class Tokenizer:
         tool_ids = [vocab[text] for text in template.TOOL_TOKENS if text in vocab]
         self.tools = ToolIds(*tool_ids) if len(tool_ids) == len(template.TOOL_TOKENS) else None
         """None: this tokenizer knows no tools."""
-        self.special_ids = frozenset([*ids.values(), *(tool_ids if self.tools else ())])
+        self.tool_ids = frozenset(tool_ids if self.tools else ())
+        self.special_ids = frozenset(ids.values()) | self.tool_ids
         self.stop_ids = (self.end_id, *((self.tools.end_call,) if self.tools else ()))
         """Where the assistant waits for someone else: the end of its turn, or of a call."""
         self._bytes = self._token_bytes()

@@ -7,6 +7,8 @@ from nalar.recipes.zero import zero_cpu
 from nalar.rl.config import RLConfig
 from nalar.sandbox.config import ToolsConfig
 
+PRODUCTS = "arithmetic,min_terms=2,max_terms=2,min_digits=4,max_digits=4,operators=*"
+
 
 def zero_tools_cpu() -> ZeroConfig:
     """Products of two numbers of four digits: some minutes on two cores."""
@@ -25,8 +27,8 @@ def zero_tools_cpu() -> ZeroConfig:
             "model": demo.model.model_copy(update={"vocab_size": 288}),
             "pretrain": pretrain,
             "probe": None,
-            "rl": RLConfig(steps=40, tasks=("arithmetic",), max_tokens=96),
-            "evals": EvalConfig(tasks=("arithmetic",), max_tokens=96),
+            "rl": RLConfig(steps=40, tasks=(PRODUCTS,), max_tokens=96),
+            "evals": EvalConfig(tasks=(PRODUCTS,), max_tokens=96),
             "tools": ToolsConfig(),
         }
     )
