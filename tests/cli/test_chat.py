@@ -4,7 +4,14 @@ from pathlib import Path
 import pytest
 
 from nalar.cli import chat
+from nalar.cli.output import Output
+from nalar.data.config import TokenizerConfig
 from nalar.data.dialogue import Delta
+from nalar.data.tokenizer import Tokenizer
+from nalar.pipeline.sampler import Sampler
+from nalar.recipes.tools import zero_tools_cpu
+
+real_load = chat._load
 
 
 def fake_load(folder, config, asked, cap):
@@ -60,3 +67,44 @@ def test_without_a_terminal_each_line_is_a_prompt(nalar_, monkeypatch):
 )
 def test_bad_settings_are_refused(flags, nalar_):
     assert nalar_("chat", "x", *flags).code == 2
+
+
+class Calling:
+    """An engine that calls the calculator once, and answers what it was told."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def stream(self, request):
+        text = self.tokenizer.decode(request.prompt_ids)
+        output = text.partition("<tool_output>")[2].partition("<")[0]
+        said = f"</think>{output}<|end|>" if output else "<tool_call>calculator 12*34</tool_call>"
+        return ((i, -0.5) for i in self.tokenizer.encode(said, allow_special=True))
+
+
+@pytest.mark.parametrize("with_tools", [True, False])
+def test_calls_are_answered_where_the_run_has_tools(monkeypatch, tmp_path, with_tools):
+    tokenizer = Tokenizer.train(["1+1"], TokenizerConfig(vocab_size=265, tools=True))
+    sampler = Sampler(Calling(tokenizer), tokenizer)
+    monkeypatch.setattr("nalar.pipeline.sampler.load_sampler", lambda folder, config: sampler)
+    config = zero_tools_cpu().model_copy(update={} if with_tools else {"tools": None})
+    speaker = real_load(tmp_path, config, chat.Chat(model="x"), 96)
+    *deltas, reply = speaker("What is 12*34?", 0)
+    assert "".join(d.call for d in deltas) == "calculator 12*34"
+    assert "".join(d.output for d in deltas) == reply.answer == ("408" if with_tools else "")
+    want = {"name": "calculator", "arguments": "12*34", "output": "408" if with_tools else None}
+    assert (reply.calls, reply.finish_reason) == ([want], "stop")
+    out = Output(json=False)
+    assert chat.say(speaker, "What is 12*34?", 0, out) == reply
+
+
+def test_a_call_and_its_output_are_shown(nalar_, monkeypatch):
+    def load(*_):
+        def speak(prompt, seed):
+            yield from (Delta(call="calculator 1+1"), Delta(output="2"), Delta(answer="2"))
+            yield chat.Reply(prompt="p", thought="", answer="2", finish_reason="stop", tokens=3)
+
+        return speak
+
+    monkeypatch.setattr(chat, "_load", load)
+    assert "calculator 1+1 = 2\n→ 2" in nalar_("chat", "x", "--prompt", "p").out

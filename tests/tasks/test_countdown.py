@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from nalar.config import ConfigError
-from nalar.tasks import expression
+from nalar.sandbox import expression
 from nalar.tasks.config import CountdownConfig
 from nalar.tasks.countdown import Countdown, split_of_numbers
 from nalar.tasks.problem import Problem, Split

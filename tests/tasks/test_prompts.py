@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from nalar.tasks import expression
+from nalar.sandbox import expression
 from nalar.tasks.arithmetic import LADDER, Arithmetic
 from nalar.tasks.registry import open_task
 from nalar.tasks.sequence import continuations

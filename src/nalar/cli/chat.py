@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 import tyro
+from pydantic import Field
 from rich.text import Text
 
 from nalar.cli import flags
@@ -53,6 +54,8 @@ class Reply(Document):
     answer: str
     finish_reason: Literal["stop", "length"]
     tokens: int
+    calls: list[dict[str, str | None]] = Field(default_factory=list)
+    """Of tools: name, arguments and output of each."""
 
 
 class Delta(Protocol):
@@ -62,6 +65,10 @@ class Delta(Protocol):
     def thought(self) -> str: ...
     @property
     def answer(self) -> str: ...
+    @property
+    def call(self) -> str: ...
+    @property
+    def output(self) -> str: ...
 
 
 class Speaker(Protocol):
@@ -97,7 +104,7 @@ def run(args: Sequence[str]) -> int:
 
 def say(speaker: Speaker, prompt: str, seed: int, out: Output) -> Reply:
     """Stream one response to the screen."""
-    was_thinking = False
+    was_thinking = was_output = False
     for piece in speaker(prompt, seed):
         if isinstance(piece, Reply):
             cut = " [cut by --max-tokens]" if piece.finish_reason == "length" else ""
@@ -106,6 +113,12 @@ def say(speaker: Speaker, prompt: str, seed: int, out: Output) -> Reply:
         if piece.thought:
             _write(out, piece.thought, style="dim italic")
             was_thinking = True
+        if piece.call or piece.output:
+            if piece.output and not was_output:
+                _write(out, " = ", style="dim")
+            _write(out, piece.call or piece.output, style="cyan")
+            was_thinking = True
+        was_output = bool(piece.output)
         if piece.answer:
             if was_thinking:
                 _write(out, "\n→ ", style="dim")
@@ -154,35 +167,46 @@ def _write(out: Output, text: str, *, style: str) -> None:
 
 def _load(folder: Path, config: RunConfig | None, asked: Chat, cap: int) -> Speaker:
     from nalar.data.dialogue import Parser, encode_prompt
+    from nalar.data.tool_use import ToolUse
     from nalar.engine.sequence import Request, SamplingParams
     from nalar.pipeline.sampler import load_sampler  # imports torch
+    from nalar.sandbox.tools import open_tools
 
     sampler, thinking = load_sampler(folder, config), not asked.no_thinking
     tokenizer = sampler.tokenizer
+    limits = config.tools if isinstance(config, TaskRunConfig) else None
+    tools = open_tools(limits) if limits else {}
 
     def speak(prompt: str, seed: int) -> Iterator[Delta | Reply]:
         # Bytes of the command line that are no UTF-8 arrive as lone surrogates, which no tokenizer takes.
         text = prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         messages = [{"role": "user", "content": text}]
-        params = SamplingParams(
-            max_tokens=cap,
-            temperature=asked.temperature,
-            stop_token_ids=(tokenizer.end_id,),
-            seed=seed,
-        )
-        ids = tuple(encode_prompt(tokenizer, messages, thinking=thinking))
-        parser, count, last = Parser(tokenizer, thinking=thinking), 0, -1
-        for last, _ in sampler.engine.stream(Request(ids, params)):
-            count += 1
-            yield parser.feed(last)
+        prompt_ids = tuple(encode_prompt(tokenizer, messages, thinking=thinking))
+        parser, ids = Parser(tokenizer, thinking=thinking), list[int]()
+        tool_use = ToolUse(tokenizer, tools, limits) if limits else None
+        given: tuple[int, ...] | None = ()
+        while given is not None and len(ids) + len(given) < cap:
+            ids += given
+            yield from map(parser.feed, given)
+            params = SamplingParams(
+                max_tokens=cap - len(ids),
+                temperature=asked.temperature,
+                stop_token_ids=tokenizer.stop_ids,
+                seed=seed + len(ids),
+            )
+            for token_id, _ in sampler.engine.stream(Request((*prompt_ids, *ids), params)):
+                ids.append(token_id)
+                yield parser.feed(token_id)
+            given = tool_use.reply(ids) if tool_use else None
         yield parser.flush()
         said = parser.result()
         yield Reply(
             prompt=text,
             thought=said.thought,
             answer=said.answer,
-            finish_reason="stop" if last == tokenizer.end_id else "length",
-            tokens=count,
+            finish_reason="stop" if ids[-1] in tokenizer.stop_ids else "length",
+            tokens=len(ids),
+            calls=[dataclasses.asdict(call) for call in said.calls],
         )
 
     return speak

@@ -23,6 +23,7 @@ _SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("loss", "loss", "{:.3f}".format),
     ("reward", "reward", "{:.3f}".format),
     ("accuracy/", "", "{:.0%}".format),
+    ("tools/called_frac", "calls", "{:.0%}".format),
     ("response_tokens/", "length", "{:.0f}".format),
     ("self_check_frac", "self-check", "{:.0%}".format),
     ("tokens_per_s", "tok/s", lambda v: f"{v:,.0f}"),

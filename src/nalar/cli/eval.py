@@ -46,6 +46,8 @@ class Eval:
     """Problems to ask: choose settings on valid, and read test once."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Sets the problems and the samples. None: those of the run's own evaluation."""
+    no_tools: bool = False
+    """Leave calls of tools unanswered, where the run has tools: what the model can do in its head."""
     json: bool = False
     """Print one JSON document on stdout, all else on stderr."""
 
@@ -62,6 +64,8 @@ def run(args: Sequence[str]) -> int:
     asked = flags.parse(Eval, flags.gathered(args, "--task"), verb="eval")
     folder, run_config = chosen_model(asked.run)
     own = run_config.evals if isinstance(run_config, TaskRunConfig) else EvalConfig()
+    tools = run_config.tools if isinstance(run_config, TaskRunConfig) else None
+    tools = None if asked.no_tools else tools
     config = _config(asked, own)
     tasks = {word: open_as_set(word, run_config, at="--task") for word in config.tasks}
     from nalar.pipeline.sampler import load_sampler, measure  # imports torch
@@ -72,7 +76,9 @@ def run(args: Sequence[str]) -> int:
     for name in config.tasks:
         what = f"up to {config.problems} problems of the {asked.split} split × {config.k} samples"
         out.text(f"{name}: {what}")
-        results[name] = measure(sampler, tasks[name], config, split=asked.split, **seed)
+        results[name] = measure(
+            sampler, tasks[name], config, split=asked.split, tools=tools, **seed
+        )
     out.text(results_table(results))
     out.document(EvalDocument.model_validate(results))
     return 0

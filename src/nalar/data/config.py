@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from nalar.config import Config, ConfigError, lookup
-from nalar.tasks.config import ChainSumConfig, CountdownConfig
+from nalar.tasks.config import ArithmeticConfig, ChainSumConfig, CountdownConfig
 from nalar.tasks.registry import settings_of
 
 Format = Literal["text", "jsonl", "parquet"]
@@ -102,6 +102,16 @@ class TokenizerConfig(Config):
     """Learning: documents that merges are learned from, drawn evenly from all of each source, held in memory."""
     signs_apart: bool = True
     """Learning: line ends, digits and the signs of arithmetic never merge, so that each stays one token."""
+    tools: bool = False
+    """Learning: four more special tokens, for calls of tools and their outputs (docs/tools.md)."""
+
+    def model_post_init(self, _context: object) -> None:
+        if self.tools and self.vocab_size < 265:
+            raise ConfigError(
+                at="tokenizer.vocab_size",
+                got=f"{self.vocab_size} with tokenizer.tools",
+                want="at least 265: 256 bytes and 9 special tokens",
+            )
 
 
 class DocumentWeights(Config):
@@ -153,6 +163,24 @@ class LessonConfig(Config):
             )
 
 
+class CallsConfig(Config):
+    """Dialogues on arithmetic in which a calculator is at hand: how often it is called, and what comes of it."""
+
+    share: float = Field(default=0.5, gt=0)
+    """Of documents, as in `weights`: these dialogues."""
+    echo_share: float = Field(default=0.5, ge=0)
+    """Of documents: one expression or number said again and again, from which copying is learned."""
+    arithmetic: ArithmeticConfig = ArithmeticConfig(
+        min_terms=2, max_terms=2, min_digits=4, max_digits=4, operators="*"
+    )
+    call_frac: float = Field(default=0.5, ge=0, le=1)
+    """Dialogues with a call; the others guess a number of the right length."""
+    right_frac: float = Field(default=0.4, ge=0, le=1)
+    """Calls that ask what was asked. Of the others most are about other numbers, some are no expression."""
+    read_frac: float = Field(default=0.7, ge=0, le=1)
+    """Outputs that are taken for the answer; behind the others a number is guessed."""
+
+
 class CorpusConfig(Config):
     """The procedural corpus: how much of what, and how bad. Every `_frac` is a probability in [0, 1]."""
 
@@ -161,6 +189,8 @@ class CorpusConfig(Config):
     weights: DocumentWeights = DocumentWeights()
     lessons: tuple[LessonConfig, ...] = ()
     """Further tasks; set in a recipe (docs/ladder.md)."""
+    calls: CallsConfig | None = None
+    """Dialogues that call a calculator; None: none. Needs tokenizer.tools."""
 
     slip_frac: float = 0.01
     """A result that is off by a little."""
@@ -205,7 +235,7 @@ class CorpusConfig(Config):
     def model_post_init(self, _context: object) -> None:
         given = [share for _, share in self.weights]
         given += [share for one in self.lessons for share in (one.attempts, one.pieces)]
-        if not sum(given) > 0:
+        if not (self.calls or sum(given) > 0):
             raise ConfigError(
                 at="corpus.weights", got="no share above 0", want="at least one kind of document"
             )

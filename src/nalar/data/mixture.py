@@ -70,7 +70,7 @@ class ProceduralStream:
         self._packing = packing
 
     def take(self, step: int, start: int, stop: int) -> list[Piece]:
-        return [Piece(ids) for ids in self._packing.take(step, stop - start)]
+        return self._packing.pieces(step, stop - start)
 
 
 @dataclass(frozen=True)

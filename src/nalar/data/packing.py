@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nalar.data.config import CorpusConfig, PackingConfig
 from nalar.data.corpora.procedural import documents
-from nalar.data.tokenizer import Tokenizer
+from nalar.data.tokenizer import Tokenizer, ToolIds
 
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 Mask = npt.NDArray[np.bool_]
@@ -57,6 +57,20 @@ class Piece:
     """Of the targets. None: all count."""
 
 
+def own_targets(ids: Ids, tools: ToolIds | None) -> Mask | None:
+    """Which targets are no tool's output, with the ids around it: nobody is to learn to make outputs up. None: all."""
+    if tools is None or not (tools.output in ids or tools.end_output in ids):
+        return None
+    ids_T = np.asarray(ids)
+    begun_T, ended_T = (ids_T == tools.output).cumsum(), (ids_T == tools.end_output).cumsum()
+    is_cut = (
+        bool(ended_T[-1]) and not begun_T[int((ended_T > 0).argmax())]
+    )  # begins within an output
+    inside_T = (begun_T + is_cut > ended_T) | (ids_T == tools.end_output)
+    own: Mask = ~inside_T[1:]
+    return own
+
+
 def pack(documents: Sequence[Ids]) -> Packed:
     """Documents of at least two ids each, of which every target counts."""
     return pack_pieces([Piece(ids) for ids in documents])
@@ -92,7 +106,12 @@ class Packing:
 
     def batch(self, step: int) -> Packed:
         """The same for the same seed and step."""
-        return pack(self.take(step, self.config.step_tokens))
+        return pack_pieces(self.pieces(step, self.config.step_tokens))
+
+    def pieces(self, step: int, room: int) -> list[Piece]:
+        """What `take` gives; outputs of tools do not count as targets."""
+        tools = self.tokenizer.tools
+        return [Piece(ids, own_targets(ids, tools)) for ids in self.take(step, room)]
 
     def take(self, step: int, room: int) -> list[list[int]]:
         """As many of a step's documents as have `room` targets in all, the last one cut to fit."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import tokenizers
@@ -28,8 +29,19 @@ def _byte_of_char() -> dict[str, int]:
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
+@dataclass(frozen=True)
+class ToolIds:
+    """The ids between which calls of tools and their outputs stand."""
+
+    call: int
+    end_call: int
+    output: int
+    end_output: int
+
+
 class Tokenizer:
-    """Text to ids and back. Special tokens have the ids 0, 1, ... in the order of `template.SPECIAL_TOKENS`."""
+    """Text to ids and back. Special tokens have the ids 0, 1, ... in the order of `template.SPECIAL_TOKENS`, behind
+    them `template.TOOL_TOKENS` where it was trained for tools."""
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         self._special = backend
@@ -58,7 +70,13 @@ class Tokenizer:
         self.assistant_id: int = ids[template.ASSISTANT]
         self.think_id: int = ids[template.THINK]
         self.end_think_id: int = ids[template.END_THINK]
-        self.special_ids = frozenset(ids.values())
+        tool_ids = [vocab[text] for text in template.TOOL_TOKENS if text in vocab]
+        self.tools = ToolIds(*tool_ids) if len(tool_ids) == len(template.TOOL_TOKENS) else None
+        """None: this tokenizer knows no tools."""
+        self.tool_ids = frozenset(tool_ids if self.tools else ())
+        self.special_ids = frozenset(ids.values()) | self.tool_ids
+        self.stop_ids = (self.end_id, *((self.tools.end_call,) if self.tools else ()))
+        """Where the assistant waits for someone else: the end of its turn, or of a call."""
         self._bytes = self._token_bytes()
         self.fingerprint: str = hashlib.sha256(written.encode()).hexdigest()[:32]
         """Two tokenizers with one fingerprint give the same ids."""
@@ -74,9 +92,8 @@ class Tokenizer:
             ]
         )
         backend.decoder = decoders.ByteLevel()
-        specials = [
-            AddedToken(text, special=True, normalized=False) for text in template.SPECIAL_TOKENS
-        ]
+        known = template.SPECIAL_TOKENS + (template.TOOL_TOKENS if config.tools else ())
+        specials = [AddedToken(text, special=True, normalized=False) for text in known]
         trainer = trainers.BpeTrainer(
             vocab_size=config.vocab_size,
             special_tokens=specials,
@@ -108,17 +125,23 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write the files that transformers reads: tokenizer, its config, the chat template."""
         folder.mkdir(parents=True, exist_ok=True)
+        known = template.SPECIAL_TOKENS + (template.TOOL_TOKENS if self.tools else ())
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": template.END,
             "pad_token": template.END,
-            "additional_special_tokens": list(template.SPECIAL_TOKENS[1:]),
+            "additional_special_tokens": list(known[1:]),
             "clean_up_tokenization_spaces": False,
-            "chat_template": template.CHAT_TEMPLATE,
+            "chat_template": self.chat_template,
         }
         _write(folder / "tokenizer.json", self._special.to_str(pretty=True))
         _write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
-        _write(folder / "chat_template.jinja", template.CHAT_TEMPLATE)
+        _write(folder / "chat_template.jinja", self.chat_template)
+
+    @property
+    def chat_template(self) -> str:
+        """Jinja, as it lies beside the tokenizer."""
+        return template.TOOL_TEMPLATE if self.tools else template.CHAT_TEMPLATE
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Ids of a text. Only with `allow_special` does the text of a special token become its id."""
@@ -158,7 +181,7 @@ def _words(docs: Iterable[str]) -> Iterable[str]:
 def _texts(docs: Iterable[str]) -> Iterable[str]:
     """Texts without the special tokens, of which no part is to merge with what stands around them."""
     for doc in docs:
-        for special in template.SPECIAL_TOKENS:
+        for special in template.SPECIAL_TOKENS + template.TOOL_TOKENS:
             doc = doc.replace(special, "\n")
         yield doc
 

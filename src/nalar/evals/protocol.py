@@ -1,13 +1,15 @@
 """How a model is measured on a task: the same problems, k samples each, intervals over problems."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from nalar.data.dialogue import Parsed, encode_prompt, parse
 from nalar.data.tokenizer import Tokenizer
+from nalar.data.tool_use import tally
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import BannedTokens, Completion, Request, SamplingParams
+from nalar.engine.turns import Environment, generate_turns
 from nalar.evals.config import EvalConfig
 from nalar.evals.results import TaskResult, estimate
 from nalar.stats import majority, pass_at_k
@@ -50,18 +52,25 @@ def sample_problems(
     problems: Sequence[Problem],
     params: SamplingParams,
     banned_tokens: Sequence[BannedTokens | None] | None = None,
+    make_environment: Callable[[Problem], Environment] | None = None,
 ) -> list[list[Sample]]:
-    """`params.n` scored responses to each problem; each problem has a seed of its own, from its place."""
+    """`params.n` scored responses to each problem; each problem has a seed of its own, from its place.
+
+    make_environment: what each sample talks to where it stops, as in RL. None: a sample that stops is over.
+    """
     requests = []
     for i, problem in enumerate(problems):
-        own = {"stop_token_ids": (tokenizer.end_id,), "seed": params.seed * 1_000_003 + i}
+        own = {"stop_token_ids": tokenizer.stop_ids, "seed": params.seed * 1_000_003 + i}
         prompt_ids = encode_prompt(tokenizer, [{"role": "user", "content": problem.prompt}])
         banned = banned_tokens[i] if banned_tokens else None
         requests.append(Request(tuple(prompt_ids), params.model_copy(update=own), banned))
+    if make_environment is None:
+        groups = engine.generate(requests)
+    else:
+        make = make_environment
+        groups = generate_turns(engine, requests, lambda i: make(problems[i]))
     out = []
-    for request, problem, completions in zip(
-        requests, problems, engine.generate(requests), strict=True
-    ):
+    for request, problem, completions in zip(requests, problems, groups, strict=True):
         group = []
         for completion in completions:
             parsed = parse(tokenizer, completion.token_ids)
@@ -79,12 +88,15 @@ def evaluate(
     config: EvalConfig,
     *,
     seed: int,
+    make_environment: Callable[[Problem], Environment] | None = None,
 ) -> Measured:
     """Sample and summarise."""
     params = SamplingParams(
         n=config.k, max_tokens=config.max_tokens, temperature=config.temperature, seed=seed
     )
-    samples = sample_problems(engine, tokenizer, task, problems, params)
+    samples = sample_problems(
+        engine, tokenizer, task, problems, params, make_environment=make_environment
+    )
     return Measured(summarise(samples, searches=task.searches, seed=seed), samples)
 
 
@@ -93,6 +105,7 @@ def summarise(samples: Sequence[Sequence[Sample]], *, searches: bool, seed: int)
     k = len(samples[0])
     flat = [s for group in samples for s in group]
     correct = [sum(s.correct for s in group) for group in samples]
+    tools = tally(s.parsed.calls for s in flat)
     return TaskResult(
         n=len(samples),
         k=k,
@@ -105,6 +118,9 @@ def summarise(samples: Sequence[Sequence[Sample]], *, searches: bool, seed: int)
         self_check_frac=fmean(checks_itself(s.parsed.thought) for s in flat) if searches else None,
         verifier_errors=sum(s.score.error is not None for s in flat),
         timeouts=sum(s.score.timed_out for s in flat),
+        tool_calls=tools.calls,
+        called_frac=tools.called_frac,
+        tool_error_frac=tools.error_frac,
     )
 
 

@@ -57,6 +57,12 @@ class TaskResult(Finite):
     """Responses without a verdict. They count as wrong here, so the figures are a lower bound where there are any."""
     timeouts: int = 0
     """Responses whose check, or whose own program, ran over its time."""
+    tool_calls: float = 0.0
+    """Calls of tools a response."""
+    called_frac: float = 0.0
+    """Share of responses that call a tool."""
+    tool_error_frac: float = 0.0
+    """Of the calls, answered by an error."""
 
 
 class ProbeResult(Finite):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nalar.config import UserError
-from nalar.data.template import CHAT_TEMPLATE, END_THINK
+from nalar.data.template import CHAT_TEMPLATE, END_THINK, TOOL_TEMPLATE
 from nalar.data.tokenizer import Tokenizer
 from nalar.model.config import ModelConfig
 from nalar.model.folder import ModelFolder
@@ -30,8 +30,8 @@ def refuse_foreign_ids(folder: Path, tokenizer: Tokenizer, model: ModelConfig) -
 
 
 def _refuse_foreign_template(folder: Path) -> None:
-    template = ModelFolder.read(folder).chat_template
-    if template is not None and template.text.strip() == CHAT_TEMPLATE.strip():
+    template, ours = ModelFolder.read(folder).chat_template, (CHAT_TEMPLATE, TOOL_TEMPLATE)
+    if template is not None and template.text.strip() in ours:
         return
     got = "no chat template" if template is None else "another chat template than nalar's own"
     if template is not None and END_THINK not in template.text:

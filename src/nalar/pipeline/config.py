@@ -25,6 +25,7 @@ from nalar.model.families.registry import FAMILIES
 from nalar.optim.config import OptimConfig, ScheduleConfig
 from nalar.plan.cost import PriceConfig
 from nalar.rl.config import RLConfig
+from nalar.sandbox.config import ToolsConfig
 from nalar.tasks.registry import refuse_unknown_task
 from nalar.train.config import CheckpointConfig, PretrainConfig
 
@@ -62,6 +63,8 @@ class TaskRunConfig(RunConfig):
     evals: EvalConfig
     max_prompt_tokens: int = Field(default=64, ge=1)
     """Longest prompt, its turn's special tokens included; a task with a longer one is refused."""
+    tools: ToolsConfig | None = None
+    """What the model may call in RL and in evaluations (docs/tools.md). None: nothing."""
 
     def model_post_init(self, context: object) -> None:
         RunConfig.model_post_init(self, context)
@@ -102,6 +105,7 @@ class ZeroConfig(TaskRunConfig):
 
     def model_post_init(self, context: object) -> None:
         TaskRunConfig.model_post_init(self, context)
+        self._check_tools()
         if self.model.vocab_size != self.tokenizer.vocab_size:
             raise ConfigError(
                 at="model.vocab_size",
@@ -122,6 +126,18 @@ class ZeroConfig(TaskRunConfig):
         """Tokens, of all that is sampled in a run."""
         probed = self.probe.max_tokens if self.probe else 0
         return max(self.rl.max_tokens, self.evals.max_tokens, probed)
+
+    def _check_tools(self) -> None:
+        wants = [
+            at for at, one in (("tools", self.tools), ("corpus.calls", self.corpus.calls)) if one
+        ]
+        if wants and self.tokenizer.path is None and not self.tokenizer.tools:
+            raise ConfigError(
+                at="tokenizer.tools",
+                got=f"off, with {' and '.join(wants)}",
+                want="a tokenizer that has ids for calls and their outputs",
+                hint="--tokenizer.tools",
+            )
 
     def _check_model(self) -> None:
         """What the model must be for its family's folder to say it, and for the recipe to train it."""

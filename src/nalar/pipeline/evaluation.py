@@ -1,7 +1,7 @@
 """The evaluations of a run, before and after RL, and the report they end in: what every run on tasks shares."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from nalar.data.dialogue import encode_prompt
@@ -17,6 +17,7 @@ from nalar.pipeline.config import TaskRunConfig
 from nalar.pipeline.session import Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import EVAL_SEED, refuse_long_prompts, test_problems
+from nalar.pipeline.tools import environments
 from nalar.tasks.problem import Task
 from nalar.train.checkpoint import Resumed
 
@@ -66,7 +67,10 @@ def _evaluate(
     session: Session[C], stage: str, tasks: Tasks, policy: Policy, results_name: str
 ) -> Outcome:
     config, tokenizer = session.config, policy.tokenizer
-    engine = engine_for(policy.model, config)
+    engine, make_environment = (
+        engine_for(policy.model, config),
+        environments(config.tools, tokenizer),
+    )
     results: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     with session.start(stage, steps=len(config.evals.tasks)) as meter:
@@ -77,7 +81,15 @@ def _evaluate(
                 return Outcome.STOPPED
             task = tasks[word]
             problems = test_problems(task, config)
-            measured = evaluate(engine, tokenizer, task, problems, config.evals, seed=EVAL_SEED)
+            measured = evaluate(
+                engine,
+                tokenizer,
+                task,
+                problems,
+                config.evals,
+                seed=EVAL_SEED,
+                make_environment=make_environment,
+            )
             session.add_sampling(policy.model.config, measured.samples)
             results[task.id] = measured.result.model_dump()
             rows += [sample_row(sample) for group in measured.samples for sample in group]
@@ -132,6 +144,7 @@ def sample_row(sample: Sample) -> dict[str, Any]:
         "prompt": sample.problem.prompt,
         "thought": sample.parsed.thought,
         "answer": sample.parsed.answer,
+        "calls": [asdict(call) for call in sample.parsed.calls],
         "correct": sample.correct,
         "finish_reason": sample.completion.finish_reason,
         "tokens": len(sample.completion.token_ids),

@@ -17,6 +17,7 @@ from nalar.pipeline.evaluation import (
 )
 from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
+from nalar.pipeline.tools import environments
 from nalar.pipeline.vigil import Vigil
 from nalar.plan.model import sequence_flops
 from nalar.rl.lessons import lessons
@@ -84,6 +85,7 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
             should_stop=lambda: session.should_stop() or vigil.has_enough,
             reference=learner.reference,
             save_dir=session.run.path / ROLLOUTS,
+            make_environment=environments(config.tools, learner.tokenizer),
         )
         if done < config.rl.steps:
             if done > first_step:

@@ -17,6 +17,8 @@ from nalar.pipeline.base import refuse_foreign_ids
 from nalar.pipeline.config import RunConfig
 from nalar.pipeline.place import Place, place_of
 from nalar.pipeline.tasks import EVAL_SEED
+from nalar.pipeline.tools import environments
+from nalar.sandbox.config import ToolsConfig
 from nalar.tasks.problem import Split, Task
 
 
@@ -56,9 +58,18 @@ def load_sampler(
 
 
 def measure(
-    sampler: Sampler, task: Task, config: EvalConfig, *, split: Split, seed: int = EVAL_SEED
+    sampler: Sampler,
+    task: Task,
+    config: EvalConfig,
+    *,
+    split: Split,
+    seed: int = EVAL_SEED,
+    tools: ToolsConfig | None = None,
 ) -> TaskResult:
-    """The figures of one task. The same seed asks the same problems, the default those that a run asks itself."""
+    """The figures of one task. The same seed asks the same problems, the default those that a run asks itself.
+
+    tools: what a response may call. None: nothing.
+    """
     problems = task.problems(split, config.problems, seed)
     if not problems:
         raise UserError(
@@ -68,5 +79,13 @@ def measure(
             hint="--split, or another setting of the task",
         )
     with torch.inference_mode():
-        measured = evaluate(sampler.engine, sampler.tokenizer, task, problems, config, seed=seed)
+        measured = evaluate(
+            sampler.engine,
+            sampler.tokenizer,
+            task,
+            problems,
+            config,
+            seed=seed,
+            make_environment=environments(tools, sampler.tokenizer),
+        )
     return measured.result

@@ -6,11 +6,13 @@ from nalar.pipeline.config import ZeroConfig
 from nalar.recipes.base import base_cpu
 from nalar.recipes.ladder import LADDER
 from nalar.recipes.small import zero_h200_small
+from nalar.recipes.tools import zero_tools_cpu
 from nalar.recipes.zero import zero_cpu, zero_tiny
 
 RECIPES: Mapping[str, Callable[[], ZeroConfig]] = {
     "zero-cpu": zero_cpu,
     "zero-tiny": zero_tiny,
+    "zero-tools-cpu": zero_tools_cpu,
     "base-cpu": base_cpu,
     **LADDER,
     "zero-h200-small": zero_h200_small,

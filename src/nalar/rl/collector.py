@@ -199,7 +199,7 @@ def _drawing(
     return Drawing(
         max_tokens=config.max_tokens,
         temperature=config.temperature,
-        stop_token_ids=(tokenizer.end_id,),
+        stop_token_ids=tokenizer.stop_ids,
         make_environment=make_environment,
         stop_matcher=stop_matcher,
     )

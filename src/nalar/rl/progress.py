@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import compress
 from statistics import fmean
 
+from nalar.data.tool_use import ToolTally, tally
 from nalar.rl.correction import Mismatch
 from nalar.rl.looping import ends_in_a_loop
 from nalar.rl.rollout import Collected, Rollout, is_silent
@@ -85,6 +86,8 @@ class RLProgress:
     staleness: float
     """Mean of these steps."""
     max_staleness: int
+    tools: ToolTally | None = None
+    """How tools were used; None where no response called one."""
 
 
 def progress(
@@ -107,6 +110,7 @@ def progress(
     total = ages.total()
     return RLProgress(
         step=step,
+        tools=tally(calls) if any(calls := [r.parsed.calls for r in flat]) else None,
         reward=fmean(r.reward for r in flat),
         accuracy={t: fmean(r.correct for r in rs) for t, rs in by_task.items()},
         response_tokens={t: fmean(len(r.response) for r in rs) for t, rs in by_task.items()},

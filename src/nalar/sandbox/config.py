@@ -1,4 +1,4 @@
-"""How code that nobody trusts is run. Imports no torch."""
+"""How code that nobody trusts is run, and what a model may call. Imports no torch."""
 
 from typing import Literal, get_args
 
@@ -36,4 +36,29 @@ class SandboxConfig(Config):
                 got=self.tier,
                 want=f"{self.min_tier} or stronger, as sandbox.min_tier says",
                 hint=" < ".join(TIERS),
+            )
+
+
+ToolName = Literal["calculator", "python"]
+
+
+class ToolsConfig(Config):
+    """What a model may call while it answers, and how much of it in one response."""
+
+    names: tuple[ToolName, ...] = ("calculator",)
+    max_calls: int = Field(default=4, ge=1, le=10_000)
+    """Calls that are run; one more is answered by an error."""
+    output_chars: int = Field(default=2000, ge=16, le=1_000_000)
+    """Of all outputs together; one that would go beyond is cut, and says so."""
+    wall_s: float = Field(default=30.0, gt=0, le=3600)
+    """Of all calls together, by the clock; a call behind it is answered by an error."""
+    python: SandboxConfig = SandboxConfig()
+    """Limits of one program."""
+
+    def model_post_init(self, _context: object) -> None:
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise ConfigError(
+                at="tools.names",
+                got=" ".join(self.names) or "no name",
+                want=f"some of {', '.join(get_args(ToolName))}, each once",
             )

@@ -2,7 +2,7 @@
 
 import random
 
-from nalar.tasks import expression
+from nalar.sandbox import expression
 from nalar.tasks.answers import can_be_read, number_score
 from nalar.tasks.config import ArithmeticConfig
 from nalar.tasks.family import Family
@@ -17,6 +17,11 @@ LADDER: tuple[ArithmeticConfig, ...] = (
     ArithmeticConfig(min_terms=2, max_terms=3, min_digits=4, max_digits=6),
 )
 """Rungs, from the easiest to the hardest; the last has numbers too large for the head."""
+
+
+def expression_of(problem: Problem) -> str:
+    """What a problem asks to be worked out."""
+    return problem.prompt.removeprefix("What is ").removesuffix("?")
 
 
 class Arithmetic(Family):

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from nalar.config import ConfigError
-from nalar.tasks import expression
+from nalar.sandbox import expression
 from nalar.tasks.config import CountdownConfig
 from nalar.tasks.problem import Problem, Score, Split, distinct, split_of
 

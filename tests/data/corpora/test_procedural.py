@@ -12,7 +12,7 @@ from nalar.data.corpora.procedural import KINDS, documents
 from nalar.data.corpora.sources import sources
 from nalar.data.template import END
 from nalar.recipes.small import zero_h200_small
-from nalar.tasks import expression
+from nalar.sandbox import expression
 from nalar.tasks.config import CountdownConfig
 from nalar.tasks.countdown import split_of_numbers
 from nalar.tasks.problem import split_of

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from nalar.config import ConfigError
 from nalar.data.config import CorpusConfig
+from nalar.data.corpora.calls import Calls
 from nalar.data.corpora.chains import chain
 from nalar.data.corpora.facts import facts, word_problem
 from nalar.data.corpora.lessons import taught
@@ -28,7 +29,7 @@ KINDS: Mapping[str, Generator] = {
 
 def documents(config: CorpusConfig, rng: random.Random) -> Iterator[str]:
     """Documents without end, special tokens as their text. The same state of `rng` gives the same documents."""
-    makers = [*_of_countdown_and_chains(config), *_of_lessons(config)]
+    makers = [*_of_countdown_and_chains(config), *_of_lessons(config), *_of_calls(config)]
     weights = [weight for weight, _ in makers]
     if min(weights) < 0 or sum(weights) <= 0:
         raise ConfigError(
@@ -62,3 +63,10 @@ def _of_lessons(config: CorpusConfig) -> list[tuple[float, Maker]]:
         given = taught(lesson)
         found += [(lesson.attempts, given.attempt), (lesson.pieces, given.pieces)]
     return found
+
+
+def _of_calls(config: CorpusConfig) -> list[tuple[float, Maker]]:
+    if config.calls is None:
+        return []
+    calls = Calls(config.calls)
+    return [(config.calls.share, calls.dialogue), (config.calls.echo_share, calls.echo)]

@@ -57,8 +57,8 @@ class _Node:
 class _Reader:
     """Recursive descent over a list of tokens; the depth limit keeps the recursion shallow."""
 
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens = tokens
+    def __init__(self, tokens: list[str], max_number: int, signed: bool) -> None:
+        self.tokens, self.max_number, self.signed = tokens, max_number, signed
         self.at = 0
         self.depth = 0
         self.numbers: list[int] = []
@@ -88,10 +88,13 @@ class _Reader:
         self.at += 1
         if token == "(":
             return self.group()
+        if token == "-" and self.signed:
+            inner = self.atom()
+            return _Node(-inner.value, "", (f"-{inner.text()}",))
         if not token.isdigit():
             raise ExpressionError(f"wanted a number or '(', got {token or 'the end'!r}")
-        if len(token) > 10 or int(token) > MAX_NUMBER:
-            raise ExpressionError(f"number {token} is above {MAX_NUMBER}")
+        if int(token) > self.max_number:
+            raise ExpressionError(f"number {token} is above {self.max_number}")
         number = int(token)
         self.numbers.append(number)
         return _Node(Fraction(number), "", (str(number),))
@@ -135,12 +138,13 @@ def _tokens(text: str) -> list[str]:
     return tokens
 
 
-def parse(text: str) -> Parsed:
+def parse(text: str, *, max_number: int = MAX_NUMBER, signed: bool = False) -> Parsed:
     """The value, numbers and canonical form of an expression; any other text raises ExpressionError.
 
-    Spaces and the usual Unicode minus, times and division signs are tolerated; unary signs are not.
+    Spaces and the usual Unicode minus, times and division signs are tolerated; unary minus only where it is `signed`,
+    and then the canonical form is no identity: `-2` may stand in many ways.
     """
-    reader = _Reader(_tokens(text))
+    reader = _Reader(_tokens(text), max_number, signed)
     node = reader.level("+")
     if reader.peek():
         raise ExpressionError(f"{reader.peek()!r} after the end of the expression")

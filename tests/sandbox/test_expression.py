@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nalar.tasks.expression import MAX_CHARS, ExpressionError, parse
+from nalar.sandbox.expression import MAX_CHARS, ExpressionError, parse
 
 Tree = int | tuple[str, "Tree", "Tree"]
 

@@ -1,0 +1,75 @@
+"""Samples that go on behind what an environment adds."""
+
+from nalar.engine.sequence import Completion, Request, SamplingParams
+from nalar.engine.turns import generate_turns
+
+STOP, END = 7, 0
+
+
+class Scripted:
+    """Draws one id more than it was asked with, then stops; keeps what it was asked."""
+
+    def __init__(self, *turns):
+        self.turns, self.asked = list(turns), []
+
+    def generate(self, requests):
+        self.asked.append(list(requests))
+        said, finish = self.turns.pop(0)
+        one = Completion(said, tuple(-0.1 * i for i in said), finish, policy_version=3)
+        return [[one] * request.params.n for request in requests]
+
+
+class Echo:
+    """Answers a stop by the number of ids so far, and anything else by the end."""
+
+    def __init__(self, place):
+        self.place, self.seen = place, []
+
+    def reply(self, token_ids):
+        self.seen.append(tuple(token_ids))
+        return (100, len(token_ids)) if token_ids[-1] == STOP else None
+
+
+def asked(n=1, max_tokens=20):
+    params = SamplingParams(n=n, max_tokens=max_tokens, stop_token_ids=(END, STOP), seed=5)
+    return Request((1, 2), params)
+
+
+def test_a_reply_stands_behind_what_was_drawn_and_is_not_drawn():
+    engine = Scripted(((4, STOP), "stop"), ((5, STOP), "stop"), ((6, END), "stop"))
+    made = []
+    ((done,),) = generate_turns(engine, [asked()], lambda i: made.append(Echo(i)) or made[-1])
+    assert done.token_ids == (4, STOP, 100, 2, 5, STOP, 100, 6, 6, END)
+    assert done.forced == (2, 3, 6, 7)
+    assert [done.logprobs[i] for i in done.forced] == [0.0] * 4
+    assert len(done.logprobs) == len(done.token_ids) and done.policy_version == 3
+    assert done.finish_reason == "stop" and [e.place for e in made] == [0]
+    assert made[0].seen[-1] == done.token_ids
+    prompts = [request.prompt_ids for (request,) in engine.asked]
+    assert prompts == [(1, 2), (1, 2, *done.token_ids[:4]), (1, 2, *done.token_ids[:8])]
+    assert [r.params.max_tokens for (r,) in engine.asked] == [20, 16, 12]
+
+
+def test_every_sample_has_an_environment_and_later_turns_streams_of_their_own():
+    engine = Scripted(((STOP,), "stop"), ((STOP,), "stop"), ((END,), "stop"))
+    made = []
+    groups = generate_turns(
+        engine, [asked(2), asked(2)], lambda i: made.append(Echo(i)) or made[-1]
+    )
+    assert [e.place for e in made] == [0, 0, 1, 1]
+    assert [len(group) for group in groups] == [2, 2]
+    seeds = [r.params.seed for turn in engine.asked[1:] for r in turn[:2]]
+    assert len(set(seeds)) == 4 and all(r.params.n == 1 for r in engine.asked[1])
+
+
+def test_a_reply_that_leaves_no_room_ends_the_sample_before_it():
+    engine = Scripted(((4, 4, STOP), "stop"))
+    ((done,),) = generate_turns(engine, [asked(max_tokens=5)], Echo)
+    assert (done.token_ids, done.finish_reason, done.forced) == ((4, 4, STOP), "length", ())
+
+
+def test_a_sample_that_was_cut_is_not_replied_to():
+    engine = Scripted(((4, STOP), "length"))
+    environment = Echo(0)
+    generate_turns(engine, [asked()], lambda i: environment)
+    assert environment.seen == []
