@@ -330,7 +330,12 @@ class Run:
 
     def mend(self) -> None:
         """Clear away what a killed process left half-written. For the run's only writer."""
-        for folder in (self.path, self.path / "samples", self.path / "checkpoints"):
+        for folder in (
+            self.path,
+            self.path / "samples",
+            self.path / "rollouts",
+            self.path / "checkpoints",
+        ):
             mend_folder(folder)
 
     def write_samples(self, stage: str, rows: Iterable[Mapping[str, Any]]) -> None:

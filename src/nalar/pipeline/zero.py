@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 from nalar.config import lookup
@@ -27,7 +28,9 @@ from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.training import Trained, Training, run_stages, train_slices
 from nalar.plan.model import sequence_flops
-from nalar.rl.loop import train_rl
+from nalar.rl.config import RLConfig
+from nalar.rl.group import Carried
+from nalar.rl.loop import OnStep, replay_rl, train_rl
 from nalar.rl.progress import RLProgress
 from nalar.rl.rollout import Rollout
 from nalar.rl.step import useful
@@ -174,37 +177,93 @@ def _rl(session: Session[ZeroConfig], force: bool) -> Outcome:
     config, resumed = session.config, session.resume("rl")
     learner = _policy(config, resumed, resumed or session.load("pretrain"))
     first_step = resumed.progress.step if resumed else 0
-    tasks = tasks_of(config)
+    carried = Carried()
+    if resumed and resumed.loop:
+        carried = Carried.from_json(resumed.loop, learner.tokenizer)
     with session.start("rl", steps=config.rl.steps, resumed=resumed) as meter:
         session.find_ceiling(learner.model)
         alarm = IdleExperts()
 
+        def save(step: int) -> None:
+            session.save("rl", step, learner, meter, loop=carried.to_json())
+
         def on_step(progress: RLProgress, groups: list[list[Rollout]]) -> None:
-            session.add_sampling(config.model, groups)
-            session.work.flops += trained_flops(session, config.model, groups)
+            _count_rl(session, groups)
             session.log("rl", progress.step, meter, rl_values(progress))
+            if progress.step == 1 and (agreement := replayed(config.rl, progress)):
+                session.observer.note(agreement)
             if progress.idle is not None and (warning := alarm.see(progress.idle)):
                 session.observer.note(warning)
             if progress.step % config.rl.save_every_steps == 0 or progress.step == config.rl.steps:
-                session.save("rl", progress.step, learner, meter)
+                save(progress.step)
 
-        done = train_rl(
+        done = _rl_steps(session, learner, carried, first_step, on_step)
+        if done < config.rl.steps:
+            if done > first_step:
+                save(done)
+            return Outcome.STOPPED
+    return Outcome.FINISHED
+
+
+def _rl_steps(
+    session: Session[ZeroConfig],
+    learner: Learner,
+    carried: Carried,
+    first_step: int,
+    on_step: OnStep,
+) -> int:
+    """Both halves of the loop, or the one that is looked at alone; steps done in all."""
+    config, rollout = session.config, session.config.rl.rollout
+    known = tasks_of(config)
+    tasks = [lookup(task_id, known, at="rl.tasks") for task_id in config.rl.tasks]
+    if rollout.replay_dir is not None:
+        return replay_rl(
             learner.model,
             learner.optimizer,
-            engine_for(learner.model, config),
             learner.tokenizer,
-            [lookup(task_id, tasks, at="rl.tasks") for task_id in config.rl.tasks],
+            tasks,
             config.rl,
-            seed=config.seed,
+            Path(rollout.replay_dir),
             first_step=first_step,
             on_step=on_step,
             should_stop=session.should_stop,
         )
-        if done < config.rl.steps:
-            if done > first_step:
-                session.save("rl", done, learner, meter)
-            return Outcome.STOPPED
-    return Outcome.FINISHED
+    return train_rl(
+        learner.model,
+        learner.optimizer,
+        engine_for(learner.model, config),
+        learner.tokenizer,
+        tasks,
+        config.rl,
+        seed=config.seed,
+        first_step=first_step,
+        on_step=on_step,
+        should_stop=session.should_stop,
+        carried=carried,
+        save_dir=session.run.path / "rollouts",
+    )
+
+
+def _count_rl(session: Session[ZeroConfig], groups: list[list[Rollout]]) -> None:
+    """What a step has used: whichever of its halves took place."""
+    config = session.config
+    if config.rl.rollout.debug != "train_only":
+        session.add_sampling(config.model, groups)
+    if config.rl.rollout.debug != "rollout_only":
+        session.work.flops += trained_flops(session, config.model, groups)
+
+
+def replayed(config: RLConfig, progress: RLProgress) -> str | None:
+    """Of rollouts that were saved: how far the trainer is from who sampled them. None where they are sampled now."""
+    if config.rollout.debug != "train_only":
+        return None
+    off = progress.first_log_ratio_rms
+    if off is None:
+        return "replay: no group of the first step has anything to teach, so nothing says who sampled it"
+    return (
+        f"replay: log-probabilities of trainer and sampler are {off:.1e} apart at the first step (root mean square); "
+        "rounding alone gives less than 1e-5 in float32, other weights give more"
+    )
 
 
 def _policy(config: ZeroConfig, resumed: Resumed | None, begun: Resumed) -> Learner:
