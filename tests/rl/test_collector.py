@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
+from nalar.config import UserError
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
 from nalar.model.transformer import Transformer
@@ -236,6 +237,11 @@ def test_what_is_carried_survives_as_json(collector, model, tokenizer):
     assert again.to_json() == carried.to_json()
     rest = collected(collector(carried=again, **settings), model, 3, first=2)
     assert contents([*first, *rest]) == contents(straight)
+
+
+def test_unfinished_rollouts_that_nalar_did_not_write_are_named(tokenizer):
+    with pytest.raises(UserError, match=r"unfinished rollouts.*\n?.*at unfinished\.0\.problem"):
+        Carried.from_json({"unfinished": [{"seed": 1}]}, tokenizer)
 
 
 def test_a_step_that_is_broken_off_leaves_the_engine_free(collector, model):
