@@ -43,7 +43,17 @@ def model(tokenizer):
 def collector(model, tokenizer, rl_config):
     """A collector on an engine with room for a few samples: groups come to their ends one after another."""
 
-    def make(*, carried=None, tasks=None, steps=100, rows=8, minibatches=2, exact=False, **rollout):
+    def make(
+        *,
+        carried=None,
+        tasks=None,
+        steps=100,
+        rows=8,
+        minibatches=2,
+        ahead=False,
+        exact=False,
+        **rollout,
+    ):
         config = rl_config(
             steps=steps,
             minibatches=minibatches,
@@ -54,8 +64,10 @@ def collector(model, tokenizer, rl_config):
         )
         tasks = tasks or [Countdown(), ChainSum()]
         limits = EngineConfig(max_model_len=64, max_num_seqs=rows, deterministic=exact)
+        engine = Engine(model, limits)
+        engine._overlaps = ahead  # as on a GPU: what is under way when a step is cut is lost
         return Collector(
-            Engine(model, limits),
+            engine,
             tokenizer,
             tasks,
             config,
@@ -128,9 +140,10 @@ def test_how_long_verifiers_take_changes_nothing(collector, model, rewards):
     assert sum(len(step) for step in found[0]) > 3
 
 
-def test_what_is_cut_goes_on_where_it_was_with_numbers_of_its_own(collector, model):
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_is_cut_goes_on_where_it_was_with_numbers_of_its_own(collector, model, ahead):
     """By an unchanged policy every sample becomes what it would have become at once."""
-    cut = collected(collector(exact=True, step_tokens=60, max_staleness=50), model, 6)
+    cut = collected(collector(exact=True, ahead=ahead, step_tokens=60, max_staleness=50), model, 6)
     assert all(step.num_unfinished for step in cut)
     apart = [r.response for step in cut for group in step.groups for r in group]
     assert any(len(set(response.versions)) > 1 for response in apart)
