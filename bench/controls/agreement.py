@@ -24,10 +24,11 @@ from nalar.engine.sequence import Request
 from nalar.kernels.paging import Paging
 from nalar.model.moe import Router
 from nalar.model.transformer import Transformer
-from nalar.pipeline.zero import engine_for
+from nalar.pipeline.evaluation import engine_for
+from nalar.rl.batches import policy_batches, trainer_logprobs
 from nalar.rl.collector import collect
+from nalar.rl.lessons import Lesson
 from nalar.rl.rollout import Rollout, draw_problems
-from nalar.rl.step import policy_batches, trainer_logprobs
 
 ROLLOUTS = 256
 TOLERANCE = 1e-5
@@ -217,7 +218,7 @@ def _compare(
     # policy_batches sorts by length, and a stable sort of what is sorted changes nothing
     ordered = sorted(rollouts, key=lambda r: len(r.prompt_ids) + len(r.response.token_ids))
     batches = policy_batches(
-        ordered, [1.0] * len(ordered), max_tokens=max_tokens, device=model.head_weight.device
+        [Lesson(r, 1.0) for r in ordered], max_tokens=max_tokens, device=model.head_weight.device
     )
     start = 0
     for batch in batches:

@@ -199,7 +199,7 @@ def test_a_stream_gives_what_generate_gives(make_engine):
 
 
 def test_no_inference_mode_reaches_the_caller(make_engine):
-    engine = make_engine()
+    engine = make_engine(num_scheduler_steps=1)
     modes = []
     request = Request((1,), SamplingParams(max_tokens=5))
     engine.generate([request], on_step=lambda _: modes.append(torch.is_inference_mode_enabled()))
@@ -452,6 +452,7 @@ def test_steps_that_are_recorded_give_what_others_give(make_engine, tapes, limit
     )  # a warm cache makes batches of its own
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tensors of the CPU: for the interpreter")
 def test_recorded_steps_may_use_kernels_of_their_own(make_engine, tapes):
     pytest.importorskip("triton")
     requests = crowd(6)

@@ -354,3 +354,4 @@ def test_runs_of_steps_are_refused_beside_guesses_and_left_to_the_device_they_ar
         EngineConfig(**PLAIN, speculation=BOTH[0], num_scheduler_steps=4)
     config = EngineConfig(**PLAIN, speculation=BOTH[0])
     assert config.settled(is_gpu=True).num_scheduler_steps == 1
+    assert EngineConfig(**PLAIN).settled(is_gpu=False).num_scheduler_steps == 4

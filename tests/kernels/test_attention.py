@@ -4,6 +4,7 @@ from torch.testing import assert_close
 
 from nalar.kernels.attention import (
     KEY_TILE,
+    absorbed_attention,
     chunk_attention,
     document_attention,
     grouped_attention,
@@ -11,6 +12,7 @@ from nalar.kernels.attention import (
     tiled_attention,
 )
 from nalar.kernels.documents import Documents
+from nalar.kernels.paging import Chunk
 
 HEADS, GROUPS, WIDTH = 6, 2, 8
 
@@ -79,6 +81,17 @@ def test_a_chunk_behind_others_is_the_end_of_the_whole():
     whole, _ = document_attention(q, k, v, Documents.rows(1, 20), scale=0.3)
     for chunk in (1, 7, 20):
         assert_close(chunk_attention(q[-chunk:], k, v, scale=0.3), whole[-chunk:])
+
+
+def test_absorbed_attention_of_a_chunk_mixes_the_latents_that_each_query_sees():
+    tokens, seen, latent = 5, 17, 6
+    q_QHC, seen_TC = normal(tokens, HEADS, WIDTH), normal(seen, WIDTH, seed=1)
+    chunk = Chunk(tokens, seen, torch.zeros(1, dtype=torch.int64))
+    mixed = absorbed_attention(q_QHC, seen_TC, chunk.hidden_QT, latent_dim=latent, scale=0.3)
+    for i in range(tokens):
+        keys_TC = seen_TC[: seen - tokens + i + 1]
+        weights_HT = (q_QHC[i] @ keys_TC.T * 0.3).softmax(-1)
+        assert_close(mixed[i], weights_HT @ keys_TC[:, :latent])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

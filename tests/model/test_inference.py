@@ -5,9 +5,13 @@ import random
 import pytest
 import torch
 
+from nalar.engine import decode
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import Request, SamplingParams
+from nalar.kernels import paging
+from nalar.kernels.paging import read
+from nalar.model.attention import LatentAttention
 
 WAYS = {
     "at once": {},
@@ -52,6 +56,46 @@ def test_sampled_logprobs_are_those_of_the_training_forward(family_config, rando
     error = torch.cat(errors)
     assert float(error.max()) < 1e-4
     assert float((error < 1e-5).float().mean()) >= 0.999
+
+
+@pytest.mark.parametrize("absorbs", [True, False])
+def test_a_chunk_sees_the_same_absorbed_or_expanded(
+    tiny_families, random_model, monkeypatch, absorbs
+):
+    model = random_model(tiny_families["deepseek_v3"])
+    requests = crowd(6)
+    whole = engine_of(model).generate(requests)
+    monkeypatch.setattr(LatentAttention, "_absorbs", lambda *_: absorbs)
+    parts = engine_of(model, max_num_batched_tokens=7, block_size=4).generate(requests)
+    all_samples = ([c for samples in group for c in samples] for group in (whole, parts))
+    for one, other in zip(*all_samples, strict=True):
+        assert one.token_ids == other.token_ids
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "qwen3"])
+@pytest.mark.parametrize("limits", [{}, {"num_blocks": 16}, {"num_scheduler_steps": 1}])
+def test_rows_that_are_held_side_by_side_are_as_if_gathered_anew(
+    tiny_families, random_model, monkeypatch, family, limits
+):
+    """To the bit, whatever comes between steps of the same rows; and held they are."""
+    model, gathers = random_model(tiny_families[family]), []
+    limits = {"block_size": 8, "max_num_seqs": 6, "max_num_batched_tokens": 40, **limits}
+
+    def gathered(*args):
+        gathers.append(1)
+        return read(*args)
+
+    monkeypatch.setattr(paging, "read", gathered)
+    found, counts = [], []
+    for most_bytes in (decode.MOST_HELD_BYTES, 0):
+        monkeypatch.setattr(decode, "MOST_HELD_BYTES", most_bytes)
+        engine = engine_of(model, **limits)
+        gathers.clear()
+        found.append([_bits(samples) for samples in engine.generate(crowd(12, max_tokens=30))])
+        counts.append(len(gathers))
+    assert found[0] == found[1]
+    assert 0 < counts[0] < 0.8 * counts[1]
 
 
 @pytest.mark.parametrize("family", ["deepseek_v3", "qwen3", "granitemoe"])

@@ -245,7 +245,7 @@ def test_what_is_carried_survives_as_json(collector, model, tokenizer):
     straight = collected(collector(**settings), model, 5)
     carried = Carried()
     first = collected(collector(carried=carried, **settings), model, 2)
-    assert any(one for group in carried.unfinished for one in group.verdicts)
+    assert any(one for group in carried.unfinished for one in group.judged)
     again = Carried.from_json(carried.to_json(), tokenizer)
     assert again.to_json() == carried.to_json()
     rest = collected(collector(carried=again, **settings), model, 3, first=2)

@@ -7,11 +7,12 @@ from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
 from nalar.model.transformer import Transformer
 from nalar.recipes.zero import zero_cpu
+from nalar.rl.batches import policy_batches
 from nalar.rl.collector import collect
 from nalar.rl.group import Group
+from nalar.rl.lessons import Lesson
 from nalar.rl.response import NOTHING, Response
 from nalar.rl.rollout import draw_problems
-from nalar.rl.step import policy_batches
 from nalar.tasks.chain_sum import ChainSum
 
 GIVEN = (70, 71, 72)
@@ -89,7 +90,7 @@ def test_a_reply_is_appended_and_nobody_drew_it(sampled):
         assert all(r.response.logprobs[i] == 0 for i in given)
         assert all(r.response.logprobs[i] < 0 for i, own in enumerate(drawn) if own)
         assert len(ids) <= 48
-        (batch,) = policy_batches([r], [1.0], max_tokens=500, device=torch.device("cpu"))
+        (batch,) = policy_batches([Lesson(r, 1.0)], max_tokens=500, device=torch.device("cpu"))
         assert batch.targets_N.tolist() == [t for t, own in zip(ids, drawn, strict=True) if own]
     finished = [r for r in talked if r.response.finish_reason == "stop"]
     assert finished and all(len(r.response.drawn) - r.response.num_drawn == 6 for r in finished)

@@ -98,9 +98,10 @@ def test_a_saved_step_reads_back_exactly(tmp_path, tokenizer, graded, sample):
         assert [row.group for row in rows] == [i for i, g in enumerate(groups) for _ in g]
 
 
-def test_every_nth_step_is_kept(tmp_path, graded, sample):
-    sample(tmp_path / "r", save_every_steps=2)
-    assert [path.name for path in (tmp_path / "r").iterdir()] == ["step-000002.jsonl"]
+def test_first_last_and_every_nth_step_are_kept(tmp_path, graded, sample):
+    sample(tmp_path / "r", save_every_steps=10)
+    names = sorted(path.name for path in (tmp_path / "r").iterdir())
+    assert names == ["step-000001.jsonl", "step-000003.jsonl"]
     sample(tmp_path / "none", save_every_steps=None)
     assert not (tmp_path / "none").exists()
 

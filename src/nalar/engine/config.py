@@ -63,8 +63,8 @@ class EngineConfig(Config):
     """None: one token a step."""
     num_scheduler_steps: int | None = Field(default=None, ge=1, le=64)
     """Tokens that each sequence draws before the host looks, where none needs it in between (rules, top logprobs,
-    prompts to compute). What was drawn behind the end of a sequence is dropped. None: 4 on a GPU, where the host's
-    work for 256 sequences then hides behind the device's; 1 on a CPU."""
+    prompts to compute). What was drawn behind the end of a sequence is dropped. None: 4. On a GPU the host's work for
+    256 sequences then hides behind the device's, on a CPU it is a sixth of a step of 64."""
     enforce_eager: bool = False
     """On a GPU: launch every kernel of every step, instead of replaying steps that were recorded as CUDA graphs."""
 
@@ -78,8 +78,8 @@ class EngineConfig(Config):
 
     def settled(self, *, is_gpu: bool) -> "EngineConfig":
         """With numbers for what was left to the device."""
-        tokens, steps = (16384, 4) if is_gpu else (8192, 1)
-        steps = 1 if self.speculation is not None else steps
+        tokens = 16384 if is_gpu else 8192
+        steps = 4 if self.speculation is None else 1
         return self.model_copy(
             update={
                 "max_num_batched_tokens": self.max_num_batched_tokens or tokens,

@@ -23,7 +23,7 @@ from nalar.engine.rows import Batch, Kind, Rows
 from nalar.engine.sample import Sample
 from nalar.kernels.attention import reads_seen_blocks
 from nalar.kernels.grouped import NeedsHost
-from nalar.kernels.paging import Paging
+from nalar.kernels.paging import Held, Paging
 from nalar.kernels.rows import Newest, keep, newest
 from nalar.kernels.sampling import Drawn, draw, sample
 from nalar.model.config import ModelConfig
@@ -36,6 +36,8 @@ LEAST_TOKENS, EVEN_TOKENS = 16, 1024
 """A step that computes prompts as rows is padded to the next power of two, from EVEN_TOKENS on to a multiple of it."""
 MOST_NUMBERS, MOST_KEYS = 2**23, 2**20
 """Tokens times hidden size, which the recording keeps memory for, and keys that its rows read, up to which it pays."""
+MOST_HELD_BYTES = 2**28
+"""What rows may have in a second copy of the cache, side by side."""
 REHEARSALS = 2
 """Before a step is recorded: kernels are compiled, and libraries take their memory."""
 
@@ -164,6 +166,9 @@ class Decoder:
         self._recorder: Recorder | None = None
         self._recorded_for: Tensor | None = None
         """The cache that recorded steps read and write."""
+        self._held: Held = {}
+        self._held_for: tuple[Sample, ...] = ()
+        """Whose entries are held side by side, as of the last step of all."""
         self._full_blocks = rows.tables_RM.shape[1]
         most = self._padded(config.max_num_seqs)
         steps = max(config.num_scheduler_steps or 1, REHEARSALS)
@@ -187,6 +192,11 @@ class Decoder:
     def forget(self) -> None:
         """What was recorded: the cache, or a weight, is no longer where it was."""
         self._recorder = self._recorded_for = None
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Of what is held for a next step of the same rows: there is a step in between."""
+        self._held, self._held_for = {}, ()
 
     def run(
         self, samples: Sequence[Sample], batch: Batch, num_steps: int, cache_LPSC: Tensor
@@ -265,6 +275,8 @@ class Decoder:
         M = self._width(max(len(sample.blocks) for sample in samples), cache_LPSC)
         step = partial(self._step, kind, B, M, cache_LPSC)
         recorder = self._recorder_for(cache_LPSC)
+        if self._held_for != tuple(samples):
+            self._held, self._held_for = {}, tuple(samples)
         key = (kind, B, M)
         if recorder is not None and key not in recorder:
             self._aim(B, None, ())
@@ -314,9 +326,22 @@ class Decoder:
         parts = zip(*(x.split(tile) for x in step), strict=True)
         found = []
         for ids, positions, slots, tables in parts:
-            paging = Paging(positions, slots, tables_BM=tables, tiled=self._is_deterministic)
+            paging = Paging(
+                positions,
+                slots,
+                tables_BM=tables,
+                tiled=self._is_deterministic,
+                held=self._held if self._may_hold(tables, cache_LPSC) else None,
+            )
             found.append(self._model.logits(self._model.extend(ids, cache_LPSC, paging)))
         return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _may_hold(self, tables_BM: Tensor, cache_LPSC: Tensor) -> bool:
+        """Whether rows are read by a gather, which need not be made anew at every step, and have the room."""
+        if self._is_deterministic or self._make_recorder or self._device.type != "cpu":
+            return False
+        L, _, S, C = cache_LPSC.shape
+        return L * tables_BM.numel() * S * C * cache_LPSC.itemsize <= MOST_HELD_BYTES
 
     def _padded(self, count: int) -> int:
         """Rows of a step for this many samples."""

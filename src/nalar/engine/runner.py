@@ -87,6 +87,7 @@ class Runner:
         self._rows.send_tables(plan.grown)
         if plan.decodes and not plan.prefills and self._config.speculation is None:
             return self._decode(plan, rulings)
+        self._decoder.let_go()
         guesses_BK = self._guess(plan)
         run = self._by_rows if self._has_rows_alone(plan) else self._flat
         states_DD, parts = run(plan, guesses_BK)

@@ -16,7 +16,7 @@ from nalar.kernels import switch
 from nalar.kernels.documents import Documents
 from nalar.kernels.fused_attention import backend_for, can_fuse
 from nalar.kernels.opaque import apart, opaque
-from nalar.kernels.paging import Hidden, Paging, read
+from nalar.kernels.paging import Hidden, Paging, read_rows
 from nalar.kernels.projections import head_by_head
 
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -268,6 +268,21 @@ def chunk_attention(q_QHK: Tensor, k_TGK: Tensor, v_TGW: Tensor, *, scale: float
     return out_1HQW[0].transpose(0, 1)
 
 
+def absorbed_attention(
+    q_QHC: Tensor, seen_TC: Tensor, hidden_QT: Tensor, *, latent_dim: int, scale: float
+) -> Tensor:
+    """Q queries of one sequence against its latents, the attention-weighted latent [Q, H, R]: no score is kept.
+
+    seen_TC: per token the normed latent (first latent_dim columns), then the rotated key; hidden_QT: additive.
+    """
+    q_HQC, seen_HTC = q_QHC.transpose(0, 1), seen_TC.expand(q_QHC.shape[1], -1, -1)
+    # Keys for values too, since the kernel takes one width: of what it mixes the keys are left out.
+    both = F.scaled_dot_product_attention(
+        q_HQC[None], seen_HTC[None], seen_HTC[None], attn_mask=hidden_QT, scale=scale
+    )
+    return both[0, :, :, :latent_dim].transpose(0, 1)
+
+
 def paged_latent_attention(
     q_NHR: Tensor,
     q_NHP: Tensor,
@@ -292,7 +307,7 @@ def paged_latent_attention(
         return paged.latent_attention(
             q_NHR, q_NHP, v_HWR, cache_PSC, paging.tables_BM, at_N, first=first, scale=scale
         )
-    q_NHC, cache_BTC = torch.cat([q_NHR, q_NHP], -1), read(cache_PSC, paging.tables_BM)
+    q_NHC, cache_BTC = torch.cat([q_NHR, q_NHP], -1), read_rows(cache_PSC, paging)
     if paging.tiled:
         k, v = cache_BTC[:, :, None], cache_BTC[:, :, None, :R]
         mixed_NHR = tiled_attention(q_NHC, k, v, hidden()[:, 0], scale=scale)
@@ -324,7 +339,7 @@ def paged_grouped_attention(
         return paged.grouped_attention(
             q_NHK, cache_PSC, paging.tables_BM, at_N, groups=num_groups, first=first, scale=scale
         )
-    k, v = read(cache_PSC, paging.tables_BM).unflatten(-1, (2, num_groups, -1)).unbind(-3)
+    k, v = read_rows(cache_PSC, paging).unflatten(-1, (2, num_groups, -1)).unbind(-3)
     if paging.tiled:
         return tiled_attention(q_NHK, k, v, hidden()[:, 0], scale=scale)
     q_BQHK = q_NHK.unflatten(0, (len(k), -1))

@@ -2,6 +2,7 @@
 
 # N tokens · D width
 
+import functools
 from typing import Any
 
 import torch
@@ -22,7 +23,9 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         return norm.rms_norm(x, weight_D, eps)
     if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
         if not torch.is_grad_enabled():  # without the cost of a node that nobody asks for
-            return _normed(x, eps)[0].mul_(weight_D)
+            length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            mean_square = torch.addcmul(_constant(eps), length, length, value=1 / x.shape[-1])
+            return (x * mean_square.rsqrt_()).mul_(weight_D)
         out: Tensor = _RMSNorm.apply(x, weight_D, eps)  # type: ignore[no-untyped-call]
         return out
     return F.rms_norm(x, weight_D.shape, weight_D, eps)
@@ -49,6 +52,13 @@ def _use_kernel(x: Tensor) -> bool:
     if why is not None:
         switch.refuse("rms_norm", why)
     return why is None
+
+
+@functools.cache
+@torch.inference_mode(False)
+def _constant(value: float) -> Tensor:
+    """float32 [1], on the CPU: a tensor of its own would take as long to make as a norm of few rows."""
+    return torch.tensor([value])
 
 
 def _normed(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

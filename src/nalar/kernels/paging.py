@@ -15,6 +15,9 @@ from torch import Tensor
 
 from nalar.kernels.documents import Documents
 
+Held = dict[int, Tensor]
+"""By the place of a layer's cache: what rows had in it [B, T, C] when they were last read."""
+
 Hidden = Callable[[], Tensor]
 """[B, Q, T], additive: 0 from `first` up to each row's position, -inf elsewhere."""
 
@@ -28,6 +31,13 @@ class Chunk:
     """Position after the last of them."""
     blocks_M: Tensor
     """int64: the blocks that hold positions 0 to end."""
+
+    @functools.cached_property
+    def hidden_QT(self) -> Tensor:
+        """float32, additive: 0 from position 0 up to each token's, -inf elsewhere. Made once for all layers."""
+        keys_T = torch.arange(self.end, device=self.blocks_M.device)
+        out_QT = keys_T > keys_T[self.end - self.tokens :, None]
+        return torch.zeros(out_QT.shape, device=keys_T.device).masked_fill_(out_QT, -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,8 @@ class Paging:
     """Keys before this position are seen by nobody."""
     tiled: bool = False
     """Deterministic: a row's numbers depend on nothing else in the batch. There are rows alone, always as many."""
+    held: Held | None = None
+    """For the next step of the same rows, each one token further. None: nothing is held."""
 
     @property
     def num_fresh(self) -> int:
@@ -63,6 +75,13 @@ class Paging:
     def row_positions_N(self) -> Tensor:
         """Those of the rows, without prompts and chunks."""
         return self.positions_N[len(self.positions_N) - self.num_in_rows :]
+
+    @functools.cached_property
+    def held_slots_N(self) -> Tensor:
+        """int64: where the entries of rows of one token go in what is held of them."""
+        assert self.tables_BM is not None and self.held, "rows, and something that is held of them"
+        B, T, _ = next(iter(self.held.values())).shape
+        return torch.arange(0, B * T, T, device=self.positions_N.device) + self.positions_N
 
     def hidden(self, block_size: int, dtype: torch.dtype) -> Hidden:
         """What is made when it is first asked for, and once: not every form of attention needs it."""
@@ -88,3 +107,22 @@ def read(cache_PSC: Tensor, blocks_XM: Tensor) -> Tensor:
     """The entries of whole blocks in a row: blocks [..., M] to [..., M*S, C]."""
     flat = cache_PSC.flatten(1).index_select(0, blocks_XM.flatten())
     return flat.view(*blocks_XM.shape[:-1], -1, cache_PSC.shape[-1])
+
+
+def read_rows(cache_PSC: Tensor, paging: Paging) -> Tensor:
+    """What the cache holds of `paging`'s rows, their newest entries included: [B, T, C].
+
+    Where the step before held it the newest entry of each is added, which moves a T-th of the memory.
+    """
+    assert paging.tables_BM is not None, "rows"
+    held = paging.held
+    if held is None:
+        return read(cache_PSC, paging.tables_BM)
+    place, T = cache_PSC.data_ptr(), paging.tables_BM.shape[1] * cache_PSC.shape[1]
+    held_BTC = held.get(place)
+    if held_BTC is None or held_BTC.shape[1] != T:
+        held_BTC = held[place] = read(cache_PSC, paging.tables_BM)
+    else:
+        entries_NC = cache_PSC.flatten(0, 1).index_select(0, paging.slots_N)
+        held_BTC.flatten(0, 1).index_copy_(0, paging.held_slots_N, entries_NC)
+    return held_BTC

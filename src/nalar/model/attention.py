@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nalar.kernels.attention import (
     Observe,
+    absorbed_attention,
     chunk_attention,
     document_attention,
     paged_grouped_attention,
@@ -25,8 +26,8 @@ from nalar.kernels.attention import (
 )
 from nalar.kernels.documents import Documents
 from nalar.kernels.norm import add_rms_norm, rms_norm
-from nalar.kernels.paging import Hidden, Paging, read
-from nalar.kernels.projections import projections
+from nalar.kernels.paging import Chunk, Hidden, Paging, read
+from nalar.kernels.projections import head_by_head, projections
 from nalar.kernels.rotary import grouped_entries, latent_entries, rotate
 from nalar.model.config import ModelConfig
 from nalar.model.linear import Linear
@@ -157,10 +158,22 @@ class LatentAttention(nn.Module):
             outs.append(document_attention(q, k, v, paging.fresh, scale=self.scale)[0])
         for chunk in paging.chunks:
             own = slice(done, done + chunk.tokens)
-            seen = slice(paging.first, chunk.end)
-            k, v = self.expand(*self._parts(read(cache_PSC, chunk.blocks_M)[seen]))
-            q = torch.cat([q_nope[own], q_rope[own]], -1)
-            outs.append(chunk_attention(q, k, v, scale=self.scale))
+            seen = read(cache_PSC, chunk.blocks_M)[paging.first : chunk.end]
+            if self._absorbs(chunk, seen):
+                q_QHR = head_by_head(q_nope[own], k_HNR)
+                q_QHC, hidden_QT = torch.cat([q_QHR, q_rope[own]], -1), chunk.hidden_QT
+                mixed_QHR = absorbed_attention(
+                    q_QHC,
+                    seen,
+                    hidden_QT[:, paging.first :],
+                    latent_dim=self.latent_dim,
+                    scale=self.scale,
+                )
+                outs.append(head_by_head(mixed_QHR, v_HWR.transpose(1, 2)))
+            else:
+                k, v = self.expand(*self._parts(seen))
+                q = torch.cat([q_nope[own], q_rope[own]], -1)
+                outs.append(chunk_attention(q, k, v, scale=self.scale))
             done += chunk.tokens
         if paging.tables_BM is not None:
             out_NHW = paged_latent_attention(
@@ -169,6 +182,16 @@ class LatentAttention(nn.Module):
             outs.append(out_NHW)
         out_ND: Tensor = self.o_proj(_joined(outs).flatten(1))
         return out_ND
+
+    def _absorbs(self, chunk: Chunk, seen_TC: Tensor) -> bool:
+        """Whether to expand what the chunk sees, for all heads, would cost more than to look at latents, which are
+        wider. What is expanded is also copied: measured on a CPU, that is as much again.
+        """
+        if seen_TC.device.type != "cpu" or seen_TC.dtype != torch.float32:
+            return False
+        expanded = self.nope_dim + self.value_dim
+        wider = 2 * self.latent_dim - expanded
+        return chunk.tokens * wider <= 2 * self.latent_dim * expanded
 
     def _parts(self, entries: Tensor) -> tuple[Tensor, ...]:
         return tuple(entries.split([self.latent_dim, self.rope_dim], dim=-1))

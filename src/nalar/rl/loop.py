@@ -8,16 +8,20 @@ from torch import Tensor
 
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
+from nalar.engine.sequence import StopMatcher
+from nalar.machine import keep_old_objects
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
 from nalar.rl.collector import Collector
 from nalar.rl.config import RLConfig
+from nalar.rl.correction import Mismatch
 from nalar.rl.episode import MakeEnvironment
 from nalar.rl.group import Carried
 from nalar.rl.progress import RLProgress, progress
+from nalar.rl.reference import Reference
 from nalar.rl.rollout import Collected, Rollout, draw_problems
-from nalar.rl.step import UpdateMetrics, update
+from nalar.rl.step import UpdateMetrics, teach, update
 from nalar.rl.store import Replay, save_rollouts
 from nalar.tasks.problem import Problem, Task
 
@@ -49,12 +53,15 @@ def train_rl(
     first_step: int,
     on_step: OnStep,
     should_stop: Callable[[], bool],
+    reference: Reference | None = None,
     carried: Carried | None = None,
     save_dir: Path | None = None,
     make_environment: MakeEnvironment | None = None,
+    stop_matcher: StopMatcher | None = None,
 ) -> int:
     """Run steps first_step.. until config.steps or told to stop; returns steps done in all.
 
+    reference: needed where `config.kl` has a coefficient; made of the model before step 0, or restored.
     carried: what the steps before have left unfinished; moved on by every step. save_dir: where rollouts are kept.
     """
 
@@ -70,8 +77,10 @@ def train_rl(
         seed=seed,
         carried=carried,
         make_environment=make_environment,
+        stop_matcher=stop_matcher,
     )
-    loop = _Loop(model, optimizer, collector, tasks, config, save_dir)
+    loop = _Loop(model, optimizer, collector, tasks, config, reference, save_dir)
+    keep_old_objects()
     return loop.run(first_step, on_step, should_stop)
 
 
@@ -86,10 +95,12 @@ def replay_rl(
     first_step: int,
     on_step: OnStep,
     should_stop: Callable[[], bool],
+    reference: Reference | None = None,
 ) -> int:
     """The same on rollouts that were saved, without an engine. From the weights that the saved run began with it ends
     at that run's own, to the bit; the first step says how well the trainer agrees with who sampled them."""
-    loop = _Loop(model, optimizer, Replay(folder, tokenizer, config.steps), tasks, config, None)
+    replay = Replay(folder, tokenizer, config.steps)
+    loop = _Loop(model, optimizer, replay, tasks, config, reference, None)
     return loop.run(first_step, on_step, should_stop)
 
 
@@ -101,40 +112,48 @@ class _Loop:
         source: Source,
         tasks: Sequence[Task],
         config: RLConfig,
+        reference: Reference | None,
         save_dir: Path | None,
     ) -> None:
         self._model, self._optimizer, self._source = model, optimizer, source
-        self._tasks, self._config, self._save_dir = tasks, config, save_dir
+        self._tasks, self._config = tasks, config
+        self._reference, self._save_dir = reference, save_dir
 
     def run(self, first_step: int, on_step: OnStep, should_stop: Callable[[], bool]) -> int:
         step, config = first_step, self._config
         self._source.load(self._model.state_dict(), version=step)
         while step < config.steps and not should_stop():
             collected = self._source.collect(step)
-            updates = self._updates(collected.groups, step)
+            updates, mismatch = self._updates(collected.groups, step)
             step += 1
             self._source.load(self._model.state_dict(), version=step)
-            every = config.rollout.save_every_steps
-            if self._save_dir is not None and every and step % every == 0:
+            if self._save_dir is not None and _is_kept(step, config):
                 save_rollouts(self._save_dir, step, collected)
-            on_step(progress(step, self._tasks, collected, updates), collected.whole)
+            on_step(progress(step, self._tasks, collected, updates, mismatch), collected.whole)
         return step
 
-    def _updates(self, groups: list[list[Rollout]], step: int) -> list[UpdateMetrics]:
-        """One for each minibatch that has something to teach."""
-        config = self._config
+    def _updates(
+        self, groups: list[list[Rollout]], step: int
+    ) -> tuple[list[UpdateMetrics], Mismatch | None]:
+        """One for each minibatch that has something to teach; how far the sampler was from the trainer before them."""
+        config, model = self._config, self._model
         if config.rollout.debug == "rollout_only":
-            return []
-        self._model.train()
+            return [], None
+        model.train()
+        if self._reference is not None:
+            self._reference.follow(model, step, config)
+        shares, mismatch = teach(model, groups, config, self._reference)
         done = []
-        for i in range(config.minibatches):
-            # Whole groups, as evenly as their number allows.
-            start, end = (len(groups) * k // config.minibatches for k in (i, i + 1))
+        for i, share in enumerate(shares):
             at, total = step * config.minibatches + i, config.steps * config.minibatches
             factor = lr_factor(config.schedule, at, total)
-            metrics = update(
-                self._model, self._optimizer, groups[start:end], config, lr_factor=factor
-            )
+            metrics = update(model, self._optimizer, share, config, lr_factor=factor)
             if metrics is not None:
                 done.append(metrics)
-        return done
+        return done, mismatch
+
+
+def _is_kept(step: int, config: RLConfig) -> bool:
+    """Whether the rollouts of this step, counted from 1, are to be saved."""
+    every = config.rollout.save_every_steps
+    return every is not None and (step % every == 0 or step in (1, config.steps))

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from nalar.data.dialogue import Parsed, parse
 from nalar.data.tokenizer import Tokenizer
-from nalar.rl.config import RLConfig
+from nalar.rl import rewards
+from nalar.rl.config import RewardConfig, RLConfig
+from nalar.rl.judge import Case
 from nalar.rl.response import Response
 from nalar.rl.rewards import Facts, group_rewards, totals
 from nalar.tasks.problem import Problem, Score, Task
@@ -65,11 +67,13 @@ class Collected:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judged:
     """A response as it was read and checked."""
 
     parsed: Parsed
     score: Score
+    by_judge: float | None = None
+    """The verdict of a model that judges, from 0 to 1. None: it was not asked."""
 
 
 def draw_problems(
@@ -80,17 +84,24 @@ def draw_problems(
     return [tasks[i % len(tasks)].draw(rng, "train") for i in range(count)]
 
 
-def verdict_on(tokenizer: Tokenizer, task: Task, problem: Problem, response: Response) -> Verdict:
-    """Read a response and check its answer."""
+def judged(
+    tokenizer: Tokenizer, task: Task, problem: Problem, response: Response, config: RewardConfig
+) -> Judged:
+    """Read a response and check its answer; a model that judges is asked last."""
     parsed = parse(tokenizer, response.token_ids)
-    return Verdict(parsed, task.score(problem, parsed.answer))
+    score = task.score(problem, parsed.answer)
+    if not config.weights_of(problem.task).judge:
+        return Judged(parsed, score)
+    case = Case(problem.prompt, parsed.answer, task.gold(problem))
+    [facts] = rewards.judged([Facts(problem.task, score, parsed.well_formed, case=case)], config)
+    return Judged(parsed, facts.score, facts.judged)
 
 
 def rewarded(
     problem: Problem,
     prompt_ids: tuple[int, ...],
     responses: Sequence[Response],
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[Judged],
     config: RLConfig,
 ) -> list[Rollout]:
     """The responses to one problem, beside each other."""
@@ -102,6 +113,7 @@ def rewarded(
             thought=one.parsed.thought,
             num_tokens=len(response),
             max_tokens=config.max_tokens,
+            judged=one.by_judge,
         )
         for one, response in zip(verdicts, responses, strict=True)
     ]

@@ -5,8 +5,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 from nalar.data.tokenizer import Tokenizer
+from nalar.rl.config import RewardConfig
 from nalar.rl.group import Group
-from nalar.rl.rollout import Verdict, verdict_on
+from nalar.rl.rollout import Judged, judged
 from nalar.tasks.problem import Task
 
 THREADS = 4
@@ -17,11 +18,13 @@ class Verdicts:
     """Asked for as samples end, and waited for where they are needed: what is decided by them does not depend on when
     they come."""
 
-    def __init__(self, tokenizer: Tokenizer, tasks: Sequence[Task]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, tasks: Sequence[Task], config: RewardConfig) -> None:
+        self._tokenizer, self._config = tokenizer, config
         self._tasks = {task.id: task for task in tasks}
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="verifier")
-        self._coming: dict[tuple[Group, int], Future[Verdict]] = {}
+        judge = config.judged_by
+        threads = THREADS if judge is None else max(THREADS, judge.endpoint.max_concurrency)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="verifier")
+        self._coming: dict[tuple[Group, int], Future[Judged]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -32,7 +35,7 @@ class Verdicts:
     def ask(self, group: Group, i: int) -> None:
         task = self._tasks[group.problem.task]
         self._coming[group, i] = self._pool.submit(
-            verdict_on, self._tokenizer, task, group.problem, group.responses[i]
+            judged, self._tokenizer, task, group.problem, group.responses[i], self._config
         )
 
     def settle(self, group: Group) -> None:
@@ -40,4 +43,4 @@ class Verdicts:
         for i in range(len(group.responses)):
             coming = self._coming.pop((group, i), None)
             if coming is not None:
-                group.verdicts[i] = coming.result()
+                group.judged[i] = coming.result()

@@ -1,0 +1,177 @@
+"""RL on tasks as stages of a run: measured, trained, measured again, reported."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+from nalar.model.config import ModelConfig
+from nalar.optim.muonclip import MuonClip
+from nalar.pipeline.config import TaskRunConfig
+from nalar.pipeline.evaluation import (
+    Policy,
+    Tasks,
+    engine_for,
+    evaluate_base,
+    evaluate_final,
+    report,
+)
+from nalar.pipeline.session import Learner, Session
+from nalar.pipeline.state import Outcome
+from nalar.pipeline.vigil import Vigil
+from nalar.plan.model import sequence_flops
+from nalar.rl.config import RLConfig
+from nalar.rl.group import Carried
+from nalar.rl.lessons import lessons
+from nalar.rl.loop import replay_rl, train_rl
+from nalar.rl.progress import RLProgress
+from nalar.rl.reference import Reference
+from nalar.rl.rollout import Rollout
+from nalar.run import ROLLOUTS
+from nalar.train.checkpoint import Resumed, load_optimizer, load_reference
+
+C = TypeVar("C", bound=TaskRunConfig)
+
+
+def rl_stages(
+    tasks: Tasks, base: Callable[[Session[C]], Policy]
+) -> dict[str, Callable[[Session[C]], Outcome]]:
+    """In their order. base: what RL begins with."""
+    return {
+        "evaluate_base": lambda session: evaluate_base(session, tasks, base),
+        "rl": lambda session: _rl(session, tasks, base),
+        "evaluate_final": lambda session: evaluate_final(session, tasks),
+        "report": lambda session: report(session, tasks),
+    }
+
+
+def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy]) -> Outcome:
+    config, resumed = session.config, session.resume("rl")
+    learner = _learner(config, resumed, Policy.of(resumed) if resumed else base(session))
+    model = learner.model.config
+    first_step = resumed.progress.step if resumed else 0
+    carried = Carried()
+    if resumed and resumed.loop:
+        carried = Carried.from_json(resumed.loop, learner.tokenizer)
+    with session.start("rl", steps=config.rl.steps, resumed=resumed) as meter:
+        session.find_ceiling(learner.model)
+        engine = engine_for(learner.model, config)
+        learned = [tasks[word] for word in config.rl.tasks]
+        vigil = Vigil(
+            config.rl,
+            learner.model,
+            engine,
+            learner.tokenizer,
+            learned,
+            lambda groups: session.add_sampling(model, groups),
+        )
+        vigil.remember(session.run.metrics("rl"))
+
+        def save(step: int) -> None:
+            session.save("rl", step, learner, meter, loop=carried.to_json())
+
+        def on_step(progress: RLProgress, groups: list[list[Rollout]]) -> None:
+            _count(session, model, groups)
+            values = rl_values(progress) | vigil.look(progress.step, groups)
+            session.log("rl", progress.step, meter, values)
+            if progress.step == 1 and (agreement := replayed(config.rl, progress)):
+                session.observer.note(agreement)
+            for warning in vigil.see(progress.step, values, progress.idle):
+                session.observer.note(str(warning))
+            if progress.step % config.rl.save_every_steps == 0 or progress.step == config.rl.steps:
+                save(progress.step)
+
+        def should_stop() -> bool:
+            return session.should_stop() or vigil.has_enough
+
+        if config.rl.rollout.replay_dir is not None:
+            done = replay_rl(
+                learner.model,
+                learner.optimizer,
+                learner.tokenizer,
+                learned,
+                config.rl,
+                Path(config.rl.rollout.replay_dir),
+                first_step=first_step,
+                on_step=on_step,
+                should_stop=should_stop,
+                reference=learner.reference,
+            )
+        else:
+            done = train_rl(
+                learner.model,
+                learner.optimizer,
+                engine,
+                learner.tokenizer,
+                learned,
+                config.rl,
+                seed=config.seed,
+                first_step=first_step,
+                on_step=on_step,
+                should_stop=should_stop,
+                reference=learner.reference,
+                carried=carried,
+                save_dir=session.run.path / ROLLOUTS,
+            )
+        if done < config.rl.steps:
+            if done > first_step:
+                save(done)
+            return Outcome.STOPPED
+    return Outcome.FINISHED
+
+
+def _count(session: Session[C], model: ModelConfig, groups: list[list[Rollout]]) -> None:
+    """What a step has used: whichever of its halves took place."""
+    half = session.config.rl.rollout.debug
+    if half != "train_only":
+        session.add_sampling(model, groups)
+    if half != "rollout_only":
+        session.work.flops += trained_flops(session, model, groups)
+
+
+def replayed(config: RLConfig, progress: RLProgress) -> str | None:
+    """Of rollouts that were saved: how far the trainer is from who sampled them. None where they are sampled now."""
+    if config.rollout.debug != "train_only":
+        return None
+    off = progress.first_log_ratio_rms
+    if off is None:
+        return "replay: no group of the first step has anything to teach, so nothing says who sampled it"
+    return (
+        f"replay: log-probabilities of trainer and sampler are {off:.1e} apart at the first step (root mean square); "
+        "rounding alone gives less than 1e-5 in float32, other weights give more"
+    )
+
+
+def _learner(config: TaskRunConfig, resumed: Resumed | None, policy: Policy) -> Learner:
+    """The weights that RL begins or goes on with; its optimizer begins anew, but where RL itself goes on."""
+    optimizer = MuonClip(policy.model.trained_parameters(ahead=False), config.rl.optim)
+    reference = None if config.rl.kl.coef is None else Reference(policy.model)
+    if resumed:
+        load_optimizer(resumed.folder, optimizer)
+        if reference is not None:
+            reference.restore(load_reference(resumed.folder))
+    return Learner(policy.model, optimizer, policy.tokenizer, reference)
+
+
+def trained_flops(session: Session[C], model: ModelConfig, groups: list[list[Rollout]]) -> float:
+    """Forward and backward over the sequences of an RL step that had something to teach, and forward for whatever else
+    looked at them: the policy before its first update, the reference."""
+    config = session.config.rl
+    lengths = [one.length for group in lessons(groups, config) for one in group]
+    looks = (config.correction.old_logprobs == "trainer") + (config.kl.coef is not None)
+    return sum(
+        sequence_flops(model, length, backward=True)
+        + looks * sequence_flops(model, length, backward=False)
+        for length in lengths
+    )
+
+
+def rl_values(progress: RLProgress) -> dict[str, float]:
+    """A step's report as flat metrics; what a step lacks is left out."""
+    values: dict[str, float] = {}
+    for name, value in asdict(progress).items():
+        if isinstance(value, dict):
+            values |= {f"{name}/{task}": float(v) for task, v in value.items()}
+        elif isinstance(value, (int, float)) and name != "step":
+            values[name] = float(value)
+    return values
