@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TypeVar
 
 from nalar.model.config import ModelConfig
@@ -20,8 +21,10 @@ from nalar.pipeline.state import Outcome
 from nalar.pipeline.tools import environments
 from nalar.pipeline.vigil import Vigil
 from nalar.plan.model import sequence_flops
+from nalar.rl.config import RLConfig
+from nalar.rl.group import Carried
 from nalar.rl.lessons import lessons
-from nalar.rl.loop import train_rl
+from nalar.rl.loop import replay_rl, train_rl
 from nalar.rl.progress import RLProgress
 from nalar.rl.reference import Reference
 from nalar.rl.rollout import Rollout
@@ -48,6 +51,9 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
     learner = _learner(config, resumed, Policy.of(resumed) if resumed else base(session))
     model = learner.model.config
     first_step = resumed.progress.step if resumed else 0
+    carried = Carried()
+    if resumed and resumed.loop:
+        carried = Carried.from_json(resumed.loop, learner.tokenizer)
     with session.start("rl", steps=config.rl.steps, resumed=resumed) as meter:
         session.find_ceiling(learner.model)
         engine = engine_for(learner.model, config)
@@ -62,36 +68,80 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
         )
         vigil.remember(session.run.metrics("rl"))
 
+        def save(step: int) -> None:
+            session.save("rl", step, learner, meter, loop=carried.to_json())
+
         def on_step(progress: RLProgress, groups: list[list[Rollout]]) -> None:
-            session.add_sampling(model, groups)
-            session.work.flops += trained_flops(session, model, groups)
+            _count(session, model, groups)
             values = rl_values(progress) | vigil.look(progress.step, groups)
             session.log("rl", progress.step, meter, values)
+            if progress.step == 1 and (agreement := replayed(config.rl, progress)):
+                session.observer.note(agreement)
             for warning in vigil.see(progress.step, values, progress.idle):
                 session.observer.note(str(warning))
             if progress.step % config.rl.save_every_steps == 0 or progress.step == config.rl.steps:
-                session.save("rl", progress.step, learner, meter)
+                save(progress.step)
 
-        done = train_rl(
-            learner.model,
-            learner.optimizer,
-            engine,
-            learner.tokenizer,
-            learned,
-            config.rl,
-            seed=config.seed,
-            first_step=first_step,
-            on_step=on_step,
-            should_stop=lambda: session.should_stop() or vigil.has_enough,
-            reference=learner.reference,
-            save_dir=session.run.path / ROLLOUTS,
-            make_environment=environments(config.tools, learner.tokenizer),
-        )
+        def should_stop() -> bool:
+            return session.should_stop() or vigil.has_enough
+
+        if config.rl.rollout.replay_dir is not None:
+            done = replay_rl(
+                learner.model,
+                learner.optimizer,
+                learner.tokenizer,
+                learned,
+                config.rl,
+                Path(config.rl.rollout.replay_dir),
+                first_step=first_step,
+                on_step=on_step,
+                should_stop=should_stop,
+                reference=learner.reference,
+            )
+        else:
+            done = train_rl(
+                learner.model,
+                learner.optimizer,
+                engine,
+                learner.tokenizer,
+                learned,
+                config.rl,
+                seed=config.seed,
+                first_step=first_step,
+                on_step=on_step,
+                should_stop=should_stop,
+                reference=learner.reference,
+                carried=carried,
+                save_dir=session.run.path / ROLLOUTS,
+                make_environment=environments(config.tools, learner.tokenizer),
+            )
         if done < config.rl.steps:
             if done > first_step:
-                session.save("rl", done, learner, meter)
+                save(done)
             return Outcome.STOPPED
     return Outcome.FINISHED
+
+
+def _count(session: Session[C], model: ModelConfig, groups: list[list[Rollout]]) -> None:
+    """What a step has used: whichever of its halves took place."""
+    half = session.config.rl.rollout.debug
+    if half != "train_only":
+        session.add_sampling(model, groups)
+    if half != "rollout_only":
+        session.work.flops += trained_flops(session, model, groups)
+
+
+def replayed(config: RLConfig, progress: RLProgress) -> str | None:
+    """Of rollouts that were saved: how far the trainer is from who sampled them. None where they are sampled now."""
+    if config.rollout.debug != "train_only":
+        return None
+    off = progress.first_log_ratio_rms
+    if off is None:
+        return "replay: no group of the first step has anything to teach, so nothing says who sampled it"
+    return (
+        f"replay: log-probabilities of trainer and sampler are {off:.1e} apart at the first step (root mean square); "
+        "rounding alone gives less than 1e-5 in float32, other weights give more"
+    )
 
 
 def _learner(config: TaskRunConfig, resumed: Resumed | None, policy: Policy) -> Learner:

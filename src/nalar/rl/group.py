@@ -66,6 +66,10 @@ class _Saved(BaseModel):
     slot: int
     responses: list[Response]
     scores: list[Score | None]
+    by_judge: list[float | None]
+
+
+_SAME = ("problem", "prompt_ids", "seed", "step", "again", "slot", "responses")
 
 
 class _Document(BaseModel):
@@ -81,8 +85,9 @@ class Carried:
     def to_json(self) -> dict[str, Any]:
         saved = [
             _Saved(
-                **{name: getattr(group, name) for name in _Saved.model_fields if name != "scores"},
+                **{name: getattr(group, name) for name in _Saved.model_fields if name in _SAME},
                 scores=[one.score if one else None for one in group.judged],
+                by_judge=[one.by_judge if one else None for one in group.judged],
             )
             for group in self.unfinished
         ]
@@ -104,9 +109,11 @@ class Carried:
 
 
 def _opened(saved: _Saved, tokenizer: Tokenizer) -> Group:
-    fields = {name: getattr(saved, name) for name in _Saved.model_fields if name != "scores"}
+    fields = {name: getattr(saved, name) for name in _Saved.model_fields if name in _SAME}
     verdicts = [
-        None if score is None else Judged(parse(tokenizer, response.token_ids), score)
-        for response, score in zip(saved.responses, saved.scores, strict=True)
+        None if score is None else Judged(parse(tokenizer, response.token_ids), score, by_judge)
+        for response, score, by_judge in zip(
+            saved.responses, saved.scores, saved.by_judge, strict=True
+        )
     ]
     return Group(**fields, judged=verdicts)

@@ -40,7 +40,7 @@ class Sampler:
     def __init__(self, engine: Engine, drawing: Drawing) -> None:
         self._engine, self._drawing = engine, drawing
         self._asked: dict[int, _Asked] = {}
-        self._environments: dict[tuple[int, int], Environment] = {}
+        self._environments: dict[tuple[Group, int], Environment] = {}
         self.num_tokens = 0
         """So far, of samples that are under way too."""
         self.num_drawn = 0
@@ -121,7 +121,7 @@ class Sampler:
         make = self._drawing.make_environment
         if make is None:
             return response
-        key = id(group), i
+        key = group, i
         if key not in self._environments:
             self._environments[key] = make(group.problem)
         given = self._environments[key].reply(response.token_ids)

@@ -24,7 +24,7 @@ class Verdicts:
         judge = config.judged_by
         threads = THREADS if judge is None else max(THREADS, judge.endpoint.max_concurrency)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="verifier")
-        self._coming: dict[tuple[int, int], Future[Judged]] = {}
+        self._coming: dict[tuple[Group, int], Future[Judged]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -34,13 +34,13 @@ class Verdicts:
 
     def ask(self, group: Group, i: int) -> None:
         task = self._tasks[group.problem.task]
-        self._coming[id(group), i] = self._pool.submit(
+        self._coming[group, i] = self._pool.submit(
             judged, self._tokenizer, task, group.problem, group.responses[i], self._config
         )
 
     def settle(self, group: Group) -> None:
         """Wait for the verdicts on what is whole of a group, and give them to it."""
         for i in range(len(group.responses)):
-            coming = self._coming.pop((id(group), i), None)
+            coming = self._coming.pop((group, i), None)
             if coming is not None:
                 group.judged[i] = coming.result()
