@@ -17,6 +17,9 @@ from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.session import Session
 from nalar.pipeline.writer import Writer
 from nalar.pipeline.zero import run_zero
+from nalar.rl import loop as loop_module
+from nalar.rl import verdicts as verdicts_module
+from nalar.rl.sampler import Sampler
 from nalar.run import Run
 from nalar.train import checkpoint as checkpoint_module
 from nalar.train import shelf as shelf_module
@@ -114,6 +117,11 @@ POINTS: dict[str, Callable[[Stop], None]] = {
     "linked": lambda stop: stop.after(Run, "point_model_to"),
     "half removed": half_removed,
     "retained": lambda stop: stop.after(shelf_module.Shelf, "retain"),
+    # of a step of RL
+    "drawing": lambda stop: stop.after(Sampler, "step"),
+    "scoring": lambda stop: stop.before(verdicts_module, "verdict_on"),
+    "updating": lambda stop: stop.after(loop_module, "update"),
+    "rollouts written": lambda stop: stop.after(loop_module, "save_rollouts"),
     # elsewhere
     "torn line": half_a_line,
     "going back": lambda stop: stop.before(Run, "cut_back"),

@@ -17,6 +17,8 @@ from nalar.cli import main as main_module
 from nalar.pipeline.config import ZeroConfig
 
 SCRIPT = Path(__file__).parent / "killable.py"
+RL_POINTS = {"drawing": 60, "scoring": 90, "updating": 10, "rollouts written": 5}
+"""Within a step of RL, with how often a run comes there at least."""
 POINTS = (
     # of a save, in the order in which it comes to them
     "receipt written",
@@ -47,7 +49,10 @@ def without_ceiling(notes: list[str]) -> list[str]:
 
 
 def config_to_kill(shrunk: ZeroConfig) -> ZeroConfig:
-    """Several slices, saves between them and within RL; the probe never passes, so that all slices are used."""
+    """Several slices, saves between them and within RL; the probe never passes, so that all slices are used.
+
+    RL cuts its steps short, so that unfinished rollouts wait in its checkpoints.
+    """
     config = shrunk.model_dump()
     config["pretrain"] |= {
         "slice_tokens": 12 * config["packing"]["step_tokens"],
@@ -57,6 +62,7 @@ def config_to_kill(shrunk: ZeroConfig) -> ZeroConfig:
     }
     config["probe"] |= {"min_hits": 10_000}
     config["rl"] |= {"steps": 6, "save_every_steps": 2}
+    config["rl"]["rollout"] |= {"step_tokens": 60, "save_every_steps": 1, "max_refills": 1}
     config["evals"] |= {"tasks": ("chain_sum",)}
     return ZeroConfig.model_validate(config)
 
@@ -168,13 +174,18 @@ def test_the_run_that_nobody_killed_learned_and_saved(whole):
     bases = [whole[f"checkpoints/{name}/model.safetensors"] for name in sorted(kept)]
     assert len(set(bases)) == len(bases)
     assert len(whole["probe.json"]) == 3
+    left = whole["checkpoints/rl-000004/state/loop.json"]["unfinished"]
+    waiting = [response for group in left for response in group["responses"]]
+    assert any(r["finish_reason"] == "abort" and r["token_ids"] for r in waiting)
+    assert {version for r in waiting for version in r["versions"]} >= {3}
+    assert whole["checkpoints/rl-000006/state/loop.json"]["unfinished"] == []
 
 
 def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(killer, whole):
-    """Within a step; while a checkpoint is being written; between its last byte and its name."""
+    """Within a step; between the last byte of a checkpoint and its name; while answers of RL are being checked."""
     assert killer.run("thrice", Kill(number=8, delay_s=0.004))
-    assert killer.run("thrice", Kill("manifest missing", 3))
-    assert killer.run("thrice", Kill("flushed", 5))
+    assert killer.run("thrice", Kill("flushed", 4))
+    assert killer.run("thrice", Kill("scoring", 80))
     assert not killer.run("thrice")
     assert_same(killer.path("thrice"), whole)
     assert without_ceiling(killer.notes) == []  # no checkpoint was damaged
@@ -185,7 +196,8 @@ def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(killer, whole)
 def test_a_run_killed_twenty_times_ends_as_if_nothing_had_happened(killer, whole):
     """At every point that a save passes, and at moments that nobody chose."""
     draw = random.Random(20)
-    kills = [Kill(point, draw.randint(1, 2), draw.uniform(0, 0.05)) for point in POINTS]
+    often = dict.fromkeys(POINTS, 2) | RL_POINTS
+    kills = [Kill(at, draw.randint(1, most), draw.uniform(0, 0.05)) for at, most in often.items()]
     kills += [Kill("", draw.randint(1, 20), draw.uniform(0, 0.05)) for _ in range(20 - len(kills))]
     draw.shuffle(kills)
     runs = 0

@@ -64,6 +64,23 @@ def test_model_and_optimizer_come_back_to_the_bit(
     assert again.steps == 3
 
 
+def test_what_a_loop_remembers_comes_back_and_is_covered(model, tmp_path):
+    assert take_and_load(model, tmp_path / "none", None) is None
+    remembered = {"unfinished": [{"logprobs": [-0.1, -1 / 3]}]}
+    assert take_and_load(model, tmp_path / "some", remembered) == remembered
+    path = tmp_path / "some" / "state" / "loop.json"
+    path.write_bytes(path.read_bytes()[:-3])
+    assert "state/loop.json" in damage(tmp_path / "some")
+    with pytest.raises(UserError, match=r"no state of the loop that can be read"):
+        load_checkpoint(tmp_path / "some")
+
+
+def take_and_load(model, folder, loop):
+    snapshot = take_snapshot(model, None, progress(3), loop=loop)
+    save_checkpoint(folder, snapshot, token_ids=IDS, save_tokenizer=plain_tokenizer)
+    return load_checkpoint(folder).loop
+
+
 def test_training_goes_on_while_a_snapshot_is_written(model, make_optimizer, batch, tmp_path):
     """What is written is what was there when the snapshot was taken."""
     optimizer = make_optimizer(model)

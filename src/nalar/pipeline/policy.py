@@ -1,7 +1,8 @@
 """RL on tasks as stages of a run: measured, trained, measured again, reported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TypeVar
 
 from nalar.model.config import ModelConfig
@@ -19,12 +20,15 @@ from nalar.pipeline.idle_experts import IdleExperts
 from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
 from nalar.plan.model import sequence_flops
+from nalar.rl.config import RLConfig
+from nalar.rl.group import Carried
 from nalar.rl.lessons import lessons
-from nalar.rl.loop import train_rl
+from nalar.rl.loop import OnStep, replay_rl, train_rl
 from nalar.rl.progress import RLProgress
 from nalar.rl.reference import Reference
 from nalar.rl.rollout import Rollout
 from nalar.run import ROLLOUTS
+from nalar.tasks.problem import Task
 from nalar.train.checkpoint import Resumed, load_optimizer, load_reference
 
 C = TypeVar("C", bound=TaskRunConfig)
@@ -45,40 +49,96 @@ def rl_stages(
 def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy]) -> Outcome:
     config, resumed = session.config, session.resume("rl")
     learner = _learner(config, resumed, Policy.of(resumed) if resumed else base(session))
-    model = learner.model.config
     first_step = resumed.progress.step if resumed else 0
+    carried = Carried()
+    if resumed and resumed.loop:
+        carried = Carried.from_json(resumed.loop, learner.tokenizer)
     with session.start("rl", steps=config.rl.steps, resumed=resumed) as meter:
         session.find_ceiling(learner.model)
         alarm = IdleExperts()
 
+        def save(step: int) -> None:
+            session.save("rl", step, learner, meter, loop=carried.to_json())
+
         def on_step(progress: RLProgress, groups: list[list[Rollout]]) -> None:
-            session.add_sampling(model, groups)
-            session.work.flops += trained_flops(session, model, groups)
+            _count(session, learner.model.config, groups)
             session.log("rl", progress.step, meter, rl_values(progress))
+            if progress.step == 1 and (agreement := replayed(config.rl, progress)):
+                session.observer.note(agreement)
             if progress.idle is not None and (warning := alarm.see(progress.idle)):
                 session.observer.note(warning)
             if progress.step % config.rl.save_every_steps == 0 or progress.step == config.rl.steps:
-                session.save("rl", progress.step, learner, meter)
+                save(progress.step)
 
-        done = train_rl(
+        trained = [tasks[word] for word in config.rl.tasks]
+        done = _steps(session, learner, trained, carried, first_step, on_step)
+        if done < config.rl.steps:
+            if done > first_step:
+                save(done)
+            return Outcome.STOPPED
+    return Outcome.FINISHED
+
+
+def _steps(
+    session: Session[C],
+    learner: Learner,
+    tasks: Sequence[Task],
+    carried: Carried,
+    first_step: int,
+    on_step: OnStep,
+) -> int:
+    """Both halves of the loop, or the one that is looked at alone; steps done in all."""
+    config, rollout = session.config, session.config.rl.rollout
+    if rollout.replay_dir is not None:
+        return replay_rl(
             learner.model,
             learner.optimizer,
-            engine_for(learner.model, config),
             learner.tokenizer,
-            [tasks[word] for word in config.rl.tasks],
+            tasks,
             config.rl,
-            seed=config.seed,
+            Path(rollout.replay_dir),
             first_step=first_step,
             on_step=on_step,
             should_stop=session.should_stop,
             reference=learner.reference,
-            save_dir=session.run.path / ROLLOUTS,
         )
-        if done < config.rl.steps:
-            if done > first_step:
-                session.save("rl", done, learner, meter)
-            return Outcome.STOPPED
-    return Outcome.FINISHED
+    return train_rl(
+        learner.model,
+        learner.optimizer,
+        engine_for(learner.model, config),
+        learner.tokenizer,
+        tasks,
+        config.rl,
+        seed=config.seed,
+        first_step=first_step,
+        on_step=on_step,
+        should_stop=session.should_stop,
+        reference=learner.reference,
+        carried=carried,
+        save_dir=session.run.path / ROLLOUTS,
+    )
+
+
+def _count(session: Session[C], model: ModelConfig, groups: list[list[Rollout]]) -> None:
+    """What a step has used: whichever of its halves took place."""
+    debug = session.config.rl.rollout.debug
+    if debug != "train_only":
+        session.add_sampling(model, groups)
+    if debug != "rollout_only":
+        session.work.flops += trained_flops(session, model, groups)
+
+
+def replayed(config: RLConfig, progress: RLProgress) -> str | None:
+    """Of rollouts that were saved: how far the trainer is from who sampled them. None where they are sampled now."""
+    if config.rollout.debug != "train_only":
+        return None
+    off = progress.first_log_ratio_rms
+    if off is None:
+        return "replay: no group of the first step has anything to teach, so nothing says who sampled it"
+    return (
+        f"replay: log-probabilities of trainer and sampler are {off:.1e} apart at the first step (root mean square); "
+        "rounding alone gives less than 1e-5 in float32, other weights give more"
+    )
 
 
 def _learner(config: TaskRunConfig, resumed: Resumed | None, policy: Policy) -> Learner:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
@@ -222,8 +222,11 @@ class Session(Generic[C]):
         meter: Meter,
         *,
         is_kept: bool = False,
+        loop: Mapping[str, Any] | None = None,
     ) -> None:
         """A receipt and a checkpoint, unless this step has them; the checkpoint becomes the run's model.
+
+        loop: what the stage's loop remembers beside weights, optimizer and step, as JSON.
 
         Returns when all that it needs has been copied. What fails in writing it is raised by the next `log` or `save`,
         or at the end of the stage.
@@ -244,6 +247,7 @@ class Session(Generic[C]):
             model,
             learner.optimizer,
             progress,
+            loop=loop,
             copy=background,
             reference=None if learner.reference is None else learner.reference.state(),
         )

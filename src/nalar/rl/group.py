@@ -10,7 +10,7 @@ from nalar.config import UserError
 from nalar.data.dialogue import parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.rl.response import Response
-from nalar.rl.rollout import Judged
+from nalar.rl.rollout import Verdict
 from nalar.tasks.problem import Problem, Score
 
 
@@ -23,7 +23,7 @@ class Group:
     seed: int
     """Sample i draws from its stream i, whichever policies it is drawn by."""
     responses: list[Response]
-    judged: list[Judged | None]
+    verdicts: list[Verdict | None]
     """Of each whole response the verdict."""
     step: int = 0
     """In which it was begun."""
@@ -82,7 +82,7 @@ class Carried:
         saved = [
             _Saved(
                 **{name: getattr(group, name) for name in _Saved.model_fields if name != "scores"},
-                scores=[one.score if one else None for one in group.judged],
+                scores=[one.score if one else None for one in group.verdicts],
             )
             for group in self.unfinished
         ]
@@ -106,7 +106,7 @@ class Carried:
 def _opened(saved: _Saved, tokenizer: Tokenizer) -> Group:
     fields = {name: getattr(saved, name) for name in _Saved.model_fields if name != "scores"}
     verdicts = [
-        None if score is None else Judged(parse(tokenizer, response.token_ids), score)
+        None if score is None else Verdict(parse(tokenizer, response.token_ids), score)
         for response, score in zip(saved.responses, saved.scores, strict=True)
     ]
-    return Group(**fields, judged=verdicts)
+    return Group(**fields, verdicts=verdicts)

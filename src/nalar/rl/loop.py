@@ -8,7 +8,6 @@ from torch import Tensor
 
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
-from nalar.engine.sequence import StopMatcher
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
@@ -56,7 +55,6 @@ def train_rl(
     carried: Carried | None = None,
     save_dir: Path | None = None,
     make_environment: MakeEnvironment | None = None,
-    stop_matcher: StopMatcher | None = None,
 ) -> int:
     """Run steps first_step.. until config.steps or told to stop; returns steps done in all.
 
@@ -76,7 +74,6 @@ def train_rl(
         seed=seed,
         carried=carried,
         make_environment=make_environment,
-        stop_matcher=stop_matcher,
     )
     loop = _Loop(model, optimizer, collector, tasks, config, reference, save_dir)
     return loop.run(first_step, on_step, should_stop)

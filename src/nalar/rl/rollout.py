@@ -65,7 +65,7 @@ class Collected:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Verdict:
     """A response as it was read and checked."""
 
     parsed: Parsed
@@ -80,17 +80,17 @@ def draw_problems(
     return [tasks[i % len(tasks)].draw(rng, "train") for i in range(count)]
 
 
-def judged(tokenizer: Tokenizer, task: Task, problem: Problem, response: Response) -> Judged:
+def verdict_on(tokenizer: Tokenizer, task: Task, problem: Problem, response: Response) -> Verdict:
     """Read a response and check its answer."""
     parsed = parse(tokenizer, response.token_ids)
-    return Judged(parsed, task.score(problem, parsed.answer))
+    return Verdict(parsed, task.score(problem, parsed.answer))
 
 
 def rewarded(
     problem: Problem,
     prompt_ids: tuple[int, ...],
     responses: Sequence[Response],
-    verdicts: Sequence[Judged],
+    verdicts: Sequence[Verdict],
     config: RLConfig,
 ) -> list[Rollout]:
     """The responses to one problem, beside each other."""

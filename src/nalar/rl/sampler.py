@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from nalar.engine.engine import Engine, Event
-from nalar.engine.sequence import Request, SamplingParams, StopMatcher
+from nalar.engine.sequence import Request, SamplingParams
 from nalar.rl.episode import Environment, MakeEnvironment
 from nalar.rl.group import Group
 from nalar.rl.response import Response
@@ -21,8 +21,6 @@ class Drawing:
     stop_token_ids: tuple[int, ...]
     make_environment: MakeEnvironment | None = None
     """None: a response is over where it stops."""
-    stop_matcher: StopMatcher | None = None
-    """Where else a sample stops to be replied to; it sees the ids since the last reply."""
 
 
 @dataclass
@@ -40,7 +38,7 @@ class Sampler:
     def __init__(self, engine: Engine, drawing: Drawing) -> None:
         self._engine, self._drawing = engine, drawing
         self._asked: dict[int, _Asked] = {}
-        self._environments: dict[tuple[int, int], Environment] = {}
+        self._environments: dict[tuple[Group, int], Environment] = {}
         self.num_tokens = 0
         """So far, of samples that are under way too."""
         self.num_drawn = 0
@@ -96,7 +94,6 @@ class Sampler:
                 stop_token_ids=drawing.stop_token_ids,
                 seed=group.seed,
             ),
-            stop_matcher=drawing.stop_matcher,
             first_stream=samples.start,
         )
         self._asked[self._engine.add(request)] = _Asked(group, samples, len(samples))
@@ -121,7 +118,7 @@ class Sampler:
         make = self._drawing.make_environment
         if make is None:
             return response
-        key = id(group), i
+        key = group, i
         if key not in self._environments:
             self._environments[key] = make(group.problem)
         given = self._environments[key].reply(response.token_ids)

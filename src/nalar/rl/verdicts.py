@@ -6,7 +6,7 @@ from typing import Self
 
 from nalar.data.tokenizer import Tokenizer
 from nalar.rl.group import Group
-from nalar.rl.rollout import Judged, judged
+from nalar.rl.rollout import Verdict, verdict_on
 from nalar.tasks.problem import Task
 
 THREADS = 4
@@ -21,7 +21,7 @@ class Verdicts:
         self._tokenizer = tokenizer
         self._tasks = {task.id: task for task in tasks}
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="verifier")
-        self._coming: dict[tuple[int, int], Future[Judged]] = {}
+        self._coming: dict[tuple[Group, int], Future[Verdict]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -31,13 +31,13 @@ class Verdicts:
 
     def ask(self, group: Group, i: int) -> None:
         task = self._tasks[group.problem.task]
-        self._coming[id(group), i] = self._pool.submit(
-            judged, self._tokenizer, task, group.problem, group.responses[i]
+        self._coming[group, i] = self._pool.submit(
+            verdict_on, self._tokenizer, task, group.problem, group.responses[i]
         )
 
     def settle(self, group: Group) -> None:
         """Wait for the verdicts on what is whole of a group, and give them to it."""
         for i in range(len(group.responses)):
-            coming = self._coming.pop((id(group), i), None)
+            coming = self._coming.pop((group, i), None)
             if coming is not None:
-                group.judged[i] = coming.result()
+                group.verdicts[i] = coming.result()

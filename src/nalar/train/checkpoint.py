@@ -1,13 +1,14 @@
 """A checkpoint is a Hugging Face folder with our training state beside it; it appears whole or not at all.
 
 In `state/`: `progress.json` says where the loop was, `optimizer.safetensors` and `random.json` hold what the weights do
-not, `reference.safetensors` the policy that RL is pulled towards, where there is one, and `manifest.json` has the size and the SHA-256 of every other file, which tells a whole checkpoint from a damaged
-one.
+not, `reference.safetensors` the policy that RL is pulled towards, where there is one, `loop.json` what a loop remembers
+beside (RL its unfinished rollouts), and `manifest.json` has the size and the SHA-256 of every other file, which tells a
+whole checkpoint from a damaged one.
 """
 
 import errno
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from nalar.train.rng import random_state
 STATE = "state"
 PROGRESS, OPTIMIZER, RANDOM = "progress.json", "optimizer.safetensors", "random.json"
 REFERENCE = "reference.safetensors"
+LOOP = "loop.json"
 MANIFEST = f"{STATE}/manifest.json"
 
 
@@ -66,6 +68,8 @@ class Snapshot:
     random: dict[str, Any]
     progress: Progress
     reference: dict[str, Tensor] | None = None
+    loop: Mapping[str, Any] | None = None
+    """JSON of the loop's own."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Resumed:
     model: Transformer
     random: dict[str, Any]
     progress: Progress
+    loop: Mapping[str, Any] | None
+    """None: the loop remembered nothing of its own."""
 
 
 def take_snapshot(
@@ -84,6 +90,7 @@ def take_snapshot(
     progress: Progress,
     *,
     copy: bool = True,
+    loop: Mapping[str, Any] | None = None,
     reference: dict[str, Tensor] | None = None,
 ) -> Snapshot:
     """The state of this moment; `reference` is a copy already. Without `copy` the weights are the model's own: write them before it trains on."""
@@ -93,6 +100,7 @@ def take_snapshot(
         random=random_state(),
         progress=progress,
         reference=reference,
+        loop=loop,
     )
 
 
@@ -111,6 +119,8 @@ def save_checkpoint(
         state.mkdir()
         (state / PROGRESS).write_bytes(encode(snapshot.progress.model_dump(), indent=2) + b"\n")
         (state / RANDOM).write_bytes(encode(snapshot.random) + b"\n")
+        if snapshot.loop is not None:
+            (state / LOOP).write_bytes(encode(snapshot.loop) + b"\n")
         if snapshot.optimizer is not None:
             save_file(snapshot.optimizer, state / OPTIMIZER)
         if snapshot.reference is not None:
@@ -152,14 +162,20 @@ def damage(folder: Path) -> str | None:
 def load_checkpoint(
     folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Resumed:
-    """Model, progress and random state. Does not look for damage beyond what it reads."""
-    progress, state = read_progress(folder), folder / STATE / RANDOM
-    random = decode(state.read_bytes()) if state.is_file() else None
-    if random is None:
+    """Model, progress, random state and what the loop remembered. Does not look for damage beyond what it reads."""
+    progress, state = read_progress(folder), folder / STATE
+    random = _read(state / RANDOM, "random state")
+    loop = _read(state / LOOP, "state of the loop") if (state / LOOP).exists() else None
+    return Resumed(folder, load_model(folder, device=device, dtype=dtype), random, progress, loop)
+
+
+def _read(path: Path, what: str) -> dict[str, Any]:
+    document = decode(path.read_bytes()) if path.is_file() else None
+    if document is None:
         raise UserError(
-            at=str(state), got="no random state that can be read", want="a file as nalar wrote it"
+            at=str(path), got=f"no {what} that can be read", want="a file as nalar wrote it"
         )
-    return Resumed(folder, load_model(folder, device=device, dtype=dtype), random, progress)
+    return document
 
 
 def read_progress(folder: Path) -> Progress:
