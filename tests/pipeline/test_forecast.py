@@ -3,6 +3,7 @@ import pytest
 from nalar.pipeline.forecast import forecast
 from nalar.plan.model import count_parameters
 from nalar.recipes.registry import RECIPES
+from nalar.rl.config import KLConfig
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -54,3 +55,18 @@ def test_bfloat16_halves_weights_and_adds_masters_and_a_gpu_has_its_own_memory()
     assert 0 < on_gpu.gpu_bytes < on_cpu - on_gpu.memory_bytes < on_cpu
     assert forecast(rounded).gpu_bytes == 0
     assert "GPU" in on_gpu.assumptions[0] and "GPU" not in forecast(config).assumptions[0]
+
+
+def test_a_reference_costs_a_copy_of_the_weights_three_times_and_a_forward_pass():
+    """In memory, in the copy that is being saved, and in every checkpoint."""
+    config = RECIPES["zero-cpu"]()
+    pulled = config.model_copy(
+        update={"rl": config.rl.model_copy(update={"kl": KLConfig(coef=0.001)})}
+    )
+    plain, with_it = forecast(config), forecast(pulled)
+    weights = 4 * plain.total_params
+    assert with_it.memory_bytes == plain.memory_bytes + 2 * weights
+    checkpoints = config.pretrain.max_slices + 2 * config.checkpoint.keep + 1
+    assert with_it.disk_bytes == plain.disk_bytes + checkpoints * weights
+    sampling_and_training = with_it.stages[2].flops / plain.stages[2].flops
+    assert 1.2 < sampling_and_training < 1.3  # one forward pass more than four, sampling included

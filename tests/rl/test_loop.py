@@ -13,7 +13,9 @@ from nalar.optim.muonclip import MuonClip
 from nalar.recipes.zero import zero_cpu
 from nalar.rl import loop as loop_module
 from nalar.rl import rollout as rollout_module
+from nalar.rl.config import AdvantageConfig, CorrectionConfig, KLConfig, ObjectiveConfig
 from nalar.rl.loop import train_rl
+from nalar.rl.reference import Reference
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
 
@@ -49,6 +51,7 @@ def train(tokenizer, rl_config):
             first_step=first_step,
             on_step=lambda progress, groups: seen.append((progress, groups)),
             should_stop=lambda: stop_after is not None and len(seen) >= stop_after,
+            reference=None if config.kl.coef is None else Reference(model),
         )
         return model, done, seen
 
@@ -123,3 +126,55 @@ def test_nothing_moves_where_no_group_has_anything_to_say(train, monkeypatch):
         assert progress.silent_groups == 4
         assert progress.trained_tokens == 0
         assert progress.entropy is progress.grad_norm is progress.first_log_ratio_rms is None
+
+
+def test_the_reference_is_the_policy_that_a_refresh_found(graded, train):
+    """One update a step: the policy has moved away by one step or by all, and by nothing where it was just renewed."""
+    settings = {"steps": 3, "minibatches": 1, "temperature": 0.8}
+    _, _, still = train(kl=KLConfig(coef=0.1), **settings)
+    _, _, renewed = train(kl=KLConfig(coef=0.1, refresh_every_steps=1), **settings)
+    apart = [progress.reference_kl for progress, _ in still]
+    assert apart[0] == 0 < apart[1] < apart[2]
+    assert [progress.reference_kl for progress, _ in renewed] == [0, 0, 0]
+    assert [progress.loss["kl"] for progress, _ in still] == pytest.approx([0.1 * x for x in apart])
+
+
+def test_a_step_says_what_is_in_its_loss(graded, train):
+    objective = ObjectiveConfig(entropy_coef=0.01)
+    _, _, seen = train(steps=2, objective=objective)
+    for progress, _ in seen:
+        assert set(progress.loss) == {"policy", "entropy"}
+        assert progress.loss["entropy"] == pytest.approx(-0.01 * progress.entropy)
+        assert progress.counted_tokens == progress.trained_tokens
+        assert progress.share_sum == pytest.approx(1)
+        assert progress.denominator == progress.trained_tokens / 2  # two updates
+        assert progress.clipped_frac == progress.clipped_high_frac + progress.clipped_low_frac
+        assert progress.reference_kl is progress.mean_weight is progress.sampler_kl is None
+
+
+def test_a_step_says_how_far_sampler_and_trainer_are_apart(graded, train):
+    """Rounding alone, and so nothing to correct; the objective's own ratios begin at 1 to the bit."""
+    correction = CorrectionConfig(old_logprobs="trainer", weights="truncate")
+    _, _, seen = train(steps=2, correction=correction)
+    for progress, _ in seen:
+        assert 0 < progress.first_log_ratio_rms < 1e-5
+        assert abs(progress.sampler_kl) < 1e-6
+        assert progress.mean_weight == pytest.approx(1, abs=1e-5)
+        assert progress.held_frac == 0
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"objective": ObjectiveConfig(name="gspo", clip_low=3e-4, clip_high=4e-4)},
+        {"objective": ObjectiveConfig(name="cispo", clip_low=None, clip_high=4.0)},
+        {"advantage": AdvantageConfig(name="reinforce_pp")},
+    ],
+)
+def test_other_algorithms_move_the_policy_too(graded, train, parts):
+    model, _, seen = train(steps=1, **parts)
+    assert seen[0][0].grad_norm > 0
+    still, _, _ = train(steps=1, stop_after=0)
+    assert any(
+        not torch.equal(a, b) for a, b in zip(model.parameters(), still.parameters(), strict=True)
+    )

@@ -152,7 +152,7 @@ def test_a_response_of_which_nothing_counts_has_no_share():
 
 
 def test_divergence_on_paper():
-    """The reference twice, half and just as likely: 2 - log 2 - 1, 0.5 + log 2 - 1 and 0; the slope in log p is 1 - r."""
+    """The reference twice, half and just as likely: 2 - log 2 - 1, 0.5 + log 2 - 1, 0; the slope in log p is 1 - r."""
     policy = torch.full((3,), -1.0, dtype=torch.float64, requires_grad=True)
     twice = math.log(2)
     found = divergence(policy, torch.tensor([-1 + twice, -1 - twice, -1.0], dtype=torch.float64))

@@ -23,3 +23,10 @@ def test_a_response_grows_by_what_is_given_and_what_is_drawn():
     assert whole.versions == (1, 1, 1, 2, 2)
     assert first.then_given([8], version=1).finish_reason == "stop"
     assert whole.finish_reason == "length"
+
+
+def test_what_was_drawn_from_another_distribution_has_its_probabilities():
+    completion = Completion(
+        (4, 5), (-1.0, -2.0), "stop", policy_version=0, processed_logprobs=(-0.5, -3.0), forced=(1,)
+    )
+    assert Response.of(completion).logprobs == (-0.5, 0.0)

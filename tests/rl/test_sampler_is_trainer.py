@@ -17,9 +17,11 @@ from nalar.engine.config import EngineConfig
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.recipes.zero import zero_cpu
+from nalar.rl.batches import policy_batches, trainer_logprobs
 from nalar.rl.collector import collect
+from nalar.rl.lessons import Lesson
 from nalar.rl.rollout import Rollout, draw_problems
-from nalar.rl.step import policy_batches, trainer_logprobs, update
+from nalar.rl.step import teach, update
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
 from nalar.train.pretrain import on_device
@@ -76,8 +78,8 @@ def retrace(model: Transformer, rollouts: list[Rollout]) -> list[Retraced]:
 
     hooks = [router.register_forward_hook(note) for router in model.routers()]
     found: dict[int, Retraced] = {}
-    indices = [float(i) for i in range(len(rollouts))]  # in the place of advantages
-    for batch in policy_batches(rollouts, indices, max_tokens=4096, device=CPU):
+    taught = [Lesson(r, float(i)) for i, r in enumerate(rollouts)]  # places instead of advantages
+    for batch in policy_batches(taught, max_tokens=4096, device=CPU):
         seen.clear()
         logprobs_N, _, _ = trainer_logprobs(model, batch)
         starts = (batch.documents.positions_N == 0).nonzero()[:, 0].tolist()
@@ -139,8 +141,9 @@ def test_sampled_logprobs_are_the_trainers(kind, tokenizer, rl_config):
     # the first update sees ratios of 1
     paid = [[replace(r, reward=float(s % 2)) for s, r in enumerate(group)] for group in groups]
     optimizer = MuonClip(model.named_parameters(), config.optim)
-    metrics = update(model, optimizer, paid, config, lr_factor=1.0)
+    [share], _ = teach(model, paid, config.model_copy(update={"minibatches": 1}))
+    metrics = update(model, optimizer, share, config, lr_factor=1.0)
     assert metrics.log_ratio_rms <= 1e-5
     assert metrics.clipped_frac == 0
     # and the second, after a step, no longer does: the figure above measures something
-    assert update(model, optimizer, paid, config, lr_factor=1.0).log_ratio_rms > 1e-3
+    assert update(model, optimizer, share, config, lr_factor=1.0).log_ratio_rms > 1e-3

@@ -121,6 +121,8 @@ class _Peak:
     """Rows of the cache in sampling."""
     accumulates: bool = True
     """Whether a step has several such batches."""
+    has_reference: bool = False
+    """Whether RL keeps a second copy of the weights, and saves it."""
 
 
 def _forecast(
@@ -135,13 +137,15 @@ def _forecast(
     """checkpoints: those on the disk at once, at most; the one that is being written is among them."""
     count = count_parameters(model)
     memory_bytes, gpu_bytes = _memory_bytes(config, model, peak)
+    reference_bytes = BYTES_OF[config.dtype] * count.total_params * peak.has_reference
     return Forecast(
         total_params=count.total_params,
         active_params=count.active_params,
         train_flops_per_token=flops_per_token(model, mean_context, backward=True, with_mtp=True),
         memory_bytes=memory_bytes,
         gpu_bytes=gpu_bytes,
-        disk_bytes=checkpoints * _checkpoint_bytes(model, config.dtype) + LOGS_BYTES,
+        disk_bytes=checkpoints * (_checkpoint_bytes(model, config.dtype) + reference_bytes)
+        + LOGS_BYTES,
         stages=stages,
         tokens=sum(s.tokens for s in stages),
         flops=sum(s.flops for s in stages),
@@ -167,7 +171,8 @@ def _rl_context(rl: RLConfig) -> float:
 def _rl_peak(config: TaskRunConfig) -> _Peak:
     samples = max(config.rl.prompts_per_step * config.rl.group_size, 256)
     context = PROMPT_TOKENS + max(config.rl.max_tokens, config.evals.max_tokens)
-    return _Peak(config.rl.micro_batch_tokens, context, samples)
+    has_reference = config.rl.kl.coef is not None
+    return _Peak(config.rl.micro_batch_tokens, context, samples, has_reference=has_reference)
 
 
 def _training(
@@ -183,7 +188,10 @@ def _rl(config: TaskRunConfig, model: ModelConfig) -> list[StageForecast]:
     tokens, sampling = _sampling(
         model, rl.steps * rl.prompts_per_step, rl.group_size, rl.max_tokens
     )
-    training = tokens * flops_per_token(model, _rl_context(rl), backward=True)
+    training = tokens * (
+        flops_per_token(model, _rl_context(rl), backward=True)
+        + rl.looks * flops_per_token(model, _rl_context(rl), backward=False)
+    )
     seconds = training / TRAIN_FLOPS_PER_S + sampling / SAMPLE_FLOPS_PER_S
     return [
         _evaluate(config, model, "evaluate_base"),
@@ -248,8 +256,10 @@ def _memory_bytes(config: RunConfig, model: ModelConfig, peak: _Peak) -> tuple[i
     )
     entry_bytes = BYTES_OF[config.dtype] * model.num_hidden_layers * model.cache_dim
     work_bytes = training.total_bytes + peak.samples * peak.row_tokens * entry_bytes
-    # The optimizer's state is copied for every save, the weights where training goes on meanwhile.
+    # The optimizer's state and a reference are copied for every save, the weights where training goes on meanwhile.
+    reference_bytes = training.parameters_bytes if peak.has_reference else 0
     weights_bytes = training.parameters_bytes if config.checkpoint.background else 0
-    rest_bytes = INTERPRETER_BYTES + training.optimizer_bytes + weights_bytes
+    work_bytes += reference_bytes
+    rest_bytes = INTERPRETER_BYTES + training.optimizer_bytes + weights_bytes + reference_bytes
     on_gpu = config.device == "cuda"
     return (rest_bytes, work_bytes) if on_gpu else (rest_bytes + work_bytes, 0)

@@ -157,10 +157,9 @@ def trained_flops(session: Session[C], model: ModelConfig, groups: list[list[Rol
     looked at them: the policy before its first update, the reference."""
     config = session.config.rl
     lengths = [one.length for group in lessons(groups, config) for one in group]
-    looks = (config.correction.old_logprobs == "trainer") + (config.kl.coef is not None)
     return sum(
         sequence_flops(model, length, backward=True)
-        + looks * sequence_flops(model, length, backward=False)
+        + config.looks * sequence_flops(model, length, backward=False)
         for length in lengths
     )
 

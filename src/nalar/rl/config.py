@@ -52,9 +52,9 @@ class AdvantageConfig(Config):
 
     name: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"] = "grpo"
     """Rewards less their group's mean, over its standard deviation (grpo, arXiv:2402.03300); less the mean alone
-    (dr_grpo, arXiv:2503.20783); less the mean of the group's others (rloo, arXiv:2402.14740); less the mean of the whole
-    rollout, over its standard deviation (reinforce_pp, arXiv:2501.03262); less the group's mean, over the standard
-    deviation of the whole rollout (reinforce_pp_baseline)."""
+    (dr_grpo, arXiv:2503.20783); less the mean of the group's others (rloo, arXiv:2402.14740); less the mean of the
+    whole rollout, over its standard deviation (reinforce_pp, arXiv:2501.03262); less the group's mean, over the
+    standard deviation of the whole rollout (reinforce_pp_baseline)."""
     eps: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     """Added to a standard deviation that is divided by, so that one rare success does not dwarf the rest."""
 
@@ -97,7 +97,7 @@ class ObjectiveConfig(Config):
                 raise ConfigError(
                     at=f"rl.objective.{field}",
                     got=f"{width} with rl.objective.name=gspo",
-                    want=f"below {_WIDEST_OF_SEQUENCES}: ratios of whole responses stay near 1, and nothing would be clipped",
+                    want=f"below {_WIDEST_OF_SEQUENCES}: ratios of whole responses stay near 1",
                     hint="--rl.objective.clip-low 3e-4 --rl.objective.clip-high 4e-4, as in the paper",
                 )
 
@@ -235,6 +235,11 @@ class RLConfig(Config):
             clip_grad_norm=self.clip_grad_norm,
             skip_spikes=False,
         )
+
+    @property
+    def looks(self) -> int:
+        """Forward passes over what is taught, before the updates: by the trainer, by the reference."""
+        return (self.correction.old_logprobs == "trainer") + (self.kl.coef is not None)
 
     def model_post_init(self, _context: object) -> None:
         if not self.tasks:

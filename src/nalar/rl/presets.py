@@ -16,13 +16,13 @@ def r1_zero_literal(config: RLConfig) -> RLConfig:
     """DeepSeek-R1-Zero with the numbers of arXiv:2501.12948v2.
 
     Stated: step size 3e-6, KL 0.001 by k3 in the loss, temperature 1, 16 responses to each of 32 questions an update,
-    8,192 responses a rollout in 16 updates, the reference renewed every 400 updates, 10,400 updates, accuracy and format
-    at equal weight, a cap of 32,768 tokens. Updates are counted there; a step is a whole rollout here, so 400 of theirs
-    are 25 of ours and 10,400 are 650.
-    Stated and left to a second run: the cap of 65,536 from about update 8,200 on (`max_tokens` of the checkpoint then).
+    8,192 responses a rollout in 16 updates, the reference renewed every 400 updates, 10,400 updates, accuracy and
+    format at equal weight, a cap of 32,768 tokens. Updates are counted there; a step is a whole rollout here, so 400 of
+    theirs are 25 of ours and 10,400 are 650.
+    Stated and left to a second run: the cap of 65,536 tokens from about update 8,200 on.
     Not stated: the clip range of R1-Zero (R1's 10 stands here, which clips next to nothing); the optimizer, its decay,
-    schedule and clipping of gradients, which are kept; how tokens are added up (a mean over each response's tokens, as in
-    arXiv:2402.03300); what is added to a standard deviation (1e-6 here).
+    schedule and clipping of gradients, which are kept; how tokens are added up (a mean over each response's tokens, as
+    in arXiv:2402.03300); what is added to a standard deviation (1e-6 here).
     """
     return _changed(
         config,
@@ -33,8 +33,8 @@ def r1_zero_literal(config: RLConfig) -> RLConfig:
 
 
 def r1_literal(config: RLConfig) -> RLConfig:
-    """The first RL stage of DeepSeek-R1: as R1-Zero, with a clip range of 10, as printed, and the share of the thought in
-    the target language added to the reward.
+    """The first RL stage of DeepSeek-R1: as R1-Zero, with a clip range of 10, as printed, and the share of the thought
+    in the target language added to the reward.
 
     Not stated: its number of steps, which is kept. The target language is the config's, or English.
     """
@@ -89,7 +89,10 @@ def dr_grpo(config: RLConfig) -> RLConfig:
 
 
 def gspo(config: RLConfig) -> RLConfig:
-    """GSPO (arXiv:2507.18071): one ratio a response, clipped at 3e-4 below and 4e-4 above. Sizes and step size are kept."""
+    """GSPO (arXiv:2507.18071): one ratio a response, clipped at 3e-4 below and 4e-4 above.
+
+    Sizes and step size are kept.
+    """
     return _changed(
         config,
         advantage=AdvantageConfig(name="grpo", eps=1e-6),

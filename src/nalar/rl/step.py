@@ -79,7 +79,7 @@ def teach(
 def _logprobs(model: Transformer, shares: Sequence[Minibatch], config: RLConfig) -> list[Tensor]:
     """Of the drawn tokens of all lessons, in the very batches of the updates.
 
-    So the first update has ratios of 1 to the bit, as far as the forward pass does not depend on who asks for gradients.
+    So the first update has ratios of 1 to the bit, where a forward pass does not depend on who wants a gradient.
     """
     return [x_N for share in shares for x_N in drawn_logprobs(model, share.lessons, config)]
 

@@ -93,7 +93,10 @@ def take_snapshot(
     loop: Mapping[str, Any] | None = None,
     reference: dict[str, Tensor] | None = None,
 ) -> Snapshot:
-    """The state of this moment; `reference` is a copy already. Without `copy` the weights are the model's own: write them before it trains on."""
+    """The state of this moment. Without `copy` the weights are the model's own: write them before it trains on.
+
+    reference: a copy already.
+    """
     return Snapshot(
         model=_copied(model) if copy else model,
         optimizer=None if optimizer is None else optimizer.state_tensors(),
