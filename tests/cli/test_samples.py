@@ -7,7 +7,7 @@ from nalar.data.dialogue import parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.rl.config import RewardConfig, RLConfig
 from nalar.rl.response import Response
-from nalar.rl.rollout import Collected, Judged, rewarded
+from nalar.rl.rollout import Collected, Verdict, rewarded
 from nalar.rl.store import save_rollouts
 from nalar.run import ROLLOUTS, Run
 from nalar.tasks.problem import Problem, Score
@@ -39,7 +39,7 @@ def run(tmp_path, monkeypatch) -> Run:
             score = Score(
                 parsed.answer == "two", whole, error="broken" * (parsed.answer == "?") or None
             )
-            verdicts.append(Judged(parsed, score))
+            verdicts.append(Verdict(parsed, score))
         return rewarded(problem, (1, 2), responses, verdicts, CONFIG)
 
     right, wrong, cut = "one</think>two<|end|>", "\x1b[31mone</think>one<|end|>", "one " * 10
