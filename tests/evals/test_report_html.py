@@ -65,9 +65,9 @@ def test_ids_are_unique(page):
     assert len(ids) == len(set(ids))
 
 
-def test_three_plots_in_the_colours_of_the_page(page, tags):
+def test_plots_in_the_colours_of_the_page(page, tags):
     plots = [a for tag, a in tags if tag == "svg"]
-    assert [p["aria-label"] for p in plots] == ["accuracy", "length", "loss"]
+    assert [p["aria-label"] for p in plots] == ["accuracy", "length", "reward", "loss"]
     body = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
     assert not re.search(r"(?:fill|stroke): #", body)
 

@@ -62,10 +62,10 @@ def config_to_kill(shrunk: ZeroConfig) -> ZeroConfig:
     }
     config["probe"] |= {"min_hits": 10_000}
     config["rl"] |= {"steps": 6, "save_every_steps": 2}
+    config["rl"]["rollout"] |= {"step_tokens": 60, "save_every_steps": 1, "max_refills": 1}
     # a reference that is renewed between two saves, and so is in none of their weights
     config["rl"]["kl"] |= {"coef": 0.05, "refresh_every_steps": 3}
     config["rl"]["correction"] |= {"old_logprobs": "trainer", "weights": "truncate"}
-    config["rl"]["rollout"] |= {"step_tokens": 60, "save_every_steps": 1, "max_refills": 1}
     config["evals"] |= {"tasks": ("chain_sum",)}
     return ZeroConfig.model_validate(config)
 
@@ -177,14 +177,14 @@ def test_the_run_that_nobody_killed_learned_and_saved(whole):
     bases = [whole[f"checkpoints/{name}/model.safetensors"] for name in sorted(kept)]
     assert len(set(bases)) == len(bases)
     assert len(whole["probe.json"]) == 3
-    pulled = [m["values"] for m in whole["metrics.jsonl"] if m["stage"] == "rl"]
-    assert any(values["reference_kl"] > 0 for values in pulled)
-    assert whole["checkpoints/rl-000004/state/reference.safetensors"]
     left = whole["checkpoints/rl-000004/state/loop.json"]["unfinished"]
     waiting = [response for group in left for response in group["responses"]]
     assert any(r["finish_reason"] == "abort" and r["token_ids"] for r in waiting)
     assert {version for r in waiting for version in r["versions"]} >= {3}
     assert whole["checkpoints/rl-000006/state/loop.json"]["unfinished"] == []
+    pulled = [m["values"] for m in whole["metrics.jsonl"] if m["stage"] == "rl"]
+    assert any(values["reference_kl"] > 0 for values in pulled)
+    assert whole["checkpoints/rl-000004/state/reference.safetensors"]
 
 
 def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(killer, whole):

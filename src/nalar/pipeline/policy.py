@@ -1,10 +1,11 @@
 """RL on tasks as stages of a run: measured, trained, measured again, reported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
+from nalar.engine.engine import Engine
 from nalar.model.config import ModelConfig
 from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.config import TaskRunConfig
@@ -24,11 +25,12 @@ from nalar.plan.model import sequence_flops
 from nalar.rl.config import RLConfig
 from nalar.rl.group import Carried
 from nalar.rl.lessons import lessons
-from nalar.rl.loop import replay_rl, train_rl
+from nalar.rl.loop import OnStep, replay_rl, train_rl
 from nalar.rl.progress import RLProgress
 from nalar.rl.reference import Reference
 from nalar.rl.rollout import Rollout
 from nalar.run import ROLLOUTS
+from nalar.tasks.problem import Task
 from nalar.train.checkpoint import Resumed, load_optimizer, load_reference
 
 C = TypeVar("C", bound=TaskRunConfig)
@@ -49,7 +51,6 @@ def rl_stages(
 def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy]) -> Outcome:
     config, resumed = session.config, session.resume("rl")
     learner = _learner(config, resumed, Policy.of(resumed) if resumed else base(session))
-    model = learner.model.config
     first_step = resumed.progress.step if resumed else 0
     carried = Carried()
     if resumed and resumed.loop:
@@ -82,44 +83,81 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
             if progress.step % config.rl.save_every_steps == 0 or progress.step == config.rl.steps:
                 save(progress.step)
 
-        def should_stop() -> bool:
-            return session.should_stop() or vigil.has_enough
-
-        if config.rl.rollout.replay_dir is not None:
-            done = replay_rl(
-                learner.model,
-                learner.optimizer,
-                learner.tokenizer,
-                learned,
-                config.rl,
-                Path(config.rl.rollout.replay_dir),
-                first_step=first_step,
-                on_step=on_step,
-                should_stop=should_stop,
-                reference=learner.reference,
-            )
-        else:
-            done = train_rl(
-                learner.model,
-                learner.optimizer,
-                engine,
-                learner.tokenizer,
-                learned,
-                config.rl,
-                seed=config.seed,
-                first_step=first_step,
-                on_step=on_step,
-                should_stop=should_stop,
-                reference=learner.reference,
-                carried=carried,
-                save_dir=session.run.path / ROLLOUTS,
-                make_environment=environments(config.tools, learner.tokenizer),
-            )
+        done = _steps(session, learner, engine, learned, carried, first_step, on_step, vigil)
         if done < config.rl.steps:
             if done > first_step:
                 save(done)
             return Outcome.STOPPED
     return Outcome.FINISHED
+
+
+def _steps(
+    session: Session[C],
+    learner: Learner,
+    engine: Engine,
+    tasks: Sequence[Task],
+    carried: Carried,
+    first_step: int,
+    on_step: OnStep,
+    vigil: Vigil,
+) -> int:
+    """Both halves of the loop, or the one that is looked at alone; steps done in all."""
+    config, rollout = session.config, session.config.rl.rollout
+
+    def should_stop() -> bool:
+        return session.should_stop() or vigil.has_enough
+
+    if rollout.replay_dir is not None:
+        return replay_rl(
+            learner.model,
+            learner.optimizer,
+            learner.tokenizer,
+            tasks,
+            config.rl,
+            Path(rollout.replay_dir),
+            first_step=first_step,
+            on_step=on_step,
+            should_stop=should_stop,
+            reference=learner.reference,
+        )
+    return train_rl(
+        learner.model,
+        learner.optimizer,
+        engine,
+        learner.tokenizer,
+        tasks,
+        config.rl,
+        seed=config.seed,
+        first_step=first_step,
+        on_step=on_step,
+        should_stop=should_stop,
+        reference=learner.reference,
+        carried=carried,
+        save_dir=session.run.path / ROLLOUTS,
+        make_environment=environments(config.tools, learner.tokenizer),
+    )
+
+
+def _count(session: Session[C], model: ModelConfig, groups: list[list[Rollout]]) -> None:
+    """What a step has used: whichever of its halves took place."""
+    debug = session.config.rl.rollout.debug
+    if debug != "train_only":
+        session.add_sampling(model, groups)
+    if debug != "rollout_only":
+        session.work.flops += trained_flops(session, model, groups)
+
+
+def replayed(config: RLConfig, progress: RLProgress) -> str | None:
+    """Of rollouts that were saved: how far the trainer is from who sampled them. None where they are sampled now."""
+    if config.rollout.debug != "train_only":
+        return None
+    off = progress.first_log_ratio_rms
+    if off is None:
+        return "replay: no group of the first step has anything to teach, so nothing says who sampled it"
+    return (
+        f"replay: log-probabilities of trainer and sampler are {off:.1e} apart at the first step (root mean square); "
+        "rounding alone gives less than 1e-5 in float32, other weights give more"
+    )
 
 
 def _count(session: Session[C], model: ModelConfig, groups: list[list[Rollout]]) -> None:

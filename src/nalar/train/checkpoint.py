@@ -29,7 +29,8 @@ from nalar.train.rng import random_state
 
 STATE = "state"
 PROGRESS, OPTIMIZER, RANDOM = "progress.json", "optimizer.safetensors", "random.json"
-LOOP, REFERENCE = "loop.json", "reference.safetensors"
+REFERENCE = "reference.safetensors"
+LOOP = "loop.json"
 MANIFEST = f"{STATE}/manifest.json"
 
 
@@ -89,8 +90,8 @@ def take_snapshot(
     progress: Progress,
     *,
     copy: bool = True,
-    reference: dict[str, Tensor] | None = None,
     loop: Mapping[str, Any] | None = None,
+    reference: dict[str, Tensor] | None = None,
 ) -> Snapshot:
     """The state of this moment; `reference` is a copy already. Without `copy` the weights are the model's own: write
     them before it trains on."""
