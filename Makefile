@@ -23,6 +23,8 @@ BENCH := GOMP_SPINCOUNT=2000 PYTHONPATH=src $(BENCH_PYTHON) bench
 BENCH_DEV := $(if $(filter $(BIN)/python,$(BENCH_PYTHON)),$(DEV))
 NAME_1 := one-thread
 NAME_2 := two-cores
+# Without TRL beside it: GRPO=--peers
+GRPO ?=
 GPU = $(shell nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | tr 'A-Z ' 'a-z-')
 
 .PHONY: demo test test-all lint size setup clean help bench bench-gpu
@@ -60,7 +62,7 @@ bench-stability: $(BENCH_DEV)
 	mkdir -p $(RESULTS)
 	$(BENCH)/stability.py --plots $(RESULTS) --out $(RESULTS)/stability-$(NAME_2).json
 
-bench-gpu: $(addprefix bench-gpu-,kernels engine agreement train parity memory)
+bench-gpu: $(addprefix bench-gpu-,kernels engine agreement train parity memory grpo)
 
 bench-gpu-kernels: $(BENCH_DEV)
 	$(BENCH)/kernels.py --device cuda --out $(RESULTS)/kernels-$(GPU).json
@@ -79,6 +81,9 @@ bench-gpu-parity: $(BENCH_DEV)
 
 bench-gpu-memory: $(BENCH_DEV)
 	$(BENCH)/memory.py --out $(RESULTS)/memory-$(GPU).json
+
+bench-gpu-grpo: $(BENCH_DEV)
+	$(BENCH)/grpo_step.py $(GRPO) --out $(RESULTS)/grpo-$(GPU).json
 
 size:
 	@$(PYTHON) scripts/size.py

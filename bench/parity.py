@@ -1,7 +1,12 @@
 """Whether training learns the same with our kernels: losses of one small model from one seed, side by side."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -82,26 +87,50 @@ def attention_written_out() -> Iterator[None]:
         fused_attention.choose.cache_clear()
 
 
+@dataclass(frozen=True)
+class Way:
+    """One of the runs that are compared."""
+
+    on: tuple[str, ...] = ()
+    """Kernels of our own, of `names`."""
+    names: tuple[str, ...] = KERNELS
+    is_attention_plain: bool = False
+    backend: str | None = None
+
+    def losses(self, device: torch.device, steps: int) -> list[float]:
+        off = [name for name in self.names if name not in self.on]
+        plain = attention_written_out() if self.is_attention_plain else nullcontext()
+        with switch.forced(*off, on=False), plain:
+            return losses(device, steps, self.backend)
+
+
 def parity_rows(
     device: torch.device, kernels: list[str] | None, backend: str, steps: int
 ) -> list[Row]:
-    """Prints losses as they go; rows with the largest difference from the plain form, and of the last steps."""
+    """Prints losses; rows with the largest difference from the plain form, and of the last steps."""
     names = tuple(kernels or KERNELS)
-    runs: dict[str, list[float]] = {}
-    with switch.forced(*names, on=False), attention_written_out():
-        runs["plain"] = losses(device, steps, None)
-        runs["plain again"] = losses(device, steps, None)
-    with switch.forced(*names, on=False):
-        runs["attention"] = losses(device, steps, None)
-        for name in names:
-            with switch.forced(name):
-                runs[name] = losses(device, steps, None)
-    runs["all"] = losses(device, steps, None)
-    runs["all, compiled"] = losses(device, steps, backend)
+    ways = {
+        "plain": Way((), names, is_attention_plain=True),
+        "plain again": Way((), names, is_attention_plain=True),
+        "attention": Way((), names),
+        **{name: Way((name,), names) for name in names},
+        "all": Way(names, names),
+        "all, compiled": Way(names, names, backend=backend),
+    }
+    runs = dict(zip(ways, _run(list(ways.values()), device, steps), strict=True))
     print("step " + " ".join(f"{name:>16.16}" for name in runs))
     for step in sorted({*range(0, steps, 20), steps - 1}):
         print(f"{step:4} " + " ".join(f"{run[step]:16.5f}" for run in runs.values()))
     return rows_of(runs)
+
+
+def _run(ways: Sequence[Way], device: torch.device, steps: int) -> list[list[float]]:
+    """On a GPU side by side, each in a process of its own: such small steps leave it idle."""
+    if device.type == "cpu":
+        return [way.losses(device, steps) for way in ways]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(len(ways), os.cpu_count() or 1), spawn) as pool:
+        return list(pool.map(partial(Way.losses, device=device, steps=steps), ways))
 
 
 def rows_of(runs: dict[str, list[float]]) -> list[Row]:

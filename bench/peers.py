@@ -12,8 +12,9 @@ from nalar.engine.sequence import Request
 Run = Callable[[], object]
 Ids = Sequence[tuple[int, ...]]
 
-MOST_S = 60
+MOST_S = 30
 """A load that a peer has not answered by then is not waited for."""
+WARM_UP_TOKENS = 16
 BLOCK_SIZE = 256
 """Of transformers' cache, its own choice."""
 
@@ -52,7 +53,10 @@ def generating(model: Any, ids: Ids, tokens: int, cache: str | None) -> Run:
 
 
 def padded_seconds(model: Any, requests: Sequence[Request], cache: str | None) -> float:
-    """All at once, prompts padded on the left, everybody going on until the longest is done; the second round."""
+    """All at once, prompts padded on the left, everybody going on until the longest is done.
+
+    Behind a round of a few tokens that warms up, compilation and a cache of the same size included.
+    """
     longest = max(len(r.prompt_ids) for r in requests)
     missing = [longest - len(r.prompt_ids) for r in requests]
     padded = [[0] * n + list(r.prompt_ids) for n, r in zip(missing, requests, strict=True)]
@@ -61,7 +65,8 @@ def padded_seconds(model: Any, requests: Sequence[Request], cache: str | None) -
     mask = (torch.arange(longest, device=model.device) >= gaps[:, None]).long()
     tokens = max(r.params.max_tokens for r in requests)
     own = {"cache_implementation": cache} if cache else {}
-    for _ in range(2):
+    started = 0.0
+    for most in (WARM_UP_TOKENS, tokens):
         _wait(model)
         started = time.perf_counter()
         with torch.inference_mode():
@@ -74,10 +79,18 @@ def padded_seconds(model: Any, requests: Sequence[Request], cache: str | None) -
                 temperature=requests[0].params.temperature,
                 top_k=0,
                 pad_token_id=0,
+                stopping_criteria=[_longer_than(longest + most)],
                 **own,
             )
         _wait(model)
     return time.perf_counter() - started
+
+
+def _longer_than(length: int) -> Callable[..., torch.Tensor]:
+    def stops(ids: torch.Tensor, _scores: object, **_others: object) -> torch.Tensor:
+        return torch.full((len(ids),), ids.shape[1] >= length, device=ids.device)
+
+    return stops
 
 
 def batched_seconds(model: Any, requests: Sequence[Request]) -> float:

@@ -1,6 +1,5 @@
 """How long things take, and how fast this machine could be at best."""
 
-import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +9,7 @@ from statistics import median
 import torch
 
 from nalar.kernels.ceiling import measure_ceiling
+from nalar.machine import keep_old_objects
 
 Run = Callable[[], object]
 
@@ -23,8 +23,7 @@ def wait(device: torch.device) -> None:
 
 def seconds(runs: dict[str, Run], device: torch.device, repeats: int) -> dict[str, float]:
     """Median of each, all in turn, after one round that does not count."""
-    gc.collect()
-    gc.freeze()  # else whoever makes objects pays for looking through those of all libraries
+    keep_old_objects()
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(repeats + 1):
         for name, run in runs.items():

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine import built as random_model
 from memory import DENSE, MOE
 from nalar.data.packing import Packed
 from nalar.kernels.ceiling import measure_ceiling
@@ -79,9 +80,7 @@ def shape_of(name: str, *, tiny: bool) -> ModelConfig:
 
 
 def built(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Transformer:
-    model = Transformer(config)
-    model.initialize(0)
-    return model.to(device, dtype).train()
+    return random_model(config, device, dtype).train().requires_grad_(True)
 
 
 def optim(name: str, config: ModelConfig) -> OptimConfig:
@@ -184,7 +183,8 @@ def compare(name: str, args: argparse.Namespace) -> list[Row]:
 
     model = built(config, device, args.dtype)
     with tempfile.TemporaryDirectory() as folder:
-        save_model(model, Path(folder), token_ids={})
+        if args.peers:
+            save_model(model, Path(folder), token_ids={})
         for way in args.ways:
             optimizer, _, compiled = way.partition("_")
             model.compiled = CompiledBlocks(args.backend) if compiled else None

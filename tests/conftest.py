@@ -1,8 +1,11 @@
 """One thread for every test: small tensors gain nothing by more, and idle threads that spin slow each other down."""
 
+import json
 import math
 import os
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -73,3 +76,75 @@ def _probabilities(
 @pytest.fixture
 def reference() -> Callable[..., list[float]]:
     return _probabilities
+
+
+class _ChatServer(ThreadingHTTPServer):
+    """Answers each request by what `plan(body, nth)` gives: a text, or a status, headers and bytes to send (or
+    what writes them)."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, plan):
+        self.plan, self.seen, self.busiest, self._now = plan, [], 0, 0
+        self.lock = threading.Lock()
+        super().__init__(("127.0.0.1", 0), _Handler)
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.lock:
+            server.seen.append((self.path, dict(self.headers), body))
+            nth = len(server.seen)
+            server._now += 1
+            server.busiest = max(server.busiest, server._now)
+        try:
+            reply = server.plan(body, nth)
+            status, headers, data = (200, {}, _chat(reply)) if isinstance(reply, str) else reply
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            data(self.wfile.write) if callable(data) else self.wfile.write(data)
+        except OSError:
+            pass  # whoever asked has left
+        finally:
+            with server.lock:
+                server._now -= 1
+
+    def log_message(self, *_):
+        pass
+
+
+def _chat(text):
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 7, "completion_tokens": 2}
+    return json.dumps({"choices": [choice], "usage": usage}).encode()
+
+
+@pytest.fixture
+def chat_server(monkeypatch):
+    """Starts servers of the kind that OpenAI-style clients ask, on this machine, which do as they are told."""
+    from nalar import endpoint
+
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(endpoint, "LONGEST_PAUSE_S", 0.05)
+    servers = []
+
+    def start(plan):
+        servers.append(_ChatServer(plan))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

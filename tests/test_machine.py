@@ -1,3 +1,4 @@
+import gc
 import shutil
 import subprocess
 import sys
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nalar import machine
-from nalar.machine import EnergyCounter, environment
+from nalar.machine import EnergyCounter, environment, keep_old_objects
 
 
 def write_zone(root: Path, zone: str, name: str, uj: int) -> None:
@@ -90,3 +91,16 @@ def test_the_commit_of_somebody_elses_repository_is_not_ours(tmp_path, monkeypat
     assert environment().dirty is False
     (tmp_path / "machine.py").write_text("# changed\n")
     assert environment().dirty is True
+
+
+def test_old_objects_are_no_longer_looked_through() -> None:
+    gc.unfreeze()
+    try:
+        old = [[]]
+        assert any(x is old for x in gc.get_objects())
+        keep_old_objects()
+        new = [[]]
+        tracked = gc.get_objects()
+        assert any(x is new for x in tracked) and not any(x is old for x in tracked)
+    finally:
+        gc.unfreeze()

@@ -14,19 +14,21 @@ from torch import Tensor
 from controls.finished import Finished
 from controls.results import Agreement, Routed
 from nalar.engine.config import EngineConfig
-from nalar.engine.engine import Engine, OnStep
+from nalar.engine.engine import Engine, Event
 from nalar.engine.pending import Pending
 from nalar.engine.rules import Ruling
 from nalar.engine.runner import Runner
 from nalar.engine.sample import Sample
 from nalar.engine.scheduler import Plan
-from nalar.engine.sequence import Completion, Request
+from nalar.engine.sequence import Request
 from nalar.kernels.paging import Paging
 from nalar.model.moe import Router
 from nalar.model.transformer import Transformer
-from nalar.pipeline.zero import engine_for
-from nalar.rl.rollout import Rollout, collect, draw_problems
-from nalar.rl.step import policy_batches, trainer_logprobs
+from nalar.pipeline.evaluation import engine_for
+from nalar.rl.batches import policy_batches, trainer_logprobs
+from nalar.rl.collector import collect
+from nalar.rl.lessons import Lesson
+from nalar.rl.rollout import Rollout, draw_problems
 
 ROLLOUTS = 256
 TOLERANCE = 1e-5
@@ -139,25 +141,31 @@ class WatchedEngine(Engine):
         watched_model = WatchedModel(model, self._log)
         super().__init__(watched_model, config)
         self._runner = self._watching = WatchedRunner(watched_model, config, self._num_blocks)
-        self.experts: list[list[Tensor]] = []
-        """By request and sample: [L, P, K] over the prompt and all but the last response token."""
+        self._lengths: dict[int, dict[int, int]] = {}
+        """Tokens of each sample that pass the model, by request."""
+        self._prompts: dict[int, int] = {}
 
-    def generate(
-        self, requests: Sequence[Request], on_step: OnStep | None = None
-    ) -> list[list[Completion]]:
-        self._watching.experts.clear()
+    def add(self, request: Request) -> int:
+        request_id = super().add(request)
+        self._lengths[request_id], self._prompts[request_id] = {}, len(request.prompt_ids)
+        return request_id
+
+    def step(self) -> list[Event]:
         with watched(self._transformer, self._log):
-            groups = super().generate(requests, on_step)
+            events = super().step()
+        for event in events:
+            if event.completion is not None:
+                length = self._prompts[event.request_id] + len(event.completion.token_ids) - 1
+                self._lengths[event.request_id][event.sample_id] = length
+        return events
+
+    def experts(self) -> list[list[Tensor]]:
+        """By request and sample: [L, P, K] over the prompt and all but the last response token."""
         known = {(s.request_id, s.sample_id): e for s, e in self._watching.experts.items()}
-        ids = sorted({request_id for request_id, _ in known})
-        self.experts = [
-            [
-                _joined(known[i, j], len(request.prompt_ids) + len(completion.token_ids) - 1)
-                for j, completion in enumerate(group)
-            ]
-            for i, (request, group) in zip(ids, zip(requests, groups, strict=True), strict=True)
+        return [
+            [_joined(known[request_id, i], lengths[i]) for i in sorted(lengths)]
+            for request_id, lengths in self._lengths.items()
         ]
-        return groups
 
 
 def _joined(experts: Mapping[int, Tensor], count: int) -> Tensor:
@@ -183,7 +191,7 @@ def agreement(finished: Finished) -> Agreement:
     problems = draw_problems(tasks, count, config.seed, config.rl.steps)
     groups = collect(engine, tokenizer, tasks, problems, config.rl, seed=config.seed)
     rollouts = [r for group in groups for r in group]
-    experts = [e for group in engine.experts for e in group]
+    experts = [e for group in engine.experts() for e in group]
     tally = _compare(model, rollouts, experts, config.rl.micro_batch_tokens)
     difference_N, is_apart_N = torch.cat(tally.difference_N), torch.cat(tally.apart_N)
     together_N, apart_N = difference_N[~is_apart_N], difference_N[is_apart_N]
@@ -210,7 +218,7 @@ def _compare(
     # policy_batches sorts by length, and a stable sort of what is sorted changes nothing
     ordered = sorted(rollouts, key=lambda r: len(r.prompt_ids) + len(r.response.token_ids))
     batches = policy_batches(
-        ordered, [1.0] * len(ordered), max_tokens=max_tokens, device=model.head_weight.device
+        [Lesson(r, 1.0) for r in ordered], max_tokens=max_tokens, device=model.head_weight.device
     )
     start = 0
     for batch in batches:

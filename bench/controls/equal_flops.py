@@ -17,11 +17,13 @@ from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
-from nalar.pipeline.zero import engine_for
+from nalar.pipeline.evaluation import engine_for
 from nalar.plan.model import sampling_flops, sequence_flops
+from nalar.rl.batches import policy_batches, trainer_logprobs
+from nalar.rl.collector import collect
 from nalar.rl.config import RLConfig
-from nalar.rl.rollout import Rollout, collect, draw_problems
-from nalar.rl.step import policy_batches, trainer_logprobs
+from nalar.rl.lessons import Lesson
+from nalar.rl.rollout import Rollout, draw_problems
 from nalar.run import Meter
 from nalar.train.pretrain import Progress, pretrain_slice
 from nalar.train.step import apply_gradients
@@ -171,8 +173,7 @@ class Tuner:
         self.model.train()
         self.optimizer.zero_grad()
         for part in policy_batches(
-            batch,
-            [1.0] * len(batch),
+            [Lesson(r, 1.0) for r in batch],
             max_tokens=self.config.micro_batch_tokens,
             device=self.model.head_weight.device,
         ):

@@ -18,8 +18,9 @@ from nalar.evals.results import TaskResult
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.config import ZeroConfig
+from nalar.pipeline.evaluation import engine_for
 from nalar.pipeline.session import Session
-from nalar.pipeline.zero import EVAL_SEED, engine_for, tasks_of, test_problems
+from nalar.pipeline.tasks import EVAL_SEED, tasks_of, test_problems
 from nalar.run import Run
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task

@@ -15,7 +15,8 @@ from controls.results import SEED, Blind, LimitRow, Ratio, Search, SearchPair, S
 from nalar.data.tokenizer import Tokenizer
 from nalar.evals.baselines import Space, limit_for_mean, mean_tries, search
 from nalar.evals.protocol import Sample
-from nalar.pipeline.zero import EVAL_SEED, sample_row
+from nalar.pipeline.evaluation import sample_row
+from nalar.pipeline.tasks import EVAL_SEED
 from nalar.tasks.problem import Problem
 from nalar.tasks.traces import MarkedTry, is_hit, marked_tries, steps_right
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import importlib.metadata
 import os
 import platform
@@ -113,6 +114,16 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, 2**30)
         mallopt(M_MMAP_THRESHOLD, 2**25)
+
+
+def keep_old_objects() -> None:
+    """Python's collector looks no longer through what is there now: it stays until the process ends.
+
+    Objects of all libraries are a million and more, and each look takes a third of a second, which whoever makes lists
+    of tokens pays every few steps.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _git(*words: str) -> str | None:

@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 METRICS, LEDGER = "metrics.jsonl", "ledger.jsonl"
+ROLLOUTS = "rollouts"
 LOGS = (METRICS, LEDGER)
 """What only grows, and is cut back where a run goes back to a checkpoint."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -330,8 +331,8 @@ class Run:
 
     def mend(self) -> None:
         """Clear away what a killed process left half-written. For the run's only writer."""
-        for folder in (self.path, self.path / "samples", self.path / "checkpoints"):
-            mend_folder(folder)
+        for name in (".", "samples", "checkpoints", ROLLOUTS):
+            mend_folder(self.path / name)
 
     def write_samples(self, stage: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replace the samples of a stage."""

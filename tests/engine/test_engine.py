@@ -452,6 +452,7 @@ def test_steps_that_are_recorded_give_what_others_give(make_engine, tapes, limit
     )  # a warm cache makes batches of its own
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tensors of the CPU: for the interpreter")
 def test_recorded_steps_may_use_kernels_of_their_own(make_engine, tapes):
     pytest.importorskip("triton")
     requests = crowd(6)

@@ -85,6 +85,32 @@ def test_the_path_of_gpus_gives_the_same(as_on_a_gpu, device, tokens, vocab, sca
         assert_close(a, 2 * b, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("path", ["plain", "as on a GPU"])
+@pytest.mark.parametrize(("tokens", "vocab", "scaling"), [(20, 33, 6.0), (3, 500, 1.0)])
+def test_an_entropy_that_learns_has_the_gradient_of_autograd(
+    monkeypatch, path, tokens, vocab, scaling
+):
+    monkeypatch.setattr(logprobs, "is_rounded", lambda states, head: path != "plain")
+    states, head, targets, upstream = rounded_case(tokens, vocab)
+    more = torch.linspace(-1, 2, tokens)
+    found = []
+    for compute, options in (
+        (token_logprobs_reference, {}),
+        (token_logprobs, {"entropy_learns": True, "chunk_tokens": 7}),
+        (token_logprobs, {"entropy_learns": True, "chunk_tokens": 64}),
+    ):
+        values, entropies = compute(states, head, targets, logits_scaling=scaling, **options)
+        total = (upstream * values).sum() + (more * entropies).sum()
+        found.append(torch.autograd.grad(total, (states, head)))
+    for ours in found[1:]:
+        for a, b in zip(ours, found[0], strict=True):
+            assert_close(
+                a, b, rtol=1e-3, atol=2e-4
+            )  # log-sum-exp less a mean: logits near 20 cancel
+    _, silent = token_logprobs(states, head, targets)
+    assert not silent.requires_grad
+
+
 def test_a_sum_of_log_probabilities_is_that_of_token_logprobs_everywhere():
     states, head, targets, weights = rounded_case(9, 12)
     total = logprob_sum(states, head, targets, weights)

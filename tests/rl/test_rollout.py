@@ -4,11 +4,12 @@ import pytest
 
 from nalar.data.dialogue import encode_prompt
 from nalar.engine.config import EngineConfig
-from nalar.engine.engine import Engine
+from nalar.engine.engine import Engine, Event
 from nalar.engine.sequence import Completion
 from nalar.model.transformer import Transformer
 from nalar.recipes.zero import zero_cpu
-from nalar.rl.rollout import collect, draw_problems
+from nalar.rl.collector import collect
+from nalar.rl.rollout import draw_problems
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Score, split_of
@@ -44,15 +45,22 @@ def test_tasks_take_turns_and_a_task_named_twice_counts_twice():
 class Scripted:
     """Stands where an engine stands and says what it was told to say."""
 
-    def __init__(self, *responses):
-        self.responses, self.requests = responses, []
+    policy_version = 0
 
-    def generate(self, requests):
-        self.requests = list(requests)
-        completions = [
-            Completion(ids, (-0.5,) * len(ids), finish, 0) for ids, finish in self.responses
-        ]
-        return [completions for _ in requests]
+    def __init__(self, *responses):
+        self.responses, self.requests, self.events = responses, [], []
+
+    def add(self, request):
+        self.requests.append(request)
+        for i, (ids, finish) in enumerate(self.responses):
+            completion = Completion(ids, (-0.5,) * len(ids), finish, 0)
+            logprobs = completion.logprobs
+            self.events.append(Event(len(self.requests), i, ids, logprobs, completion))
+        return len(self.requests)
+
+    def step(self):
+        events, self.events = self.events, []
+        return events
 
 
 def test_samples_are_scored_as_they_were_sampled(tokenizer, rl_config):

@@ -17,7 +17,8 @@ from nalar.engine.config import EngineConfig
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.recipes.zero import zero_cpu
-from nalar.rl.rollout import Rollout, collect, draw_problems
+from nalar.rl.collector import collect
+from nalar.rl.rollout import Rollout, draw_problems
 from nalar.rl.step import policy_batches, trainer_logprobs, update
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
@@ -107,6 +108,7 @@ def test_sampled_logprobs_are_the_trainers(kind, tokenizer, rl_config):
     limits = EngineConfig(max_model_len=264, max_num_seqs=ROWS, max_num_batched_tokens=64)
     engine = WatchedEngine(model, limits)
     groups = collect(engine, tokenizer, tasks, problems, config, seed=5)
+    experts_of = engine.experts()
 
     places = [(g, s) for g in range(PROMPTS) for s in range(SAMPLES)]
     rollouts = [groups[g][s] for g, s in places]
@@ -116,7 +118,7 @@ def test_sampled_logprobs_are_the_trainers(kind, tokenizer, rl_config):
         difference = (traced.logprobs - torch.tensor(rollout.response.logprobs)).abs()
         is_same = torch.ones(len(difference), dtype=torch.bool)
         for at, (experts, margins) in enumerate(zip(traced.experts, traced.margins, strict=True)):
-            sampled = engine.experts[g][s][:, at].tolist()
+            sampled = experts_of[g][s][:, at].tolist()
             for chosen, own, margin in zip(sampled, experts, margins, strict=True):
                 if set(chosen) != own:
                     assert margin < NEAR_TIE, f"experts differ at a margin of {margin}"

@@ -15,7 +15,7 @@ from nalar.cli.output import Document, Output
 from nalar.config import UserError
 from nalar.evals.config import EvalConfig
 from nalar.evals.text import printable
-from nalar.pipeline.config import RunConfig, ZeroConfig
+from nalar.pipeline.config import RunConfig, TaskRunConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def run(args: Sequence[str]) -> int:
     if asked.max_tokens is not None and asked.max_tokens < 1:
         raise UserError(at="--max-tokens", got=str(asked.max_tokens), want="at least 1")
     folder, config = chosen_model(asked.model)
-    evals = config.evals if isinstance(config, ZeroConfig) else EvalConfig()
+    evals = config.evals if isinstance(config, TaskRunConfig) else EvalConfig()
     cap = asked.max_tokens or evals.max_tokens
     prompt = asked.prompt
     if prompt is None and asked.json:

@@ -1,6 +1,6 @@
 """Which recipe, which run, which model: what the words on the command line mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from nalar.cli.flags import leading_word
 from nalar.config import ConfigError, UserError, lookup, nearest
-from nalar.pipeline.config import RunConfig, SftConfig, ZeroConfig
+from nalar.pipeline.config import RlRunConfig, RunConfig, SftConfig, ZeroConfig
 from nalar.recipes.registry import RECIPES
 from nalar.run import Run, run_folders
 
@@ -64,14 +64,13 @@ def open_run(name: str) -> Run:
 
 def stored_config(run: Run, kind: type[C]) -> C:
     """The config that a run was started with; UserError where it is a run of another kind."""
-    config = run.info.config
-    is_sft = config.get("recipe") == "sft"
-    if issubclass(kind, SftConfig) != is_sft:
+    config, own = run.info.config, kind_of(run)
+    if own is not kind:
         raise UserError(
             at=str(run.path),
-            got="a run of `nalar sft`" if is_sft else "a run of a recipe",
-            want="a run of a recipe" if is_sft else "a run of `nalar sft`",
-            hint=f"nalar {'sft' if is_sft else 'demo'} --run {run.path} --resume",
+            got=_OF_KIND[own][0],
+            want=_OF_KIND[kind][0],
+            hint=f"nalar {_OF_KIND[own][1]} --run {run.path} --resume",
         )
     try:
         # Runs from before there was a choice of device have all been on the CPU.
@@ -87,12 +86,33 @@ def stored_config(run: Run, kind: type[C]) -> C:
         ) from error
 
 
-def chosen_model(name: str) -> tuple[Path, ZeroConfig | SftConfig | None]:
+def kind_of(run: Run) -> type[RunConfig]:
+    """Of the config that a run was started with."""
+    return _KINDS.get(str(run.info.config.get("recipe")), ZeroConfig)
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a run's model as it is now, whose link may move on; or the folder of a model itself."""
+    path = run_path(name)
+    if (path / "config.json").is_file() and not (path / "run.json").exists():
+        return path.resolve()
+    return open_run(name).model_dir().resolve()
+
+
+def chosen_model(name: str) -> tuple[Path, RunConfig | None]:
     """The model of a run and the run's config, or a folder that is a model itself, of which no run is known."""
     path = run_path(name)
     if (path / "config.json").is_file() and not (path / "run.json").exists():
         return path, None
     run = open_run(name)
-    if run.info.config.get("recipe") == "sft":
-        return run.model_dir(), stored_config(run, SftConfig)
-    return run.model_dir(), stored_config(run, ZeroConfig)
+    return run.model_dir(), stored_config(run, kind_of(run))
+
+
+_KINDS: Mapping[str, type[RunConfig]] = {"sft": SftConfig, "rl": RlRunConfig}
+"""By the name in a config's `recipe`; all others are recipes."""
+_OF_KIND: Mapping[type[RunConfig], tuple[str, str]] = {
+    ZeroConfig: ("a run of a recipe", "demo"),
+    SftConfig: ("a run of `nalar sft`", "sft"),
+    RlRunConfig: ("a run of `nalar rl`", "rl"),
+}
+"""What such a run is called, and the verb that goes on with it."""

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -22,9 +22,8 @@ STOPPING = "stopping after this step; once more (Ctrl-C) to stop at once"
 _SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("loss", "loss", "{:.3f}".format),
     ("reward", "reward", "{:.3f}".format),
-    ("accuracy/countdown", "countdown", "{:.0%}".format),
-    ("accuracy/chain_sum", "chain sum", "{:.0%}".format),
-    ("response_tokens/countdown", "length", "{:.0f}".format),
+    ("accuracy/", "", "{:.0%}".format),
+    ("response_tokens/", "length", "{:.0f}".format),
     ("self_check_frac", "self-check", "{:.0%}".format),
     ("tokens_per_s", "tok/s", lambda v: f"{v:,.0f}"),
     ("mfu_frac", "MFU", "{:.1%}".format),
@@ -34,7 +33,8 @@ _SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("skipped_updates", "skipped", "{:.0f}".format),
     ("spike_score", "spikes", "{:.1%}".format),
 )
-"""Key, label and form of what a step shows, in order. A stage shows those that it has."""
+"""Key, label and form of what a step shows, in order. A stage shows those that it has. A key that ends in / has a value
+a task: without a label each stands by the task's name, with one they stand side by side."""
 _ONLY_WHERE_ABOVE_0 = {"idle_experts", "skipped_steps", "skipped_updates", "spike_score"}
 
 
@@ -63,11 +63,20 @@ class Ledger:
 
 def figures(values: Values) -> list[str]:
     """The shown figures of a step, each with its label."""
-    return [
-        f"{label} {form(values[key])}"
-        for key, label, form in _SHOWN
-        if key in values and (values[key] > 0 or key not in _ONLY_WHERE_ABOVE_0)
-    ]
+    return [figure for key, label, form in _SHOWN for figure in _figures(values, key, label, form)]
+
+
+def _figures(values: Values, key: str, label: str, form: Callable[[float], str]) -> Iterable[str]:
+    if key.endswith("/"):
+        found = {
+            name.removeprefix(key): form(v) for name, v in values.items() if name.startswith(key)
+        }
+        if label and found:
+            yield f"{label} {'/'.join(found.values())}"
+        elif not label:
+            yield from (f"{task.replace('_', ' ')} {value}" for task, value in found.items())
+    elif key in values and (values[key] > 0 or key not in _ONLY_WHERE_ABOVE_0):
+        yield f"{label} {form(values[key])}"
 
 
 def clock(seconds: float) -> str:

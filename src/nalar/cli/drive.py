@@ -19,7 +19,7 @@ from nalar.evals.report import build_report
 from nalar.evals.table import samples, summary
 from nalar.evals.text import printable
 from nalar.machine import environment
-from nalar.pipeline.config import RunConfig, SftConfig, ZeroConfig
+from nalar.pipeline.config import RlRunConfig, RunConfig, SftConfig, TaskRunConfig, ZeroConfig
 from nalar.pipeline.forecast import Forecast, forecast
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.preflight import (
@@ -30,9 +30,10 @@ from nalar.pipeline.preflight import (
     this_machine,
 )
 from nalar.pipeline.state import Outcome
-from nalar.run import Run
+from nalar.pipeline.tasks import refuse_bad_tasks
+from nalar.run import ROLLOUTS, Run
 
-AnyConfig = ZeroConfig | SftConfig
+AnyConfig = ZeroConfig | RlRunConfig | SftConfig
 C = TypeVar("C", bound=RunConfig)
 Until = Literal["pretrain", "report"]
 
@@ -87,7 +88,7 @@ class Job:
 def show_plan(config: AnyConfig, path: Path | None, out: Output) -> int:
     """Print what a config will take and, where a run would be written to `path`, all of it; touches nothing."""
     if path:
-        refuse_if_no_data(config)
+        _refuse_bad_input(config)
         config = _settled(config)
     plan = _planned(config)
     settings = config.model_dump(mode="json")
@@ -109,9 +110,20 @@ def show_plan(config: AnyConfig, path: Path | None, out: Output) -> int:
 def _planned(config: AnyConfig) -> Forecast:
     if isinstance(config, ZeroConfig):
         return forecast(config)
+    if isinstance(config, RlRunConfig):
+        from nalar.pipeline.rl import plan_rl  # imports torch
+
+        return plan_rl(config)
     from nalar.pipeline.sft import plan_sft  # imports torch
 
     return plan_sft(config)
+
+
+def _refuse_bad_input(config: AnyConfig) -> None:
+    """UserError where what a run reads or is asked is not there, or not to be trusted."""
+    refuse_if_no_data(config)
+    if isinstance(config, TaskRunConfig):
+        refuse_bad_tasks(config)
 
 
 def go_on_config(run: Run, flagged: C) -> C:
@@ -126,8 +138,8 @@ def drive(job: Job, out: Output) -> int:
     root = job.path.parent
     job = dataclasses.replace(job, config=_settled(job.config))
     if job.is_new:
-        refuse_if_no_data(job.config)
-    # A fine-tuned model that goes on needs no base any more, by which its size was told.
+        _refuse_bad_input(job.config)
+    # What began with a model that was there needs it no more when it goes on, and by that its size was told.
     if job.is_new or isinstance(job.config, ZeroConfig):
         refuse_if_too_small(job.config, _planned(job.config), this_machine(root))
     refuse_if_not_writable(root)
@@ -166,6 +178,10 @@ def _train(job: Job, run: Run, observer: Observer, should_stop: Callable[[], boo
         from nalar.pipeline.sft import run_sft
 
         return run_sft(job.config, run, observer, should_stop)
+    if isinstance(job.config, RlRunConfig):
+        from nalar.pipeline.rl import run_rl
+
+        return run_rl(job.config, run, observer, should_stop)
     from nalar.pipeline import zero
 
     return zero.run_zero(job.config, run, observer, should_stop, force=job.force, until=job.until)
@@ -272,11 +288,12 @@ def _how_to_go_on(job: Job, *, has_report: bool) -> Sequence[str]:
         return ("", "Go on:", f"  nalar chat {name}", f"  nalar report {name}")
     if not has_report:
         return ("", "The base is trained. Go on:", f"  nalar rl {name}", f"  nalar eval {name}")
+    shown = [f"  nalar samples {name}"] if (job.path / ROLLOUTS).is_dir() else []
     return (
         "",
         f"The report: {job.path / 'report.html'}",
         "Go on:",
+        *shown,
         f"  nalar chat {name}",
-        f"  nalar eval {name} --task countdown",
-        "  nalar pretrain --help",
+        f"  nalar eval {name}",
     )

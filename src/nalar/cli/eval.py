@@ -14,9 +14,9 @@ from nalar.cli.summary import results_table
 from nalar.config import UserError
 from nalar.evals.config import EvalConfig
 from nalar.evals.results import TaskResult
-from nalar.pipeline.config import ZeroConfig
+from nalar.pipeline.config import TaskRunConfig
+from nalar.pipeline.tasks import open_as_set
 from nalar.tasks.problem import Split
-from nalar.tasks.registry import open_task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,16 +59,14 @@ class EvalDocument(BaseModel):
 
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
-    asked = flags.parse(Eval, args, verb="eval")
-    opened = {word: open_task(word, at="--task") for word in asked.task}
+    asked = flags.parse(Eval, flags.gathered(args, "--task"), verb="eval")
     folder, run_config = chosen_model(asked.run)
-    of_recipe = run_config if isinstance(run_config, ZeroConfig) else None
-    config = _config(asked, of_recipe.evals if of_recipe else EvalConfig())
-    opened = opened or {word: open_task(word, at="--task") for word in config.tasks}
-    from nalar.pipeline.sampler import as_the_run_sets_them, load_sampler, measure  # imports torch
+    own = run_config.evals if isinstance(run_config, TaskRunConfig) else EvalConfig()
+    config = _config(asked, own)
+    tasks = {word: open_as_set(word, run_config, at="--task") for word in config.tasks}
+    from nalar.pipeline.sampler import load_sampler, measure  # imports torch
 
     sampler = load_sampler(folder, run_config)
-    tasks = as_the_run_sets_them(opened, of_recipe)
     seed = {} if asked.seed is None else {"seed": asked.seed}
     results: dict[str, TaskResult] = {}
     for name in config.tasks:

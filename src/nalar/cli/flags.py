@@ -91,6 +91,23 @@ def peek(args: Sequence[str], flag: str) -> str | None:
     return None
 
 
+def gathered(args: Sequence[str], flag: str) -> list[str]:
+    """The words with all values of `flag`, which may be given more than once, behind its first place."""
+    values: list[str] = []
+    others: list[str] = []
+    place: int | None = None
+    is_value = False
+    for word in args:
+        if word == flag or word.startswith(f"{flag}="):
+            is_value = word == flag
+            place = len(others) if place is None else place
+            values += [] if is_value else [word.removeprefix(f"{flag}=")]
+            continue
+        is_value = is_value and not word.startswith("-")
+        (values if is_value else others).append(word)
+    return others if place is None else [*others[:place], flag, *values, *others[place:]]
+
+
 def leading_word(args: Sequence[str]) -> tuple[str | None, list[str]]:
     """The word that stands on its own before all flags but switches, and the other words; None where there is none."""
     for i, word in enumerate(args):

@@ -19,10 +19,11 @@ from nalar.machine import keep_freed_memory
 VERBS = {
     "demo": "train the small model from random weights and show what it learned",
     "pretrain": "train a recipe's base model and stop before RL",
-    "rl": "go on from a pretrained run: evaluate, RL, evaluate, report",
+    "rl": "RL on any task, from a model that is there or a pretrained run",
     "sft": "fine-tune a model on dialogues",
     "tokenizer": "learn a tokenizer from a corpus of one's own",
     "eval": "measure a run's model on held-out problems",
+    "samples": "show what a model said in RL, with what it earned",
     "chat": "talk to a model in the terminal",
     "report": "build a run's report.json and report.html again",
     "runs": "list the runs there are; show, compare or plot them",

@@ -1,4 +1,4 @@
-"""`nalar rl`: from a pretrained run to its report."""
+"""`nalar rl`: RL from a model that is there, or from a run's pretrained base to its report."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,17 +7,40 @@ from typing import Annotated
 import tyro
 
 from nalar.cli import flags
-from nalar.cli.choice import open_run, stored_config
+from nalar.cli.choice import kind_of, model_folder, open_run, stored_config
 from nalar.cli.drive import Job, drive, show_plan
 from nalar.cli.output import Output
+from nalar.cli.start import RunFlags, proceed, resumed_run, with_preset
 from nalar.config import UserError
-from nalar.pipeline.config import ZeroConfig
+from nalar.pipeline.config import RlRunConfig, ZeroConfig
 from nalar.run import Run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rl:
-    """Go on from a run that has a pretrained base: evaluate it, RL, evaluate again, report. Resumes what was cut off.
+class Rl(RunFlags):
+    """RL from MODEL, a run or a folder, on tasks: evaluate, RL, evaluate again, report.
+
+    Or go on with RUN, one of this verb or one that has a pretrained base: `nalar rl RUN`, where --force goes on even
+    if the probe says that the base is not ready.
+
+    Try, after `nalar pretrain zero-tiny --run base`:
+
+    nalar rl --model base --task chain_sum,min_terms=2,max_terms=3 --run sums --rl.steps 20
+
+    nalar rl base
+    """
+
+    config: Annotated[RlRunConfig, tyro.conf.arg(name="")]
+    task: tuple[str, ...] = ()
+    """Ids with settings such as `,num_numbers=4`, .jsonl files, .py files (docs/tasks.md): trained on and measured.
+    Short for --rl.tasks and --evals.tasks, which may differ."""
+    preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """A published algorithm: it sets the defaults of --rl.…, which flags change. docs/rl.md has the names."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GoOn:
+    """Go on with RUN: its base is evaluated, RL, evaluated again, reported. What was cut off is resumed.
 
     Try, after `nalar pretrain zero-tiny --run base`:
 
@@ -35,11 +58,60 @@ class Rl:
 
 
 def run(args: Sequence[str]) -> int:
+    word, _ = flags.leading_word(args)
+    return _begin(args) if word is None else _go_on(args)
+
+
+def _begin(args: Sequence[str]) -> int:
+    words = flags.gathered(args, "--task")
+    name = resumed_run(words)
+    config = stored_config(open_run(name), RlRunConfig) if name else RlRunConfig(model="")
+    default = Rl(config=with_preset(config, words))
+    asked = flags.parse(Rl, words, verb="rl", usage="[RUN]", default=default)
+    if not asked.config.model:
+        raise UserError(
+            at="--model",
+            got="no model",
+            want="a run, or a folder with a model and its tokenizer",
+            hint="`nalar rl RUN` goes on with a run that has a pretrained base",
+        )
+    config = _with_tasks(asked, words)
+    if flags.peek(words, "--model") is not None:
+        config = config.model_copy(update={"model": str(model_folder(config.model))})
+    return proceed("rl", asked, config, args)
+
+
+def _with_tasks(asked: Rl, words: Sequence[str]) -> RlRunConfig:
+    """The config with what --task says; UserError where no task is named, for no task is everybody's."""
+    config = asked.config
+    if not asked.task:
+        if asked.resume or flags.peek(words, "--rl.tasks") is not None:
+            return config
+        raise UserError(
+            at="--task",
+            got="no task",
+            want="an id, a .jsonl file or a .py file",
+            hint="--task countdown; docs/tasks.md lists what there is",
+        )
+    evals = config.evals
+    if flags.peek(words, "--evals.tasks") is None:
+        evals = evals.model_copy(update={"tasks": tuple(dict.fromkeys(asked.task))})
+    rl = config.rl.model_copy(update={"tasks": asked.task})
+    return RlRunConfig.model_validate(
+        config.model_copy(update={"rl": rl, "evals": evals}).model_dump()
+    )
+
+
+def _go_on(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
-    asked = flags.parse(Rl, args, verb="rl")
+    asked = flags.parse(GoOn, args, verb="rl")
     found = open_run(asked.run)
-    config = stored_config(found, ZeroConfig)
-    _refuse_without_base(found)
+    config: ZeroConfig | RlRunConfig
+    if kind_of(found) is RlRunConfig:
+        config = stored_config(found, RlRunConfig)
+    else:
+        config = stored_config(found, ZeroConfig)
+        _refuse_without_base(found)
     if asked.dry_run:
         return show_plan(config, found.path, out)
     job = Job(

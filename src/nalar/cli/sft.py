@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from nalar.cli import flags
-from nalar.cli.choice import chosen_model, open_run, stored_config
+from nalar.cli.choice import model_folder, open_run, stored_config
 from nalar.cli.start import RunFlags, proceed, resumed_run
 from nalar.pipeline.config import SftConfig
 
@@ -32,7 +32,6 @@ def run(args: Sequence[str]) -> int:
     default = Sft(config=stored_config(open_run(name), SftConfig)) if name else None
     asked = flags.parse(Sft, args, verb="sft", default=default)
     config = asked.config
-    if flags.peek(args, "--model") is not None:  # a run's model is a link that moves on
-        folder = str(chosen_model(config.model)[0].resolve())
-        config = config.model_copy(update={"model": folder})
+    if flags.peek(args, "--model") is not None:
+        config = config.model_copy(update={"model": str(model_folder(config.model))})
     return proceed("sft", asked, config, args)

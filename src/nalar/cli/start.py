@@ -18,8 +18,9 @@ from nalar.cli.choice import (
 )
 from nalar.cli.drive import AnyConfig, Job, Until, drive, go_on_config, show_plan
 from nalar.cli.output import Output
-from nalar.config import UserError
-from nalar.pipeline.config import ZeroConfig
+from nalar.config import UserError, lookup
+from nalar.pipeline.config import TaskRunConfig, ZeroConfig
+from nalar.rl.presets import PRESETS
 from nalar.run import refuse_occupied
 
 DEFAULT_RECIPE = "zero-cpu"
@@ -44,6 +45,8 @@ class RecipeFlags(RunFlags):
     """The flags of a verb that starts a recipe."""
 
     config: Annotated[ZeroConfig, tyro.conf.arg(name="")]
+    preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """A published algorithm of RL: it sets the defaults of --rl.…, which flags change. docs/rl.md has the names."""
     force: bool = False
     """Go on to RL even where the probe says that the base is not ready."""
 
@@ -90,9 +93,21 @@ def resumed_run(words: Sequence[str]) -> str | None:
 def _defaults(words: Sequence[str]) -> ZeroConfig:
     """What flags change: the config of the run that goes on, or of the recipe."""
     if name := resumed_run(words):
-        return stored_config(open_run(name), ZeroConfig)
+        return with_preset(stored_config(open_run(name), ZeroConfig), words)
     chosen = flags.peek(words, "--recipe")
-    return recipe(DEFAULT_RECIPE if chosen is None else chosen)
+    return with_preset(recipe(DEFAULT_RECIPE if chosen is None else chosen), words)
+
+
+T = TypeVar("T", bound=TaskRunConfig)
+
+
+def with_preset(config: T, words: Sequence[str]) -> T:
+    """The config with RL as --preset has it, where that stands among the words; ConfigError that names the nearest."""
+    name = flags.peek(words, "--preset")
+    if name is None:
+        return config
+    preset = lookup(name, PRESETS, at="--preset")
+    return config.model_copy(update={"rl": preset(config.rl)})
 
 
 def _resumed(verb: str, asked: RunFlags, config: AnyConfig) -> tuple[AnyConfig, Path]:

@@ -80,7 +80,9 @@ class Rows:
         """Set up the rows of samples that have just got one."""
         rows = self._tensor([sample.row for sample in samples])
         params = [sample.request.params for sample in samples]
-        keys = [stream_key(s.request.params.seed, s.sample_id) for s in samples]
+        keys = [
+            stream_key(s.request.params.seed, s.request.first_stream + s.sample_id) for s in samples
+        ]
         top_k = [min(p.top_k or self._vocab_size, self._vocab_size) for p in params]
         # The last token known, of prompt or output; the next one drawn stands behind it.
         self.ids_R[rows] = self._tensor([s.token_ids[-1] for s in samples])

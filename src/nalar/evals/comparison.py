@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from nalar.evals import units
 from nalar.evals.baselines import BlindBaseline
@@ -112,7 +113,15 @@ def headline(report: Report) -> str:
         failed = report.probe and not report.probe[-1].passed
         why = f" The base did not pass its probe: {report.probe[-1].reason}." if failed else ""
         return f"{what}. This run stands {done}{took}; it has not been evaluated after RL.{why}"
-    return f"{what}, trained from random weights{took}, with a checkable reward as its only teacher in RL."
+    begun = "trained from random weights"
+    if isinstance(base := report.config.get("model"), str):
+        begun = f"trained from {printable(_last_names(base))}"
+    return f"{what}, {begun}{took}, with a checkable reward as its only teacher in RL."
+
+
+def _last_names(folder: str) -> str:
+    """As a reader elsewhere may know it: the last two names of its path."""
+    return "/".join(PurePath(folder).parts[-2:])
 
 
 def blind_label(row: BlindBaseline) -> str:

@@ -10,7 +10,7 @@ class EvalConfig(Config):
     """How a model is measured."""
 
     tasks: tuple[str, ...] = ("countdown", "chain_sum")
-    """Task ids."""
+    """As for `rl.tasks`, each once."""
     problems: int = 256
     """Distinct held-out problems per task, fewer where the split has fewer."""
     k: int = 8

@@ -94,6 +94,18 @@ def length_plot(report: Report) -> str | None:
     return _rl_plot("length", report, report.curves.response_tokens, tests, dress)
 
 
+def step_plot(name: str, curve: Curve | None) -> str | None:
+    """What a step of RL has one value of, over steps."""
+    if curve is None:
+        return None
+
+    def draw(axes: "Axes") -> None:
+        _line(axes, curve, _TASK_HEX[0])
+        axes.set_xlabel("RL step")
+
+    return _svg(name, draw)
+
+
 def loss_plot(report: Report) -> str | None:
     """Loss of pretraining over tokens."""
     curve = report.curves.loss

@@ -11,6 +11,8 @@ from nalar.config import UserError
 from nalar.evals.baselines import Baselines, mean_tries
 from nalar.evals.results import Estimate, Finite, HeldOut, ProbeResult, TaskResult
 from nalar.model.config import ModelConfig
+from nalar.model.families.registry import family_of
+from nalar.model.folder import CONFIG, read_json
 from nalar.plan.model import count_parameters
 from nalar.run import Metric, Receipt, Run
 from nalar.stats import paired_difference
@@ -108,6 +110,10 @@ class Curves(Finite):
     accuracy: dict[str, Curve] = Field(default_factory=dict)
     """Of RL's own samples on train problems, over steps, by task id."""
     response_tokens: dict[str, Curve] = Field(default_factory=dict)
+    reward: Curve | None = None
+    """Of RL, over steps: the mean of a step's samples."""
+    entropy: Curve | None = None
+    """Of RL, over steps: nats of the next token, the mean of what was trained on."""
 
 
 class Report(Finite):
@@ -190,7 +196,7 @@ def _build(run: Run) -> Report:
         total=_total(run.stage_totals()),
         usd_per_hour=price.get("usd_per_hour") if isinstance(price, dict) else None,
         probe=read_probe(run),
-        model=_model_size(config),
+        model=_model_size(run),
         hardware=Hardware(**environment.model_dump(include=set(Hardware.model_fields))),
         software={"python": environment.python, **environment.packages},
         curves=_curves(run),
@@ -246,10 +252,17 @@ def _total(stages: Sequence[Receipt]) -> Cost | None:
     )
 
 
-def _model_size(config: Mapping[str, Any]) -> ModelSize | None:
-    if not isinstance(config.get("model"), Mapping):  # of fine-tuning: the name of a folder
+def _model_size(run: Run) -> ModelSize | None:
+    """By the run's config, or by its latest checkpoint where it began with a model that was there."""
+    model, folder = run.info.config.get("model"), run.path / "model"
+    if isinstance(model, Mapping):
+        config = ModelConfig.model_validate(model)
+    elif (folder / CONFIG).is_file():
+        published = read_json(folder / CONFIG)
+        config = family_of(published).read_config(published)
+    else:
         return None
-    count = count_parameters(ModelConfig.model_validate(config["model"]))
+    count = count_parameters(config)
     return ModelSize(total_params=count.total_params, active_params=count.active_params)
 
 
@@ -315,6 +328,8 @@ def _curves(run: Run) -> Curves:
         loss=_curve(pretrain, "loss", lambda metric: metric.values.get("tokens", math.nan)),
         accuracy=by_task("accuracy"),
         response_tokens=by_task("response_tokens"),
+        reward=_curve(rl, "reward", lambda metric: metric.step),
+        entropy=_curve(rl, "entropy", lambda metric: metric.step),
     )
 
 

@@ -107,6 +107,13 @@ def _figures(report: Report) -> list[Figure]:
             f"{over} Circles: held-out problems.",
             tasks,
         ),
+        ("Reward over RL", plots.step_plot("reward", curves.reward), over, []),
+        (
+            "Entropy of the next token over RL, in nats",
+            plots.step_plot("entropy", curves.entropy),
+            "Of what was trained on. Where it falls to 0 the model says the same every time.",
+            [],
+        ),
         (
             "Loss in pretraining",
             plots.loss_plot(report),

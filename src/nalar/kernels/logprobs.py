@@ -21,10 +21,10 @@ CHUNK_LOGITS = 2**28
 def token_logprobs_reference(
     states_TD: Tensor, head_VD: Tensor, targets_T: Tensor, *, logits_scaling: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The oracle of `token_logprobs`: the whole logits at once."""
+    """The oracle of `token_logprobs`: the whole logits at once, and autograd through both results."""
     logits_TV = F.linear(states_TD.float(), head_VD.float()) / logits_scaling
     logprobs_TV = logits_TV.log_softmax(-1)
-    entropy_T = -(logprobs_TV.exp() * logprobs_TV).sum(-1).detach()
+    entropy_T = -(logprobs_TV.exp() * logprobs_TV).sum(-1)
     return logprobs_TV.gather(-1, targets_T[:, None]).squeeze(-1), entropy_T
 
 
@@ -36,24 +36,22 @@ def token_logprobs(
     logits_scaling: float = 1.0,
     chunk_tokens: int = 8192,
     entropy: bool = True,
+    entropy_learns: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, both fp32 [T].
 
     states_TD: any float dtype; head_VD: the output head; targets_T: int64 ids in [0, V).
     logits_scaling: what states times head are divided by.
-    The first result is differentiable in states and head; the entropy is a metric without gradient.
+    The first result is differentiable in states and head; the entropy is a metric without gradient, unless
+    entropy_learns, which costs the backward pass a few more passes over the logits.
     At most chunk_tokens x V logits exist at a time; of a long batch the backward pass computes them again.
     entropy: False saves passes over the logits; the second result is then empty.
     bfloat16 on a GPU is multiplied as it is into fp32 logits, whose gradient is rounded before it is multiplied; all
     else is multiplied in fp32.
     """
-    if is_rounded(states_TD, head_VD):
-        logprob_T, entropy_T = _RoundedLogprobs.apply(  # type: ignore[no-untyped-call]
-            states_TD, head_VD, targets_T, logits_scaling, chunk_tokens, entropy
-        )
-        return logprob_T, entropy_T
-    logprob_T, entropy_T = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        states_TD, head_VD, targets_T, logits_scaling, chunk_tokens, entropy
+    by_chunks = _RoundedLogprobs if is_rounded(states_TD, head_VD) else _TokenLogprobs
+    logprob_T, entropy_T = by_chunks.apply(  # type: ignore[no-untyped-call]
+        states_TD, head_VD, targets_T, logits_scaling, chunk_tokens, entropy, entropy_learns
     )
     return logprob_T, entropy_T
 
@@ -74,6 +72,7 @@ class _TokenLogprobs(torch.autograd.Function):
         scaling: float,
         chunk_tokens: int,
         entropy: bool,
+        entropy_learns: bool,
     ) -> tuple[Tensor, Tensor]:
         logprob_T = torch.empty(len(targets_T), dtype=torch.float32, device=states_TD.device)
         entropy_T = logprob_T.new_empty(len(logprob_T) * entropy)
@@ -87,14 +86,13 @@ class _TokenLogprobs(torch.autograd.Function):
                 entropy_T[span] = -(logprobs.exp() * logprobs).sum(-1)
             if len(logprobs) == len(targets_T) and logprobs.numel() <= KEPT_LOGPROBS:
                 kept_TV = logprobs
-        ctx.save_for_backward(states_TD, head_VD, targets_T, kept_TV)
+        _keep(ctx, (states_TD, head_VD, targets_T, kept_TV), entropy_T, entropy_learns)
         ctx.scaling, ctx.chunk_tokens = scaling, chunk_tokens
-        ctx.mark_non_differentiable(entropy_T)
         return logprob_T, entropy_T
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
-        states_TD, head_VD, targets_T, kept_TV = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        states_TD, head_VD, targets_T, kept_TV, entropy_T = ctx.saved_tensors
         grad_T = grads[0] / ctx.scaling
         head = head_VD.float()
         grad_states = torch.empty_like(states_TD)
@@ -105,9 +103,27 @@ class _TokenLogprobs(torch.autograd.Function):
             logprobs = _chunk(states, head, ctx.scaling) if kept_TV is None else kept_TV
             grad_logits = logprobs.exp().mul_(-grad_T[span, None])
             grad_logits.scatter_add_(-1, targets_T[span, None], grad_T[span, None])
+            if entropy_T is not None:
+                grad_logits += (
+                    _entropy_gradient(logprobs, entropy_T[span], grads[1][span]) / ctx.scaling
+                )
             grad_states[span] = product(grad_logits, head.T)
             grad_head.addmm_(grad_logits.T, states)
-        return grad_states, grad_head.to(head_VD.dtype), None, None, None, None
+        return grad_states, grad_head.to(head_VD.dtype), None, None, None, None, None
+
+
+def _keep(
+    ctx: Any, tensors: tuple[Tensor | None, ...], entropy_T: Tensor, entropy_learns: bool
+) -> None:
+    """For the backward pass; the entropies are among it where they have a gradient."""
+    ctx.save_for_backward(*tensors, entropy_T if entropy_learns else None)
+    if not entropy_learns:
+        ctx.mark_non_differentiable(entropy_T)
+
+
+def _entropy_gradient(logprobs_TV: Tensor, entropy_T: Tensor, grad_T: Tensor) -> Tensor:
+    """Of the entropies in the scaled logits: -p (log p + H)."""
+    return logprobs_TV.exp() * (logprobs_TV + entropy_T[:, None]) * -grad_T[:, None]
 
 
 def logprob_sum(
@@ -224,6 +240,7 @@ class _RoundedLogprobs(torch.autograd.Function):
         scaling: float,
         chunk_tokens: int,
         entropy: bool,
+        entropy_learns: bool,
     ) -> tuple[Tensor, Tensor]:
         spans = _spans(len(targets_T), len(head_VD), chunk_tokens)
         logprob_T = torch.empty(len(targets_T), dtype=torch.float32, device=states_TD.device)
@@ -238,14 +255,13 @@ class _RoundedLogprobs(torch.autograd.Function):
             logprob_T[span], lse_T[span] = found[:2]
             if entropy:
                 entropy_T[span] = found[2]
-        ctx.save_for_backward(states_TD, head_VD, targets_T, lse_T)
+        _keep(ctx, (states_TD, head_VD, targets_T, lse_T), entropy_T, entropy_learns)
         ctx.scaling, ctx.spans = scaling, spans
-        ctx.mark_non_differentiable(entropy_T)
         return logprob_T, entropy_T
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
-        states_TD, head_VD, targets_T, lse_T = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        states_TD, head_VD, targets_T, lse_T, entropy_T = ctx.saved_tensors
         grad_states, grad_head = torch.empty_like(states_TD), None
         for span in ctx.spans:
             states = states_TD[span]
@@ -254,11 +270,16 @@ class _RoundedLogprobs(torch.autograd.Function):
                 *(logits, targets_T[span], grads[0][span], lse_T[span], ctx.scaling),
                 head_VD.dtype,
             )
+            if entropy_T is not None:
+                logprobs = logits.div_(ctx.scaling).sub_(lse_T[span, None])
+                more = _entropy_gradient(logprobs, entropy_T[span], grads[1][span])
+                grad_TV = grad_TV + more.div_(ctx.scaling).to(grad_TV.dtype)
+                del logprobs, more
             del logits
             grad_states[span], grad_head = _multiplied(grad_TV, states, head_VD, grad_head)
         if grad_head is None:
             grad_head = torch.zeros_like(head_VD)
-        return grad_states, grad_head.to(head_VD.dtype), None, None, None, None
+        return grad_states, grad_head.to(head_VD.dtype), None, None, None, None, None
 
 
 class _LogprobSum(torch.autograd.Function):
@@ -293,6 +314,6 @@ class _LogprobSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_states, grad_head = ctx.saved_tensors
         return grad_states * grads[0], grad_head * grads[0], None, None, None, None

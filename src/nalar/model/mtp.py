@@ -51,10 +51,11 @@ class PredictionBlock(Block):
         balance: bool = False,
     ) -> Passed:
         """Tokens and the states before them, of whole documents, to states for the output head."""
-        passed: Passed = self(
+        x_MD, load_E, observed_H, balance_loss = self(
             self.join(embedded_MD, states_MD), turn_MP, documents, observe, balance
         )
-        return passed._replace(x_ND=self.head_norm(passed.x_ND))
+        # Not by _replace: where compiled code stepped out on the way, torch 2.11 loses the fields.
+        return Passed(self.head_norm(x_MD), load_E, observed_H, balance_loss)
 
     def join(self, embedded: Tensor, states: Tensor) -> Tensor:
         """Tokens [..., D] and the states before them [..., D] to the stream [..., D].

@@ -1,4 +1,7 @@
-"""A whole run from random weights to a report, as one config. Imports no torch."""
+"""A whole run as one config, by kind: from random weights to a report, RL on a model that is there, fine-tuning.
+
+Imports no torch.
+"""
 
 import math
 from typing import Literal
@@ -22,10 +25,8 @@ from nalar.model.families.registry import FAMILIES
 from nalar.optim.config import OptimConfig, ScheduleConfig
 from nalar.plan.cost import PriceConfig
 from nalar.rl.config import RLConfig
+from nalar.tasks.registry import refuse_unknown_task
 from nalar.train.config import CheckpointConfig, PretrainConfig
-
-CORPUS_TASKS = {name: name for name in ("countdown", "chain_sum")}
-"""What the procedural corpus teaches, and so a model from random weights can be asked."""
 
 
 class RunConfig(Config):
@@ -41,7 +42,6 @@ class RunConfig(Config):
     """Where the model lies and computes. auto: cuda where torch finds a GPU, else cpu; a run stays where it began."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of weights, activations and checkpoints. The optimizer's state, router and output head compute in float32."""
-    packing: PackingConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     price: PriceConfig = PriceConfig()
     tensorboard: bool = False
@@ -55,24 +55,53 @@ class RunConfig(Config):
             raise ConfigError(at="threads", got=str(self.threads), want="at least 1")
 
 
-class ZeroConfig(RunConfig):
+class TaskRunConfig(RunConfig):
+    """RL on tasks, with the model measured on held-out problems before and after."""
+
+    rl: RLConfig
+    evals: EvalConfig
+    max_prompt_tokens: int = Field(default=64, ge=1)
+    """Longest prompt, its turn's special tokens included; a task with a longer one is refused."""
+
+    def model_post_init(self, context: object) -> None:
+        RunConfig.model_post_init(self, context)
+        for field, words in (("rl.tasks", self.rl.tasks), ("evals.tasks", self.evals.tasks)):
+            for word in words:
+                refuse_unknown_task(word, at=field)
+
+    @property
+    def longest_response(self) -> int:
+        """Tokens, of all that is sampled in a run."""
+        return max(self.rl.max_tokens, self.evals.max_tokens)
+
+    def refuse_unfit(self, model: ModelConfig) -> None:
+        """ConfigError where RL with these settings is not for this model."""
+        room = model.max_position_embeddings - self.longest_response
+        if room < self.max_prompt_tokens:
+            raise ConfigError(
+                at="model.max_position_embeddings",
+                got=str(model.max_position_embeddings),
+                want=f"room for a prompt of max_prompt_tokens={self.max_prompt_tokens} "
+                f"and responses of {self.longest_response}",
+                hint="a smaller --rl.max-tokens and --evals.max-tokens",
+            )
+        _refuse_unmovable(model, "rl.balance_speed", self.rl.balance_speed)
+
+
+class ZeroConfig(TaskRunConfig):
     """Pretrain, probe, evaluate, RL, evaluate again, report."""
 
     model: ModelConfig
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig
     corpus: CorpusConfig
+    packing: PackingConfig
     pretrain: PretrainConfig
     probe: ProbeConfig | None
     """None: nothing is probed, every slice is trained, and whatever follows begins at once."""
-    rl: RLConfig
-    evals: EvalConfig
 
     def model_post_init(self, context: object) -> None:
-        RunConfig.model_post_init(self, context)
-        for field, names in (("rl.tasks", self.rl.tasks), ("evals.tasks", self.evals.tasks)):
-            for name in names:
-                lookup(name, CORPUS_TASKS, at=field)
+        TaskRunConfig.model_post_init(self, context)
         if self.model.vocab_size != self.tokenizer.vocab_size:
             raise ConfigError(
                 at="model.vocab_size",
@@ -86,14 +115,7 @@ class ZeroConfig(RunConfig):
                 got=str(self.packing.document_tokens),
                 want=f"at most model.max_position_embeddings={self.model.max_position_embeddings}",
             )
-        longest = self.longest_response
-        room = self.model.max_position_embeddings - longest
-        if room < PROMPT_TOKENS:
-            raise ConfigError(
-                at="model.max_position_embeddings",
-                got=str(self.model.max_position_embeddings),
-                want=f"room for a prompt of {PROMPT_TOKENS} tokens and responses of {longest}",
-            )
+        self.refuse_unfit(self.model)
 
     @property
     def longest_response(self) -> int:
@@ -118,16 +140,18 @@ class ZeroConfig(RunConfig):
                 want="above 0 where the model has blocks of multi-token prediction, else 0",
                 hint="--model.num-nextn-predict-layers 1 --pretrain.mtp-loss-weight 0.3",
             )
-        for name, speed in (
-            ("pretrain.balance_speed", self.pretrain.balance_speed),
-            ("rl.balance_speed", self.rl.balance_speed),
-        ):
-            if speed and self.model.n_routed_experts and self.model.topk_method == "greedy":
-                raise ConfigError(
-                    at=name,
-                    got=f"{speed} with model.topk_method='greedy'",
-                    want="0: the router has no bias to move",
-                )
+        _refuse_unmovable(self.model, "pretrain.balance_speed", self.pretrain.balance_speed)
+
+
+class RlRunConfig(TaskRunConfig):
+    """RL from a model that is there, on any tasks."""
+
+    recipe: Literal["rl"] = "rl"
+    """These settings are of one kind."""
+    model: str
+    """A run, or a folder with a model and its tokenizer: what RL begins with."""
+    rl: RLConfig = RLConfig(steps=120, max_tokens=264)
+    evals: EvalConfig = EvalConfig()
 
 
 class SftConfig(RunConfig):
@@ -222,8 +246,6 @@ class SftConfig(RunConfig):
         )
 
 
-PROMPT_TOKENS = 64
-"""No prompt of the demo's tasks is longer."""
 _LARGEST = 2**53
 """No setting is larger: what is counted from them still fits a float."""
 
@@ -240,3 +262,13 @@ def _refuse_endless(config: Config, prefix: str = "") -> None:
             raise ConfigError(
                 at=at, got="a number too large to count with", want=f"at most {_LARGEST}"
             )
+
+
+def _refuse_unmovable(model: ModelConfig, name: str, speed: float) -> None:
+    """ConfigError where routers are to be balanced by a bias that they do not have."""
+    if speed and model.n_routed_experts and model.topk_method == "greedy":
+        raise ConfigError(
+            at=name,
+            got=f"{speed} with model.topk_method='greedy'",
+            want="0: the router has no bias to move",
+        )

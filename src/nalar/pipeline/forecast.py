@@ -1,13 +1,15 @@
 """What a recipe will take: parameters, tokens, operations, memory, disk, time, money. Imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
 
+from nalar.data.config import PackingConfig
 from nalar.model.config import ModelConfig
-from nalar.pipeline.config import RunConfig, SftConfig, ZeroConfig
+from nalar.pipeline.config import RlRunConfig, RunConfig, SftConfig, TaskRunConfig, ZeroConfig
 from nalar.plan.cost import BYTES_OF, FP32_BYTES, Dtype, training_memory
 from nalar.plan.model import count_parameters, flops_per_token, sampling_flops
+from nalar.rl.config import RLConfig
 
 # Assumptions, as a run of zero-cpu gave on two cores of a server: a model of 0.3M parameters, where overhead and not
 # arithmetic sets the pace. A larger model or more cores do better: the estimate errs on the slow side.
@@ -16,12 +18,15 @@ SAMPLE_FLOPS_PER_S = 10.4e9
 SECONDS_FOR_START_S = 10.0
 INTERPRETER_BYTES = 400_000_000
 LOGS_BYTES = 20_000_000
+ROW_BYTES, TOKEN_BYTES = 800, 45
+"""Of a rollout that is kept: what is written for each, and for each of its tokens."""
 PROMPT_TOKENS = 24
 """Mean length of a prompt."""
 RESPONSE_FILL_FRAC = 0.4
 """Mean length of a response as a share of its cap."""
 DOCUMENT_FILL_FRAC = 0.25
 """Mean context of pretraining: a document as a share of the longest piece."""
+_FILL = f"a response fills {RESPONSE_FILL_FRAC:.0%} of its cap"
 
 
 class StageForecast(BaseModel):
@@ -58,27 +63,36 @@ class Forecast(BaseModel):
 def forecast(config: ZeroConfig) -> Forecast:
     """Arithmetic on the config under the assumptions that it states."""
     trained = config.pretrain.slice_tokens * config.pretrain.max_slices
-    stages = [
-        _training(config, config.model, "pretrain", trained),
-        _evaluate(config, "evaluate_base"),
-        _rl(config),
-        _evaluate(config, "evaluate_final"),
-    ]
-    batch = max(config.rl.micro_batch_tokens, config.packing.step_tokens)
-    samples = max(config.rl.prompts_per_step * config.rl.group_size, 256)
-    context = PROMPT_TOKENS + max(config.rl.max_tokens, config.evals.max_tokens)
+    context, peak = _mean_context(config.packing), _rl_peak(config)
     slices = config.pretrain.max_slices if config.checkpoint.keep_slices else 0
     found = _forecast(
         config,
         config.model,
-        stages,
-        _Peak(batch, context, samples),
+        [_training(config, config.model, "pretrain", trained, context), *_rl(config, config.model)],
+        replace(peak, batch_tokens=max(peak.batch_tokens, config.packing.step_tokens)),
+        context,
         checkpoints=slices + 2 * config.checkpoint.keep + 1,
     )
+    found.disk_bytes += _rollout_bytes(config.rl)
     found.assumptions[-1:-1] = [
         "pretraining uses all its slices; the probe may end it earlier",
-        f"a response fills {RESPONSE_FILL_FRAC:.0%} of its cap",
+        _FILL,
     ]
+    return found
+
+
+def forecast_rl(config: RlRunConfig, model: ModelConfig) -> Forecast:
+    """The same for RL that begins with a model that is there."""
+    found = _forecast(
+        config,
+        model,
+        _rl(config, model),
+        _rl_peak(config),
+        _rl_context(config.rl),
+        checkpoints=config.checkpoint.keep + 1,
+    )
+    found.disk_bytes += _rollout_bytes(config.rl)
+    found.assumptions[-1:-1] = [_FILL]
     return found
 
 
@@ -86,11 +100,13 @@ def forecast_sft(config: SftConfig, model: ModelConfig, epoch_tokens: int) -> Fo
     """The same for fine-tuning a model on dialogues of so many tokens."""
     batch = config.micro_batch_tokens or config.packing.step_tokens
     epochs = config.epochs if config.checkpoint.keep_slices else 0
+    context = _mean_context(config.packing)
     return _forecast(
         config,
         model,
-        [_training(config, model, "sft", config.epochs * epoch_tokens)],
+        [_training(config, model, "sft", config.epochs * epoch_tokens, context)],
         _Peak(batch, config.packing.document_tokens, 0, batch < config.packing.step_tokens),
+        context,
         checkpoints=epochs + config.checkpoint.keep + 1,
     )
 
@@ -112,6 +128,7 @@ def _forecast(
     model: ModelConfig,
     stages: list[StageForecast],
     peak: _Peak,
+    mean_context: float,
     *,
     checkpoints: int,
 ) -> Forecast:
@@ -121,9 +138,7 @@ def _forecast(
     return Forecast(
         total_params=count.total_params,
         active_params=count.active_params,
-        train_flops_per_token=flops_per_token(
-            model, _mean_context(config), backward=True, with_mtp=True
-        ),
+        train_flops_per_token=flops_per_token(model, mean_context, backward=True, with_mtp=True),
         memory_bytes=memory_bytes,
         gpu_bytes=gpu_bytes,
         disk_bytes=checkpoints * _checkpoint_bytes(model, config.dtype) + LOGS_BYTES,
@@ -141,37 +156,62 @@ def _forecast(
     )
 
 
-def _mean_context(config: RunConfig) -> float:
-    return DOCUMENT_FILL_FRAC * config.packing.document_tokens / 2
+def _mean_context(packing: PackingConfig) -> float:
+    return DOCUMENT_FILL_FRAC * packing.document_tokens / 2
 
 
-def _training(config: RunConfig, model: ModelConfig, name: str, tokens: int) -> StageForecast:
-    each = flops_per_token(model, _mean_context(config), backward=True, with_mtp=True)
+def _rl_context(rl: RLConfig) -> float:
+    return (PROMPT_TOKENS + RESPONSE_FILL_FRAC * rl.max_tokens) / 2
+
+
+def _rl_peak(config: TaskRunConfig) -> _Peak:
+    samples = max(config.rl.prompts_per_step * config.rl.group_size, 256)
+    context = PROMPT_TOKENS + max(config.rl.max_tokens, config.evals.max_tokens)
+    return _Peak(config.rl.micro_batch_tokens, context, samples)
+
+
+def _training(
+    config: RunConfig, model: ModelConfig, name: str, tokens: int, context: float
+) -> StageForecast:
+    each = flops_per_token(model, context, backward=True, with_mtp=True)
     return _stage(config, name, tokens, tokens * each, tokens * each / TRAIN_FLOPS_PER_S)
 
 
-def _rl(config: ZeroConfig) -> StageForecast:
+def _rl(config: TaskRunConfig, model: ModelConfig) -> list[StageForecast]:
+    """RL, and the evaluations before and after it."""
     rl = config.rl
     tokens, sampling = _sampling(
-        config, rl.steps * rl.prompts_per_step, rl.group_size, rl.max_tokens
+        model, rl.steps * rl.prompts_per_step, rl.group_size, rl.max_tokens
     )
-    context = (PROMPT_TOKENS + RESPONSE_FILL_FRAC * rl.max_tokens) / 2
-    training = tokens * flops_per_token(config.model, context, backward=True)
+    training = tokens * flops_per_token(model, _rl_context(rl), backward=True)
     seconds = training / TRAIN_FLOPS_PER_S + sampling / SAMPLE_FLOPS_PER_S
-    return _stage(config, "rl", tokens, training + sampling, seconds)
+    return [
+        _evaluate(config, model, "evaluate_base"),
+        _stage(config, "rl", tokens, training + sampling, seconds),
+        _evaluate(config, model, "evaluate_final"),
+    ]
 
 
-def _evaluate(config: ZeroConfig, name: str) -> StageForecast:
+def _rollout_bytes(rl: RLConfig) -> int:
+    """Of the steps whose rollouts are kept."""
+    every = rl.rollout.save_every_steps
+    if every is None:
+        return 0
+    samples = (rl.steps // every + 2) * rl.prompts_per_step * rl.group_size
+    return round(samples * (ROW_BYTES + RESPONSE_FILL_FRAC * rl.max_tokens * TOKEN_BYTES))
+
+
+def _evaluate(config: TaskRunConfig, model: ModelConfig, name: str) -> StageForecast:
     evals = config.evals
     problems = evals.problems * len(evals.tasks)
-    tokens, flops = _sampling(config, problems, evals.k, evals.max_tokens)
+    tokens, flops = _sampling(model, problems, evals.k, evals.max_tokens)
     return _stage(config, name, tokens, flops, flops / SAMPLE_FLOPS_PER_S)
 
 
-def _sampling(config: ZeroConfig, prompts: int, samples: int, max_tokens: int) -> tuple[int, float]:
+def _sampling(model: ModelConfig, prompts: int, samples: int, max_tokens: int) -> tuple[int, float]:
     """Tokens and operations of `samples` responses to each prompt."""
     length = max(1, round(RESPONSE_FILL_FRAC * max_tokens))
-    flops = sampling_flops(config.model, PROMPT_TOKENS, [length] * samples)
+    flops = sampling_flops(model, PROMPT_TOKENS, [length] * samples)
     return prompts * (PROMPT_TOKENS + samples * length), prompts * flops
 
 

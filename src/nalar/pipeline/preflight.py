@@ -68,10 +68,11 @@ def refuse_if_not_installed(config: RunConfig) -> None:
         )
 
 
-def refuse_if_no_data(config: ZeroConfig | SftConfig) -> None:
+def refuse_if_no_data(config: RunConfig) -> None:
     """UserError where a source, or the tokenizer that the config names, is not there."""
     if isinstance(config, SftConfig):
         refuse_missing(config.reading)
+    if not isinstance(config, ZeroConfig):
         return
     refuse_missing(config.data)
     path = config.tokenizer.path

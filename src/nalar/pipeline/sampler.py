@@ -1,6 +1,5 @@
 """A model on disk, ready to be sampled from and measured."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +12,11 @@ from nalar.engine.engine import Engine
 from nalar.evals.config import EvalConfig
 from nalar.evals.protocol import evaluate
 from nalar.evals.results import TaskResult
-from nalar.model.config import ModelConfig
 from nalar.model.weights import load_model
-from nalar.pipeline.config import RunConfig, ZeroConfig
+from nalar.pipeline.base import refuse_foreign_ids
+from nalar.pipeline.config import RunConfig
 from nalar.pipeline.place import Place, place_of
-from nalar.pipeline.zero import EVAL_SEED, tasks_of
+from nalar.pipeline.tasks import EVAL_SEED
 from nalar.tasks.problem import Split, Task
 
 
@@ -54,22 +53,6 @@ def load_sampler(
         max_model_len=model.config.max_position_embeddings, speculation=speculation
     )
     return Sampler(Engine(model, limits), tokenizer)
-
-
-def refuse_foreign_ids(folder: Path, tokenizer: Tokenizer, model: ModelConfig) -> None:
-    """UserError where a folder's tokenizer has ids that its model lacks."""
-    if tokenizer.vocab_size > model.vocab_size:
-        raise UserError(
-            at=str(folder),
-            got=f"a tokenizer of {tokenizer.vocab_size} ids and a model of {model.vocab_size}",
-            want="a model that knows every id of its tokenizer",
-        )
-
-
-def as_the_run_sets_them(opened: Mapping[str, Task], config: ZeroConfig | None) -> dict[str, Task]:
-    """Tasks by the word that opened them; in place of a plain id's, the one that the run's corpus sets, if it does."""
-    own = tasks_of(config) if config else {}
-    return {word: own.get(word, task) for word, task in opened.items()}
 
 
 def measure(

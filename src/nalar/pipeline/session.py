@@ -19,6 +19,7 @@ from nalar.pipeline.place import place_of
 from nalar.pipeline.state import State, lost_work
 from nalar.pipeline.writer import Writer
 from nalar.plan.model import sampling_flops
+from nalar.rl.reference import Reference
 from nalar.run import Lost, Meter, Receipt, Run
 from nalar.train.checkpoint import (
     Progress,
@@ -60,6 +61,8 @@ class Learner:
     model: Transformer
     optimizer: MuonClip
     tokenizer: Tokenizer
+    reference: Reference | None = None
+    """Of RL with a KL term."""
 
 
 @dataclass
@@ -237,7 +240,13 @@ class Session(Generic[C]):
             logs=self.run.log_bytes(),
         )
         model, tokenizer, background = learner.model, learner.tokenizer, self._writer.background
-        snapshot = take_snapshot(model, learner.optimizer, progress, copy=background)
+        snapshot = take_snapshot(
+            model,
+            learner.optimizer,
+            progress,
+            copy=background,
+            reference=None if learner.reference is None else learner.reference.state(),
+        )
         token_ids = {
             "eos_token_id": tokenizer.end_id,
             "pad_token_id": tokenizer.end_id,

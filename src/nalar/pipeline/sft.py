@@ -9,20 +9,18 @@ from nalar.config import UserError
 from nalar.data.dialogue import encode_dialogue
 from nalar.data.loader import Dialogues, load_dialogues
 from nalar.data.reader import open_source
-from nalar.data.template import CHAT_TEMPLATE, END_THINK
 from nalar.data.tokenizer import Tokenizer
 from nalar.evals.report import HELD_OUT
 from nalar.evals.results import HeldOut
 from nalar.model.config import ModelConfig
-from nalar.model.folder import ModelFolder
 from nalar.model.transformer import Transformer
-from nalar.model.weights import load_model, read_config
+from nalar.model.weights import load_model
 from nalar.optim.muonclip import MuonClip
+from nalar.pipeline.base import read_folder
 from nalar.pipeline.config import SftConfig
 from nalar.pipeline.corpus import keep, metered
 from nalar.pipeline.forecast import Forecast, forecast_sft
 from nalar.pipeline.observer import Observer
-from nalar.pipeline.sampler import refuse_foreign_ids
 from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.training import Trained, Training, run_stages, train_slices
@@ -47,19 +45,7 @@ def run_sft(
 
 def read_base(config: SftConfig) -> tuple[ModelConfig, Tokenizer]:
     """What is to be fine-tuned. UserError where a part of it is missing or does not fit the others."""
-    folder = Path(config.model)
-    model, tokenizer = read_config(folder), Tokenizer.load(folder)
-    refuse_foreign_ids(folder, tokenizer, model)
-    template = ModelFolder.read(folder).chat_template
-    if template is None or template.text.strip() != CHAT_TEMPLATE.strip():
-        got = "no chat template" if template is None else "another chat template than nalar's own"
-        if template is not None and END_THINK not in template.text:
-            got = f"a chat template without {END_THINK}, which has no place for a thought"
-        raise UserError(
-            at=str(template.path if template else folder),
-            got=got,
-            want="the template that nalar writes beside its tokenizers, by which it renders dialogues",
-        )
+    model, tokenizer = read_folder(Path(config.model))
     if config.packing.document_tokens > model.max_position_embeddings:
         raise UserError(
             at="packing.document_tokens",

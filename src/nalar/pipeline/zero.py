@@ -1,48 +1,32 @@
 """R1-Zero from random weights: pretrain, probe, evaluate, RL, evaluate again, report. Resumes where it stopped."""
 
-import functools
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import Literal
 
-from nalar.config import lookup
 from nalar.data.tokenizer import Tokenizer
-from nalar.engine.config import EngineConfig
-from nalar.engine.engine import Engine
-from nalar.evals.baselines import mean_tries, measure_baselines
 from nalar.evals.probe import probe
-from nalar.evals.protocol import Sample, evaluate
 from nalar.evals.report import read_probe
-from nalar.evals.report_html import write_report
-from nalar.evals.results import TaskResult
-from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
-from nalar.pipeline.config import PROMPT_TOKENS, ZeroConfig
+from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.corpus import prepare
-from nalar.pipeline.idle_experts import IdleExperts
+from nalar.pipeline.evaluation import Policy, engine_for
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.place import Place
+from nalar.pipeline.policy import rl_stages
 from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
+from nalar.pipeline.tasks import keep_tasks, tasks_of
 from nalar.pipeline.training import Trained, Training, run_stages, train_slices
-from nalar.plan.model import sequence_flops
-from nalar.rl.loop import RLProgress, train_rl
-from nalar.rl.rollout import Rollout
-from nalar.rl.step import useful
 from nalar.run import Run
-from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
-from nalar.tasks.problem import Problem, Task
 from nalar.train.checkpoint import Resumed, load_optimizer
 
 Stage = Literal["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
-STAGES: tuple[Stage, ...] = ("pretrain", "evaluate_base", "rl", "evaluate_final", "report")
 SPIKE_REMEDY = (
     "a lower --pretrain.optim.lr, in a new run; "
     "--pretrain.optim.no-skip-spikes where a jump is wanted"
 )
-EVAL_SEED = 7  # the same samples' seeds before and after
 
 
 def run_zero(
@@ -55,24 +39,14 @@ def run_zero(
     until: Stage = "report",
 ) -> Outcome:
     """Do every stage up to `until` that the run has not done. `force` goes on after a failed probe."""
-    stages = STAGES[: STAGES.index(until) + 1]
-    chosen: dict[str, Callable[[Session[ZeroConfig]], Outcome]] = {
-        stage: functools.partial(_STAGES[stage], force=force) for stage in stages
+    keep_tasks(run, config)
+    stages: dict[str, Callable[[Session[ZeroConfig]], Outcome]] = {
+        "pretrain": lambda session: _pretrain(session, force),
+        **rl_stages(tasks_of(config), lambda session: Policy.of(session.load("pretrain"))),
     }
+    names = list(stages)
+    chosen = {name: stages[name] for name in names[: names.index(until) + 1]}
     return run_stages(config, run, observer, should_stop, chosen)
-
-
-def tasks_of(config: ZeroConfig) -> dict[str, Task]:
-    """The tasks as the corpus is configured, by id."""
-    tasks: tuple[Task, ...] = (
-        Countdown(config.corpus.countdown),
-        ChainSum(config.corpus.chain_sum),
-    )
-    return {task.id: task for task in tasks}
-
-
-def engine_for(model: Transformer, config: ZeroConfig) -> Engine:
-    return Engine(model, EngineConfig(max_model_len=PROMPT_TOKENS + config.longest_response))
 
 
 def _pretrain(session: Session[ZeroConfig], force: bool) -> Outcome:
@@ -116,7 +90,7 @@ def _probe_passed(session: Session[ZeroConfig], learner: Learner, slice_number: 
     config, model = session.config, learner.model
     if config.probe is None:
         return False
-    searching = next(task for task in tasks_of(config).values() if task.searches)
+    searching = Countdown(config.corpus.countdown)
     result, samples = probe(engine_for(model, config), learner.tokenizer, searching, config.probe)
     session.add_sampling(model.config, samples)
     earlier = [entry.model_dump() for entry in read_probe(session.run)]
@@ -129,170 +103,3 @@ def _probe_passed(session: Session[ZeroConfig], learner: Learner, slice_number: 
         f"{result.false_frac:.1%} of {result.misses} misses marked as hits)"
     )
     return result.passed
-
-
-def _evaluate(
-    session: Session[ZeroConfig], stage: Stage, model_stage: str, results_name: str
-) -> Outcome:
-    config = session.config
-    ended = session.load(model_stage)
-    model, tokenizer = ended.model, Tokenizer.load(ended.folder)
-    engine = engine_for(model, config)
-    tasks = tasks_of(config)
-    results: dict[str, Any] = {}
-    rows: list[dict[str, Any]] = []
-    with session.start(stage, steps=len(config.evals.tasks)) as meter:
-        for step, task_id in enumerate(config.evals.tasks, start=1):
-            if session.should_stop():
-                # What was sampled is sampled again on resuming, and its time was paid for all the same.
-                session.receipt(stage, meter)
-                return Outcome.STOPPED
-            task = lookup(task_id, tasks, at="evals.tasks")
-            problems = test_problems(task, config)
-            measured = evaluate(engine, tokenizer, task, problems, config.evals, seed=EVAL_SEED)
-            session.add_sampling(model.config, measured.samples)
-            results[task_id] = measured.result.model_dump()
-            rows += [sample_row(sample) for group in measured.samples for sample in group]
-            session.log(stage, step, meter, {"pass_at_1": measured.result.pass_at_1.mean})
-            session.observer.note(describe(task_id, measured.result))
-        session.run.write_samples(stage, rows)
-        session.run.write_json(results_name, results)
-        session.receipt(stage, meter)
-    return Outcome.FINISHED
-
-
-def _evaluate_base(session: Session[ZeroConfig], force: bool) -> Outcome:
-    return _evaluate(session, "evaluate_base", "pretrain", "results_before.json")
-
-
-def _evaluate_final(session: Session[ZeroConfig], force: bool) -> Outcome:
-    return _evaluate(session, "evaluate_final", "rl", "results_after.json")
-
-
-def _rl(session: Session[ZeroConfig], force: bool) -> Outcome:
-    config, resumed = session.config, session.resume("rl")
-    learner = _policy(config, resumed, resumed or session.load("pretrain"))
-    first_step = resumed.progress.step if resumed else 0
-    tasks = tasks_of(config)
-    with session.start("rl", steps=config.rl.steps, resumed=resumed) as meter:
-        session.find_ceiling(learner.model)
-        alarm = IdleExperts()
-
-        def on_step(progress: RLProgress, groups: list[list[Rollout]]) -> None:
-            session.add_sampling(config.model, groups)
-            session.work.flops += trained_flops(session, config.model, groups)
-            session.log("rl", progress.step, meter, rl_values(progress))
-            if progress.idle is not None and (warning := alarm.see(progress.idle)):
-                session.observer.note(warning)
-            if progress.step % config.rl.save_every_steps == 0 or progress.step == config.rl.steps:
-                session.save("rl", progress.step, learner, meter)
-
-        done = train_rl(
-            learner.model,
-            learner.optimizer,
-            engine_for(learner.model, config),
-            learner.tokenizer,
-            [lookup(task_id, tasks, at="rl.tasks") for task_id in config.rl.tasks],
-            config.rl,
-            seed=config.seed,
-            first_step=first_step,
-            on_step=on_step,
-            should_stop=session.should_stop,
-        )
-        if done < config.rl.steps:
-            if done > first_step:
-                session.save("rl", done, learner, meter)
-            return Outcome.STOPPED
-    return Outcome.FINISHED
-
-
-def _policy(config: ZeroConfig, resumed: Resumed | None, begun: Resumed) -> Learner:
-    """The weights that RL begins or goes on with; its optimizer begins anew, but where RL itself goes on."""
-    optimizer = MuonClip(begun.model.trained_parameters(ahead=False), config.rl.optim)
-    if resumed:
-        load_optimizer(resumed.folder, optimizer)
-    return Learner(begun.model, optimizer, Tokenizer.load(begun.folder))
-
-
-def _report(session: Session[ZeroConfig], force: bool) -> Outcome:
-    with session.start("report", steps=None) as meter:
-        write_baselines(session)
-        session.receipt("report", meter)
-    write_report(session.run)
-    return Outcome.FINISHED
-
-
-def write_baselines(session: Session[ZeroConfig]) -> None:
-    """What is reached without a model, on the same test problems and under the same cap."""
-    config = session.config
-    tasks = tasks_of(config)
-    chosen = [tasks[task_id] for task_id in config.evals.tasks]
-    tokenizer = Tokenizer.load(session.run.model_dir())
-    rows = session.run.samples("evaluate_final")
-    baselines = measure_baselines(
-        chosen,
-        {task.id: test_problems(task, config) for task in chosen},
-        max_tokens=config.evals.max_tokens,
-        token_cost=lambda text: len(tokenizer.encode(text)),
-        model_tries=mean_tries(row["thought"] for row in rows if tasks[row["task"]].searches),
-        seed=EVAL_SEED,
-    )
-    session.run.write_json("baselines.json", baselines.model_dump())
-
-
-def test_problems(task: Task, config: ZeroConfig) -> list[Problem]:
-    """The held-out problems that every evaluation of a run is read on."""
-    return task.problems("test", config.evals.problems, EVAL_SEED)
-
-
-def trained_flops(
-    session: Session[ZeroConfig], model: ModelConfig, groups: list[list[Rollout]]
-) -> float:
-    """Forward and backward over the sequences of an RL step that had something to teach."""
-    rollouts, _ = useful(groups, session.config.rl)
-    lengths = [r.num_prompt_tokens + len(r.response) - 1 for r in rollouts]
-    return sum(sequence_flops(model, length, backward=True) for length in lengths)
-
-
-def describe(task_id: str, result: TaskResult) -> str:
-    """One line on an evaluation."""
-    one, k, maj = result.pass_at_1, result.pass_at_k, result.maj_at_k
-    return (
-        f"{task_id}: pass@1 {one.mean:.1%} [{one.ci95[0]:.1%}, {one.ci95[1]:.1%}], "
-        f"pass@{result.k} {k.mean:.1%}, majority@{result.k} {maj.mean:.1%}, "
-        f"{result.mean_response_tokens:.0f} tokens a response ({result.n} problems)"
-    )
-
-
-def sample_row(sample: Sample) -> dict[str, Any]:
-    """A measured response as it stands in samples/*.jsonl."""
-    return {
-        "task": sample.problem.task,
-        "key": sample.problem.key,
-        "prompt": sample.problem.prompt,
-        "thought": sample.parsed.thought,
-        "answer": sample.parsed.answer,
-        "correct": sample.correct,
-        "finish_reason": sample.completion.finish_reason,
-        "tokens": len(sample.completion.token_ids),
-    }
-
-
-def rl_values(progress: RLProgress) -> dict[str, float]:
-    """A step's report as flat metrics; what a step lacks is left out."""
-    values: dict[str, float] = {}
-    for name, value in asdict(progress).items():
-        if isinstance(value, dict):
-            values |= {f"{name}/{task}": float(v) for task, v in value.items()}
-        elif isinstance(value, (int, float)) and name != "step":
-            values[name] = float(value)
-    return values
-
-
-_STAGES: dict[Stage, Callable[..., Outcome]] = {
-    "pretrain": _pretrain,
-    "evaluate_base": _evaluate_base,
-    "rl": _rl,
-    "evaluate_final": _evaluate_final,
-    "report": _report,
-}

@@ -1,10 +1,14 @@
 """Settings of reinforcement learning on verifiable rewards. Imports no torch."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from nalar.config import Config, ConfigError, lookup
+from nalar.endpoint import EndpointConfig
 from nalar.optim.config import OptimConfig, ScheduleConfig
 from nalar.tasks.language import Language
+from nalar.tasks.registry import id_of
 
 
 class RewardWeights(Config):
@@ -19,15 +23,48 @@ class RewardWeights(Config):
     """Taken away at the cap on a response, and less and less down to overlong_from_frac of it."""
     length: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Half of it given to the shortest correct response of a group, half of it taken from the longest."""
+    judge: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Times what a model that judges answers gives, from 0 to 1; `judged_by` says which model."""
+
+
+class JudgeConfig(Config):
+    """A model that judges answers, behind a chat API. It sees the problem and the answer, never the thought."""
+
+    endpoint: EndpointConfig
+    verdict: Literal["correct", "number"] = "correct"
+    """The last line of its reply, alone in it. correct: CORRECT or INCORRECT. number: from 0 to 1."""
+    question: str | None = None
+    """What it is asked, with `{problem}` and `{answer}` in it, and `{gold}` for an answer known to be right. None: a
+    question of ours. How the answer is marked off, and how the last line should read, is told it in any case."""
+    max_answer_chars: int = Field(default=4000, ge=1, le=1_000_000)
+    """What is longer is cut, and the judge is told so."""
+    max_tokens: int = Field(default=1024, ge=1)
+    """Cap on its reply. One that is cut by it is no verdict."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+
+    def model_post_init(self, _context: object) -> None:
+        lacking = [
+            name
+            for name in ("{problem}", "{answer}")
+            if self.question and name not in self.question
+        ]
+        if lacking or self.question == "":
+            raise ConfigError(
+                at="rl.reward.judged_by.question",
+                got=f"{self.question!r:.120}",
+                want="a text with {problem} and {answer} in it",
+            )
 
 
 class RewardConfig(RewardWeights):
-    """What a response earns. Only a verifier decides; no model judges."""
+    """What a response earns: by exact verifiers, and by a model that judges where it has a weight."""
 
     target_language: Language | None = None
     """Of thoughts, where their language counts."""
     overlong_from_frac: float = Field(default=0.8, ge=0, lt=1)
     """Share of the cap from which on a response is overlong."""
+    judged_by: JudgeConfig | None = None
+    """The model that judges; None where no weight of `judge` is above 0. Set in a recipe."""
     by_task: dict[str, RewardWeights] = Field(default_factory=dict)
     """Weights of single tasks, by id, in place of all of the above; set in a recipe."""
 
@@ -42,33 +79,227 @@ class RewardConfig(RewardWeights):
                 got=f"{self.target_language} with rl.reward.language={self.language}",
                 want="a language where its weight is above 0, and none where it is not",
             )
+        judges = any(weights.judge for weights in (self, *self.by_task.values()))
+        if judges != (self.judged_by is not None):
+            raise ConfigError(
+                at="rl.reward.judged_by",
+                got=f"{'no judge' if judges else 'a judge'} with rl.reward.judge={self.judge}",
+                want="a judge where its weight is above 0, and none where it is not",
+            )
+
+
+class CurriculumConfig(Config):
+    """Which level of a task the next problems come from: rather those that are solved about half the time."""
+
+    explore_frac: float = Field(default=0.2, gt=0, le=1)
+    """Share of problems whose level is drawn evenly, so that every level is seen. 1: all of them."""
+    focus: float = Field(default=2.0, gt=0, le=20)
+    """A level solved at a rate p weighs (4p(1-p)) to this power: the higher, the more goes to levels near one half."""
+    memory_problems: float = Field(default=16, ge=1, le=1e6)
+    """Of a level: what lies further back than about so many of its problems is forgotten, as the model has moved on."""
+
+
+class AlarmsConfig(Config):
+    """Limits beyond which a step sets off an alarm (docs/alarms.md)."""
+
+    stop: bool = False
+    """Save and stop at the first alarm, rather than say it and go on."""
+    window_steps: int = Field(default=8, ge=1)
+    """Steps over which what varies is averaged."""
+    held_out_every_steps: int | None = Field(default=25, ge=1)
+    """How often problems that are not trained on are tried. None: never, and two alarms are off."""
+    held_out_problems: int = Field(default=32, ge=1)
+    """Of each task, from its valid split: the same every time."""
+    held_out_k: int = Field(default=4, ge=1)
+    """Samples of each."""
+    audit_every_steps: int | None = Field(default=25, ge=1)
+    """How often experts chosen by sampler and trainer are compared. None: never."""
+    max_log_ratio_rms: float = Field(default=0.01, gt=0)
+    """Of trainer against sampler before a step's first update. In bfloat16 a recipe allows more."""
+    max_rerouted_frac: float = Field(default=0.01, ge=0, le=1)
+    max_silent_frac: float = Field(default=0.9, ge=0, le=1)
+    """Share of groups whose rewards are all equal."""
+    max_verifier_error_frac: float = Field(default=0.01, ge=0, le=1)
+    max_timeout_frac: float = Field(default=0.1, ge=0, le=1)
+    max_looping_frac: float = Field(default=0.2, ge=0, le=1)
+    """Share of responses that end in a loop."""
+    min_length_frac: float = Field(default=0.5, ge=0, le=1)
+    """Of the mean length of a task's responses in the first steps."""
+    min_entropy_frac: float = Field(default=0.1, ge=0, le=1)
+    """Of the entropy of the first steps."""
+    min_change: float = Field(default=0.1, gt=0, lt=1)
+    """What counts as a change of pass@1, pass@k or reward on so few problems."""
+
+
+class AdvantageConfig(Config):
+    """How much better than others a response counts as."""
+
+    name: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"] = "grpo"
+    """Rewards less their group's mean, over its standard deviation (grpo, arXiv:2402.03300); less the mean alone
+    (dr_grpo, arXiv:2503.20783); less the mean of the group's others (rloo, arXiv:2402.14740); less the mean of the whole
+    rollout, over its standard deviation (reinforce_pp, arXiv:2501.03262); less the group's mean, over the standard
+    deviation of the whole rollout (reinforce_pp_baseline)."""
+    eps: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    """Added to a standard deviation that is divided by, so that one rare success does not dwarf the rest."""
+
+    @property
+    def over_groups(self) -> bool:
+        """Whether rewards of one group are compared with those of another."""
+        return self.name == "reinforce_pp"
+
+
+class ObjectiveConfig(Config):
+    """What is maximised for each token, and how tokens are added up."""
+
+    name: Literal["clip", "gspo", "cispo"] = "clip"
+    """The ratio of each token's probabilities, clipped (clip, PPO's: arXiv:1707.06347); that of the whole response, the
+    geometric mean over its tokens, clipped (gspo, arXiv:2507.18071); log-probabilities weighted by the clipped ratio,
+    through which no gradient goes (cispo, arXiv:2506.13585)."""
+    clip_low: float | None = Field(default=0.2, ge=0, allow_inf_nan=False)
+    """The ratio is held above 1 less this; from 1 up that holds nothing. None: no bound below."""
+    clip_high: float | None = Field(default=0.28, ge=0, allow_inf_nan=False)
+    """The ratio is held below 1 and this. Wider above than below is DAPO's clip-higher (arXiv:2503.14476). None: no
+    bound above."""
+    dual_clip: float | None = Field(default=None, gt=1, allow_inf_nan=False)
+    """Where the advantage is negative, a ratio above this teaches nothing (arXiv:1912.09729). None: off."""
+    aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
+    """Over the minibatch: a mean over tokens (DAPO); over responses of each one's mean over tokens (GRPO); a sum over
+    tokens divided by responses times rl.max_tokens, whatever their length (Dr. GRPO)."""
+    entropy_coef: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Times the mean entropy of the next token, which is maximised too. None: off."""
+
+    def model_post_init(self, _context: object) -> None:
+        if self.dual_clip is not None and self.name == "cispo":
+            raise ConfigError(
+                at="rl.objective.dual_clip",
+                got=f"{self.dual_clip} with rl.objective.name=cispo",
+                want="None: the weight of cispo is held by clip_high, whatever the sign of the advantage",
+            )
+        for field in ("clip_low", "clip_high") if self.name == "gspo" else ():
+            width = getattr(self, field)
+            if width is not None and width >= _WIDEST_OF_SEQUENCES:
+                raise ConfigError(
+                    at=f"rl.objective.{field}",
+                    got=f"{width} with rl.objective.name=gspo",
+                    want=f"below {_WIDEST_OF_SEQUENCES}: ratios of whole responses stay near 1, and nothing would be clipped",
+                    hint="--rl.objective.clip-low 3e-4 --rl.objective.clip-high 4e-4, as in the paper",
+                )
+
+
+_WIDEST_OF_SEQUENCES = 0.1
+
+
+class KLConfig(Config):
+    """A pull towards a reference policy."""
+
+    coef: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Times the divergence from the reference, in the loss, by the estimator k3 of each drawn token: exp(d) - d - 1, d
+    the reference's log-probability less the policy's. None: no reference is kept."""
+    refresh_every_steps: int | None = Field(default=None, ge=1)
+    """Steps of RL after which the reference becomes the policy of that moment. None: it stays where RL began."""
+
+    def model_post_init(self, _context: object) -> None:
+        if self.refresh_every_steps is not None and self.coef is None:
+            raise ConfigError(
+                at="rl.kl.refresh_every_steps",
+                got=f"{self.refresh_every_steps} without rl.kl.coef",
+                want="None where there is no reference, or a coefficient",
+            )
+
+
+class CorrectionConfig(Config):
+    """What is done about tokens that were drawn by another policy than the one that is trained."""
+
+    old_logprobs: Literal["sampler", "trainer"] = "sampler"
+    """What the objective compares with: log-probabilities as they were drawn, or as the training forward finds them
+    before the first update of a step, which costs that forward."""
+    weights: Literal["truncate", "mask"] | None = None
+    """Multiply each token's objective by the trainer's probability over the sampler's, held below the cap (truncate);
+    or count at weight only what lies between floor and cap (mask). None: neither."""
+    level: Literal["token", "sequence"] = "token"
+    """A weight for each token, or for a whole response, the product over its tokens."""
+    cap: float = Field(default=2.0, ge=1, allow_inf_nan=False)
+    floor: float | None = Field(default=None, gt=0, le=1)
+    """None: no bound below."""
+
+    def model_post_init(self, _context: object) -> None:
+        checks = (
+            (
+                "weights",
+                self.weights is None or self.old_logprobs == "trainer",
+                "None, or rl.correction.old_logprobs=trainer: else the ratio has the weight in it",
+            ),
+            ("level", self.weights is not None or self.level == "token", "token without weights"),
+            (
+                "floor",
+                self.floor is None or self.weights == "mask",
+                "None, or rl.correction.weights=mask",
+            ),
+        )
+        for field, is_good, want in checks:
+            if not is_good:
+                raise ConfigError(
+                    at=f"rl.correction.{field}", got=str(getattr(self, field)), want=want
+                )
+
+
+class RolloutConfig(Config):
+    """How the samples of a step are gathered. By default a step draws its groups to their ends and trains on them."""
+
+    max_refills: int = Field(default=0, ge=0)
+    """Rounds of further prompts in the place of groups whose rewards are all equal (DAPO's dynamic sampling,
+    arXiv:2503.14476). 0: such groups stay, and teach nothing."""
+    step_tokens: int | None = Field(default=None, ge=1)
+    """Tokens drawn in a step; then what is unfinished waits for the next policy to go on with (partial rollouts, Kimi
+    k1.5, arXiv:2501.12599). None: a step waits for its longest sample."""
+    max_staleness: int = Field(default=2, ge=0)
+    """Of partial rollouts: steps at most between the policy of a sample's first token and the one that is trained on
+    it. A step does not end before groups as old as that are whole, so none is thrown away for its age."""
+    save_every_steps: int | None = Field(default=25, ge=1)
+    """Steps from one file in the run's `rollouts/` to the next; the first and the last step have one too (`nalar
+    samples` shows them). None: rollouts are not kept."""
+    debug: Literal["rollout_only", "train_only"] | None = None
+    """rollout_only: sample and score, and leave the weights as they are. train_only: train on rollouts that were saved,
+    without an engine. None: both halves."""
+    replay_dir: str | None = None
+    """The `rollouts/` that train_only takes its steps from, one file after the other."""
+
+    def model_post_init(self, _context: object) -> None:
+        if (self.debug == "train_only") != (self.replay_dir is not None):
+            raise ConfigError(
+                at="rl.rollout.replay_dir",
+                got=f"{self.replay_dir} with rl.rollout.debug={self.debug}",
+                want="a folder of saved rollouts with train_only, and none without",
+            )
 
 
 class RLConfig(Config):
-    """GRPO (arXiv:2402.03300) with the corrections named beside each field."""
+    """Reinforcement learning on groups of responses to one prompt, in parts that combine (docs/rl.md)."""
 
     steps: int = Field(ge=1)
     tasks: tuple[str, ...] = ("countdown", "chain_sum")
-    """Task ids. The prompts of a step take them in turn; naming one twice doubles its weight."""
+    """Ids with settings such as `,num_numbers=4`, .jsonl files, .py files (docs/tasks.md). The prompts of a step take
+    them in turn; naming one twice doubles its weight."""
     prompts_per_step: int = Field(default=16, ge=1)
     group_size: int = 16
     """Samples per prompt; rewards are compared within the group."""
     max_tokens: int = Field(default=256, ge=1)
     """Cap on a response, thought and answer together."""
-    temperature: float = 1.0
-    """Only 1: the log-probabilities that the loss compares are those of the model as it is."""
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Logits are divided by it, in sampling and in training: what is drawn is what is trained."""
     minibatches: int = Field(default=2, ge=1)
     """Optimizer steps per rollout; each sees its share of the groups once."""
-    advantage_std: bool = True
-    """Divide by the group's standard deviation (GRPO); False: only centre (Dr. GRPO, arXiv:2503.20783)."""
-    advantage_eps: float = Field(default=0.05, gt=0)
-    """Added to the standard deviation, so that one rare success does not dwarf the rest."""
-    clip_low: float = Field(default=0.2, ge=0, le=1)
-    clip_high: float = Field(default=0.28, ge=0)
-    """Wider above than below (DAPO's clip-higher, arXiv:2503.14476)."""
+    advantage: AdvantageConfig = AdvantageConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    kl: KLConfig = KLConfig()
+    correction: CorrectionConfig = CorrectionConfig()
     mask_truncated: bool = False
     """Leave responses cut by the cap out of the loss (their reward still counts in the group)."""
     reward: RewardConfig = RewardConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    alarms: AlarmsConfig = AlarmsConfig()
+    curriculum: CurriculumConfig | None = None
+    """For tasks with levels. None: all levels evenly."""
     lr: float = Field(default=6e-4, gt=0)
     """Peak step size of AdamW, for every parameter. (Under Muon the rewards of a prototype swung.)"""
     weight_decay: float = Field(default=0.01, ge=0)
@@ -93,19 +324,10 @@ class RLConfig(Config):
         )
 
     def model_post_init(self, _context: object) -> None:
-        if self.temperature != 1:
-            # Samples drawn at another temperature come from another policy than the one whose
-            # log-probabilities are recorded and trained: the gradient would be biased in silence.
-            raise ConfigError(
-                at="rl.temperature",
-                got=str(self.temperature),
-                want="1: RL trains on samples of the model's own distribution",
-                hint="evaluation and chat take any temperature",
-            )
         if not self.tasks:
             raise ConfigError(at="rl.tasks", got="no task", want="at least one task id")
         for name in self.reward.by_task:
-            lookup(name, {task: task for task in self.tasks}, at="rl.reward.by_task")
+            lookup(name, {id_of(word): word for word in self.tasks}, at="rl.reward.by_task")
         if self.prompts_per_step % self.minibatches:
             raise ConfigError(
                 at="rl.minibatches",
@@ -115,4 +337,14 @@ class RLConfig(Config):
         if self.group_size < 2:
             raise ConfigError(
                 at="rl.group_size", got=str(self.group_size), want="at least 2: a group is compared"
+            )
+        if (
+            self.objective.name == "gspo"
+            and self.correction.weights
+            and self.correction.level == "token"
+        ):
+            raise ConfigError(
+                at="rl.correction.level",
+                got="token with rl.objective.name=gspo",
+                want="sequence: that objective has one ratio for a whole response",
             )

@@ -1,57 +1,44 @@
-"""The loop of RL: draw, sample, score, update; the engine reads the parameters that the update moves."""
+"""The loop of RL: collect, update, report. The engine reads the parameters that the update moves."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
 
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
+from nalar.engine.sequence import StopMatcher
+from nalar.machine import keep_old_objects
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
+from nalar.rl.collector import Collector
 from nalar.rl.config import RLConfig
-from nalar.rl.rollout import Rollout, collect, draw_problems
-from nalar.rl.step import UpdateMetrics, update
-from nalar.tasks.problem import Task
-from nalar.tasks.traces import checks_itself
+from nalar.rl.correction import Mismatch
+from nalar.rl.episode import MakeEnvironment
+from nalar.rl.group import Carried
+from nalar.rl.progress import RLProgress, progress
+from nalar.rl.reference import Reference
+from nalar.rl.rollout import Collected, Rollout, draw_problems
+from nalar.rl.step import UpdateMetrics, teach, update
+from nalar.rl.store import Replay, save_rollouts
+from nalar.tasks.problem import Problem, Task
+
+OnStep = Callable[[RLProgress, list[list[Rollout]]], None]
+"""Told what a step reports, and all groups that became whole in it."""
 
 
-@dataclass(frozen=True)
-class RLProgress:
-    """What one RL step reports. Shares lie in [0, 1]."""
+class Source(Protocol):
+    """Where a step's groups come from."""
 
-    step: int
-    """Steps done."""
-    reward: float
-    accuracy: dict[str, float]
-    """By task id, over this step's samples."""
-    response_tokens: dict[str, float]
-    """Mean length by task id."""
-    self_check_frac: float | None
-    """Of the responses to tasks that search: a try marked wrong and another after it."""
-    truncated_frac: float
-    verifier_errors: int
-    """Answers without a verdict, in this step."""
-    timeouts: int
-    """Answers whose check, or whose own program, ran over its time; in this step."""
-    silent_groups: int
-    """Groups whose rewards were all equal, and so taught nothing."""
-    entropy: float | None
-    clipped_frac: float | None
-    grad_norm: float | None
-    max_load_frac: float | None
-    """Load of the busiest expert of any layer and update, as a multiple of the mean."""
-    idle_experts: int | None
-    """Experts, over all layers, that got no token in any update."""
-    idle: tuple[tuple[int, int], ...] | None
-    """Those experts: place among the layers with a mixture, place in it."""
-    skipped_updates: int
-    """Updates whose gradient was not finite: nothing moved."""
-    first_log_ratio_rms: float | None
-    """Trainer against sampler before the first update of the step: rounding alone."""
-    sampled_tokens: int
-    prompt_tokens: int
-    trained_tokens: int
+    def load(self, params: Mapping[str, Tensor], version: int) -> None:
+        """These are the parameters of the policy from now on."""
+        ...
+
+    def collect(self, number: int) -> Collected:
+        """The groups of this step, counted from 0."""
+        ...
 
 
 def train_rl(
@@ -64,80 +51,109 @@ def train_rl(
     *,
     seed: int,
     first_step: int,
-    on_step: Callable[[RLProgress, list[list[Rollout]]], None],
+    on_step: OnStep,
     should_stop: Callable[[], bool],
+    reference: Reference | None = None,
+    carried: Carried | None = None,
+    save_dir: Path | None = None,
+    make_environment: MakeEnvironment | None = None,
+    stop_matcher: StopMatcher | None = None,
 ) -> int:
-    """Run steps first_step.. until config.steps or told to stop; returns steps done in all."""
-    step = first_step
-    engine.load(model.state_dict(), version=step)
-    while step < config.steps and not should_stop():
-        problems = draw_problems(tasks, config.prompts_per_step, seed, step)
-        groups = collect(engine, tokenizer, tasks, problems, config, seed=seed * 100_003 + step)
-        updates = _updates(model, optimizer, groups, config, step)
-        step += 1
-        engine.load(model.state_dict(), version=step)
-        on_step(_progress(step, tasks, groups, updates), groups)
-    return step
+    """Run steps first_step.. until config.steps or told to stop; returns steps done in all.
+
+    reference: needed where `config.kl` has a coefficient; made of the model before step 0, or restored.
+    carried: what the steps before have left unfinished; moved on by every step. save_dir: where rollouts are kept.
+    """
+
+    def draw(number: int, again: int) -> list[Problem]:
+        return draw_problems(tasks, config.prompts_per_step, seed, number, again)
+
+    collector = Collector(
+        engine,
+        tokenizer,
+        tasks,
+        config,
+        draw,
+        seed=seed,
+        carried=carried,
+        make_environment=make_environment,
+        stop_matcher=stop_matcher,
+    )
+    loop = _Loop(model, optimizer, collector, tasks, config, reference, save_dir)
+    keep_old_objects()
+    return loop.run(first_step, on_step, should_stop)
 
 
-def _updates(
+def replay_rl(
     model: Transformer,
     optimizer: MuonClip,
-    groups: list[list[Rollout]],
+    tokenizer: Tokenizer,
+    tasks: Sequence[Task],
     config: RLConfig,
-    step: int,
-) -> list[UpdateMetrics]:
-    model.train()
-    done = []
-    for i in range(config.minibatches):
-        size = len(groups) // config.minibatches
-        share = groups[i * size : (i + 1) * size]
-        at, total = step * config.minibatches + i, config.steps * config.minibatches
-        factor = lr_factor(config.schedule, at, total)
-        metrics = update(model, optimizer, share, config, lr_factor=factor)
-        if metrics is not None:
-            done.append(metrics)
-    return done
+    folder: Path,
+    *,
+    first_step: int,
+    on_step: OnStep,
+    should_stop: Callable[[], bool],
+    reference: Reference | None = None,
+) -> int:
+    """The same on rollouts that were saved, without an engine. From the weights that the saved run began with it ends
+    at that run's own, to the bit; the first step says how well the trainer agrees with who sampled them."""
+    replay = Replay(folder, tokenizer, config.steps)
+    loop = _Loop(model, optimizer, replay, tasks, config, reference, None)
+    return loop.run(first_step, on_step, should_stop)
 
 
-def _progress(
-    step: int, tasks: Sequence[Task], groups: list[list[Rollout]], updates: list[UpdateMetrics]
-) -> RLProgress:
-    flat = [r for group in groups for r in group]
-    by_task: dict[str, list[Rollout]] = {}
-    for r in flat:
-        by_task.setdefault(r.problem.task, []).append(r)
-    searches = {task.id for task in tasks if task.searches}
-    searching = [r for r in flat if r.problem.task in searches]
-    idle = _idle_throughout(updates)
-    return RLProgress(
-        step=step,
-        reward=fmean(r.reward for r in flat),
-        accuracy={t: fmean(r.correct for r in rs) for t, rs in by_task.items()},
-        response_tokens={t: fmean(len(r.response) for r in rs) for t, rs in by_task.items()},
-        self_check_frac=(
-            fmean(checks_itself(r.parsed.thought) for r in searching) if searching else None
-        ),
-        truncated_frac=fmean(r.truncated for r in flat),
-        verifier_errors=sum(r.score.error is not None for r in flat),
-        timeouts=sum(r.score.timed_out for r in flat),
-        silent_groups=sum(len({r.reward for r in group}) == 1 for group in groups),
-        entropy=fmean(u.entropy for u in updates) if updates else None,
-        clipped_frac=fmean(u.clipped_frac for u in updates) if updates else None,
-        grad_norm=fmean(u.step.grad_norm for u in updates) if updates else None,
-        max_load_frac=max((u.step.max_load_frac for u in updates), default=None),
-        idle_experts=None if idle is None else len(idle),
-        idle=idle,
-        skipped_updates=sum(u.step.skipped for u in updates),
-        first_log_ratio_rms=updates[0].log_ratio_rms if updates else None,
-        sampled_tokens=sum(r.response.num_drawn for r in flat),
-        prompt_tokens=sum(len(group[0].prompt_ids) for group in groups),
-        trained_tokens=sum(u.tokens for u in updates),
-    )
+class _Loop:
+    def __init__(
+        self,
+        model: Transformer,
+        optimizer: MuonClip,
+        source: Source,
+        tasks: Sequence[Task],
+        config: RLConfig,
+        reference: Reference | None,
+        save_dir: Path | None,
+    ) -> None:
+        self._model, self._optimizer, self._source = model, optimizer, source
+        self._tasks, self._config = tasks, config
+        self._reference, self._save_dir = reference, save_dir
+
+    def run(self, first_step: int, on_step: OnStep, should_stop: Callable[[], bool]) -> int:
+        step, config = first_step, self._config
+        self._source.load(self._model.state_dict(), version=step)
+        while step < config.steps and not should_stop():
+            collected = self._source.collect(step)
+            updates, mismatch = self._updates(collected.groups, step)
+            step += 1
+            self._source.load(self._model.state_dict(), version=step)
+            if self._save_dir is not None and _is_kept(step, config):
+                save_rollouts(self._save_dir, step, collected)
+            on_step(progress(step, self._tasks, collected, updates, mismatch), collected.whole)
+        return step
+
+    def _updates(
+        self, groups: list[list[Rollout]], step: int
+    ) -> tuple[list[UpdateMetrics], Mismatch | None]:
+        """One for each minibatch that has something to teach; how far the sampler was from the trainer before them."""
+        config, model = self._config, self._model
+        if config.rollout.debug == "rollout_only":
+            return [], None
+        model.train()
+        if self._reference is not None:
+            self._reference.follow(model, step, config)
+        shares, mismatch = teach(model, groups, config, self._reference)
+        done = []
+        for i, share in enumerate(shares):
+            at, total = step * config.minibatches + i, config.steps * config.minibatches
+            factor = lr_factor(config.schedule, at, total)
+            metrics = update(model, self._optimizer, share, config, lr_factor=factor)
+            if metrics is not None:
+                done.append(metrics)
+        return done, mismatch
 
 
-def _idle_throughout(updates: Sequence[UpdateMetrics]) -> tuple[tuple[int, int], ...] | None:
-    """Experts that were idle in every update; None where there was none."""
-    if not updates:
-        return None
-    return tuple(sorted(set.intersection(*(set(u.step.idle) for u in updates))))
+def _is_kept(step: int, config: RLConfig) -> bool:
+    """Whether the rollouts of this step, counted from 1, are to be saved."""
+    every = config.rollout.save_every_steps
+    return every is not None and (step % every == 0 or step in (1, config.steps))

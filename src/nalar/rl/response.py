@@ -12,7 +12,7 @@ class Response:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Log-probability of each id under the policy that drew it; 0 where none did."""
+    """Log-probability of each id under the policy that drew it, at the temperature of the draw; 0 where none did."""
     drawn: tuple[bool, ...]
     """Which ids the model drew: the loss counts these alone."""
     versions: tuple[int, ...]
@@ -21,14 +21,14 @@ class Response:
 
     @classmethod
     def of(cls, completion: Completion) -> "Response":
-        """One completion as a whole response."""
+        """One completion as a whole response, with log-probabilities under the distribution it was drawn from."""
+        logprobs = completion.processed_logprobs or completion.logprobs
         ids, forced = completion.token_ids, set(completion.forced)
         drawn = tuple(i not in forced for i in range(len(ids)))
         return cls(
             token_ids=ids,
             logprobs=tuple(
-                logprob if own else 0.0
-                for logprob, own in zip(completion.logprobs, drawn, strict=True)
+                logprob if own else 0.0 for logprob, own in zip(logprobs, drawn, strict=True)
             ),
             drawn=drawn,
             versions=(completion.policy_version,) * len(ids),
@@ -57,5 +57,14 @@ class Response:
     def num_drawn(self) -> int:
         return sum(self.drawn)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it came to an end, and was not merely left where it was."""
+        return self.finish_reason != "abort"
+
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+NOTHING = Response((), (), (), (), "abort")
+"""Before the first id: drawing has not come to an end."""

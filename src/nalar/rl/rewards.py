@@ -1,11 +1,12 @@
 """What a response earns, in small parts that are weighted and added up. Imports no torch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nalar.rl.config import RewardConfig
+from nalar.rl.judge import Case, judge
 from nalar.tasks.language import share_of
-from nalar.tasks.problem import Score
+from nalar.tasks.problem import Problem, Score
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class Facts:
     num_tokens: int = 0
     max_tokens: int | None = None
     """Cap on the response. None: there was none."""
+    case: Case | None = None
+    """What a model that judges is shown. None: none is asked."""
+    judged: float | None = None
+    """Its verdict, from 0 to 1. None: it was not asked, which earns nothing."""
 
 
 def accuracy(facts: Facts, config: RewardConfig) -> float:
@@ -48,13 +53,57 @@ def overlong(facts: Facts, config: RewardConfig) -> float:
     return 0.0 if beyond <= 0 else -min(1.0, beyond / (facts.max_tokens - start))
 
 
+def by_judge(facts: Facts, config: RewardConfig) -> float:
+    """The verdict of the model that judges; 0 where it had nothing to judge: no whole response, or a blank answer."""
+    return facts.judged or 0.0
+
+
 PARTS: Mapping[str, Callable[[Facts, RewardConfig], float]] = {
     "well_formed": form,
     "correct": accuracy,
     "language": language,
     "overlong": overlong,
+    "judge": by_judge,
 }
 """By the name of their weight, in the order in which they are added."""
+
+
+def judged(facts: Sequence[Facts], config: RewardConfig) -> list[Facts]:
+    """The same with verdicts of the model that judges, all of them asked for side by side; to be called once for a
+    rollout, before rewards are worked out. Where it gives none, the score gets its reason as an error of the verifier:
+    it is counted, and no reward is made up. Facts whose tasks no model judges come back as they are."""
+    asked = [
+        i
+        for i, one in enumerate(facts)
+        if config.weights_of(one.task).judge
+        and one.is_whole
+        and one.score.error is None
+        and one.case is not None
+        and one.case.answer.strip()
+    ]
+    if not asked or config.judged_by is None:
+        return list(facts)
+    told = list(facts)
+    cases = [case for i in asked if (case := facts[i].case) is not None]
+    for i, verdict in zip(asked, judge(cases, config.judged_by), strict=True):
+        score = facts[i].score
+        if verdict.error is not None:
+            late = score.timed_out or verdict.timed_out
+            score = replace(score, error=verdict.error, timed_out=late)
+        told[i] = replace(facts[i], score=score, judged=verdict.value)
+    return told
+
+
+def gold_reward(config: RewardConfig) -> Callable[[Problem, Score], float]:
+    """What a whole response with an answer of this score earns at the most, before anything is drawn: weights may be
+    such that their sum is no number any more."""
+
+    def earned(problem: Problem, score: Score) -> float:
+        whole = Facts(problem.task, score, is_whole=True, judged=1.0)
+        parts = weighted_parts(whole, config) or {}
+        return sum(parts.values()) + 0.5 * config.weights_of(problem.task).length
+
+    return earned
 
 
 def weighted_parts(facts: Facts, config: RewardConfig) -> dict[str, float] | None:

@@ -1,14 +1,14 @@
-"""Problems go in, scored samples come out."""
+"""What a step of RL is made of: problems, and responses to them, scored beside each other. Imports no torch."""
 
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nalar.data.dialogue import Parsed, encode_prompt, parse
+from nalar.data.dialogue import Parsed, parse
 from nalar.data.tokenizer import Tokenizer
-from nalar.engine.engine import Engine
-from nalar.engine.sequence import Completion, Request, SamplingParams
-from nalar.rl.config import RLConfig
+from nalar.rl import rewards
+from nalar.rl.config import RewardConfig, RLConfig
+from nalar.rl.judge import Case
 from nalar.rl.response import Response
 from nalar.rl.rewards import Facts, group_rewards, totals
 from nalar.tasks.problem import Problem, Score, Task
@@ -45,67 +45,87 @@ class Rollout:
         return self.response.finish_reason == "length"
 
 
-def draw_problems(tasks: Sequence[Task], count: int, seed: int, step: int) -> list[Problem]:
-    """Train problems of one step, the tasks in turn; a pure function of seed and step."""
-    rng = random.Random(f"{seed}/rl/{step}")
+@dataclass(frozen=True)
+class Collected:
+    """The groups that became whole in a step, and what became of the others."""
+
+    version: int
+    """Of the policy that this step trains."""
+    groups: list[list[Rollout]]
+    """To train on, those begun first in front."""
+    dropped: list[list[Rollout]] = field(default_factory=list)
+    """Of equal rewards each, and replaced as long as there were refills."""
+    num_begun: int = 0
+    num_unfinished: int = 0
+    """Groups that wait for the next step."""
+    sampled_tokens: int = 0
+    """Drawn in this step, unfinished samples included."""
+
+    @property
+    def whole(self) -> list[list[Rollout]]:
+        return [*self.groups, *self.dropped]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A response as it was read and checked."""
+
+    parsed: Parsed
+    score: Score
+    by_judge: float | None = None
+    """The verdict of a model that judges, from 0 to 1. None: it was not asked."""
+
+
+def draw_problems(
+    tasks: Sequence[Task], count: int, seed: int, step: int, again: int = 0
+) -> list[Problem]:
+    """Train problems of one step, the tasks in turn; a pure function of seed, step and how often it was drawn again."""
+    rng = random.Random(f"{seed}/rl/{step}" + (f"/{again}" if again else ""))
     return [tasks[i % len(tasks)].draw(rng, "train") for i in range(count)]
 
 
-def collect(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    tasks: Sequence[Task],
-    problems: Sequence[Problem],
-    config: RLConfig,
-    *,
-    seed: int,
-) -> list[list[Rollout]]:
-    """A group of `config.group_size` scored samples for each problem."""
-    by_id = {task.id: task for task in tasks}
-    requests = []
-    for i, problem in enumerate(problems):
-        prompt_ids = tuple(encode_prompt(tokenizer, [{"role": "user", "content": problem.prompt}]))
-        params = SamplingParams(
-            n=config.group_size,
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            stop_token_ids=(tokenizer.end_id,),
-            seed=seed * 1_000_003 + i,
-        )
-        requests.append(Request(prompt_ids, params))
-    return [
-        _scored(tokenizer, by_id[problem.task], problem, request.prompt_ids, completions, config)
-        for problem, request, completions in zip(
-            problems, requests, engine.generate(requests), strict=True
-        )
-    ]
+def judged(
+    tokenizer: Tokenizer, task: Task, problem: Problem, response: Response, config: RewardConfig
+) -> Judged:
+    """Read a response and check its answer; a model that judges is asked last."""
+    parsed = parse(tokenizer, response.token_ids)
+    score = task.score(problem, parsed.answer)
+    if not config.weights_of(problem.task).judge:
+        return Judged(parsed, score)
+    case = Case(problem.prompt, parsed.answer, task.gold(problem))
+    [facts] = rewards.judged([Facts(problem.task, score, parsed.well_formed, case=case)], config)
+    return Judged(parsed, facts.score, facts.judged)
 
 
-def _scored(
-    tokenizer: Tokenizer,
-    task: Task,
+def rewarded(
     problem: Problem,
     prompt_ids: tuple[int, ...],
-    completions: Sequence[Completion],
+    responses: Sequence[Response],
+    verdicts: Sequence[Judged],
     config: RLConfig,
 ) -> list[Rollout]:
-    """The responses to one problem, parsed, checked and rewarded beside each other."""
-    parsed = [parse(tokenizer, completion.token_ids) for completion in completions]
+    """The responses to one problem, beside each other."""
     facts = [
         Facts(
             task=problem.task,
-            score=task.score(problem, one.answer),
-            is_whole=one.well_formed,
-            thought=one.thought,
-            num_tokens=len(completion.token_ids),
+            score=one.score,
+            is_whole=one.parsed.well_formed,
+            thought=one.parsed.thought,
+            num_tokens=len(response),
             max_tokens=config.max_tokens,
+            judged=one.by_judge,
         )
-        for one, completion in zip(parsed, completions, strict=True)
+        for one, response in zip(verdicts, responses, strict=True)
     ]
     parts = group_rewards(facts, config.reward)
     return [
-        Rollout(problem, prompt_ids, Response.of(completion), one, fact.score, reward, part or {})
-        for completion, one, fact, reward, part in zip(
-            completions, parsed, facts, totals(parts), parts, strict=True
+        Rollout(problem, prompt_ids, response, one.parsed, one.score, reward, part or {})
+        for response, one, reward, part in zip(
+            responses, verdicts, totals(parts), parts, strict=True
         )
     ]
+
+
+def is_silent(group: Sequence[Rollout]) -> bool:
+    """Whether all rewards are equal, so that nothing can be learned from it."""
+    return len({rollout.reward for rollout in group}) == 1

@@ -1,179 +1,176 @@
-"""One update of the policy from one rollout."""
+"""Updates of the policy from one rollout."""
 
-# G groups · S samples · T tokens of a micro-batch · N drawn tokens
+# N drawn tokens of a micro-batch
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import compress, count
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from nalar.kernels.documents import Documents, without_waiting
-from nalar.kernels.logprobs import token_logprobs
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
-from nalar.rl.advantage import group_advantages
+from nalar.rl.batches import PolicyBatch, drawn_logprobs, policy_batches, trainer_logprobs
 from nalar.rl.config import RLConfig
-from nalar.rl.loss import policy_loss
+from nalar.rl.correction import Mismatch, correct
+from nalar.rl.lessons import Minibatch, minibatches
+from nalar.rl.loss import divergence, objective, shares
+from nalar.rl.reference import Reference
 from nalar.rl.rollout import Rollout
 from nalar.train.step import StepMetrics, apply_gradients
 
 
 @dataclass(frozen=True)
-class PolicyBatch:
-    """Sequences one after another, and which of their next tokens count."""
-
-    ids_T: Tensor
-    """int64: prompts and responses but for each response's last token, which has no next one."""
-    documents: Documents
-    where_N: Tensor
-    """int64: the positions in ids_T that predict a token which the model drew."""
-    targets_N: Tensor
-    old_logprobs_N: Tensor
-    advantages_N: Tensor
-
-
-@dataclass(frozen=True)
 class UpdateMetrics:
-    """Means over the tokens of one update."""
+    """What one update reports. Shares and means are over the tokens in its loss."""
 
     step: StepMetrics
+    terms: Mapping[str, float]
+    """Each term of the loss, weighted as it is added up: policy, and kl and entropy where they are on."""
     entropy: float
-    clipped_frac: float
+    clipped_high_frac: float
+    """Tokens held back because their ratio is too high."""
+    clipped_low_frac: float
     log_ratio_rms: float
     """Root mean square of log(new/old): 0 on the first update after sampling, up to rounding."""
+    kl: float | None
+    """From the reference, nats a token, by k3. None: there is no reference."""
     tokens: int
+    """Tokens that should be in the loss, by the lessons."""
+    counted_tokens: int
+    """Those that were, by the batches: anything but `tokens` is a wrong mask."""
+    denominator: float
+    share_sum: float
+    """What all tokens together count. 1 where the loss is a mean; `tokens / denominator` for fixed_length."""
+
+    @property
+    def clipped_frac(self) -> float:
+        return self.clipped_high_frac + self.clipped_low_frac
 
 
-def policy_batches(
-    rollouts: Sequence[Rollout],
-    advantages: Sequence[float],
-    *,
-    max_tokens: int,
-    device: torch.device,
-) -> Iterator[PolicyBatch]:
-    """Sequences of like length together, at most max_tokens (one sequence at least)."""
-    order = sorted(range(len(rollouts)), key=lambda i: _length(rollouts[i]))
-    batch: list[int] = []
-    tokens = 0
-    for i in order:
-        if batch and tokens + _length(rollouts[i]) > max_tokens:
-            yield _join([rollouts[j] for j in batch], [advantages[j] for j in batch], device)
-            batch, tokens = [], 0
-        batch.append(i)
-        tokens += _length(rollouts[i])
-    if batch:
-        yield _join([rollouts[j] for j in batch], [advantages[j] for j in batch], device)
+def teach(
+    model: Transformer,
+    groups: Sequence[Sequence[Rollout]],
+    config: RLConfig,
+    reference: Reference | None = None,
+) -> tuple[list[Minibatch], Mismatch | None]:
+    """What a rollout has to teach, by update, with all that is computed before the first one.
+
+    reference: needed where `config.kl` has a coefficient. The mismatch is None where the trainer's log-probabilities
+    were not asked for, or there is nothing to teach.
+    """
+    shares = minibatches(groups, config)
+    flat = [lesson for share in shares for lesson in share.lessons]
+    mismatch = None
+    if config.correction.old_logprobs == "trainer" and flat:
+        flat, mismatch = correct(flat, _logprobs(model, shares, config), config.correction)
+    if config.kl.coef is not None:
+        if reference is None:
+            raise ValueError("rl.kl.coef is set, and there is no reference")
+        found = _logprobs(reference.model, shares, config)
+        flat = [replace(one, reference_N=x_N) for one, x_N in zip(flat, found, strict=True)]
+    rest = iter(flat)
+    return [
+        replace(share, lessons=tuple(islice(rest, len(share.lessons)))) for share in shares
+    ], mismatch
 
 
-def _length(rollout: Rollout) -> int:
-    """Tokens that the model sees of it: the last one predicts nothing."""
-    return len(rollout.prompt_ids) + len(rollout.response) - 1
+def _logprobs(model: Transformer, shares: Sequence[Minibatch], config: RLConfig) -> list[Tensor]:
+    """Of the drawn tokens of all lessons, in the very batches of the updates.
 
-
-def _join(
-    rollouts: Sequence[Rollout], advantages: Sequence[float], device: torch.device
-) -> PolicyBatch:
-    ids: list[int] = []
-    where: list[int] = []
-    targets: list[int] = []
-    old: list[float] = []
-    advantage: list[float] = []
-    for rollout, a in zip(rollouts, advantages, strict=True):
-        response = rollout.response
-        first = len(ids) + len(rollout.prompt_ids) - 1
-        where.extend(first + i for i in compress(count(), response.drawn))
-        ids.extend(rollout.prompt_ids + response.token_ids[:-1])
-        targets.extend(compress(response.token_ids, response.drawn))
-        old.extend(compress(response.logprobs, response.drawn))
-        advantage.extend([a] * response.num_drawn)
-    return PolicyBatch(
-        ids_T=without_waiting(torch.tensor(ids), device),
-        documents=Documents.of([_length(r) for r in rollouts], device=device),
-        where_N=without_waiting(torch.tensor(where), device),
-        targets_N=without_waiting(torch.tensor(targets), device),
-        old_logprobs_N=without_waiting(torch.tensor(old), device),
-        advantages_N=without_waiting(torch.tensor(advantage), device),
-    )
-
-
-def trainer_logprobs(model: Transformer, batch: PolicyBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Log-probability and entropy [N] of each drawn token by the training forward, and expert loads."""
-    hidden = model(batch.ids_T, batch.documents)
-    states_ND = hidden.states.index_select(0, batch.where_N)
-    logprobs_N, entropy_N = token_logprobs(
-        states_ND,
-        model.head_weight,
-        batch.targets_N,
-        logits_scaling=model.config.logits_scaling,
-    )
-    return logprobs_N, entropy_N, list(hidden.loads)
-
-
-def useful(
-    groups: Sequence[Sequence[Rollout]], config: RLConfig
-) -> tuple[list[Rollout], list[float]]:
-    """The samples of all groups that can teach, with their advantages: a group of equal rewards cannot."""
-    rollouts: list[Rollout] = []
-    advantages: list[float] = []
-    for group in groups:
-        rewards_1S = torch.tensor([[r.reward for r in group]], dtype=torch.float32)
-        if (rewards_1S == rewards_1S[0, 0]).all():
-            continue
-        each = group_advantages(
-            rewards_1S, divide_by_std=config.advantage_std, eps=config.advantage_eps
-        )[0].tolist()
-        for rollout, advantage in zip(group, each, strict=True):
-            if not (config.mask_truncated and rollout.truncated):
-                rollouts.append(rollout)
-                advantages.append(advantage)
-    return rollouts, advantages
+    So the first update has ratios of 1 to the bit, as far as the forward pass does not depend on who asks for gradients.
+    """
+    return [x_N for share in shares for x_N in drawn_logprobs(model, share.lessons, config)]
 
 
 def update(
     model: Transformer,
     optimizer: MuonClip,
-    groups: Sequence[Sequence[Rollout]],
+    minibatch: Minibatch,
     config: RLConfig,
     *,
     lr_factor: float,
 ) -> UpdateMetrics | None:
-    """One optimizer step on whole groups; None where no group has anything to teach."""
-    rollouts, advantages = useful(groups, config)
-    if not rollouts:
+    """One optimizer step; None where nothing is in the loss."""
+    lessons = [lesson for lesson in minibatch.lessons if lesson.num_counted]
+    if not lessons:
         return None
-    tokens = sum(r.response.num_drawn for r in rollouts)
-    device = model.head_weight.device
-    totals = torch.zeros(4, dtype=torch.float64, device=device)
+    denominator, tokens = minibatch.denominator(config), sum(one.num_counted for one in lessons)
+    totals: dict[str, Tensor] = {}
     loads: list[Tensor] = []
     optimizer.zero_grad()
     for batch in policy_batches(
-        rollouts, advantages, max_tokens=config.micro_batch_tokens, device=device
+        lessons, max_tokens=config.micro_batch_tokens, device=model.head_weight.device
     ):
-        logprobs_N, entropy_N, batch_loads = trainer_logprobs(model, batch)
-        part = policy_loss(
-            logprobs_N,
-            batch.old_logprobs_N,
-            batch.advantages_N,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            denominator=tokens,
-        )
+        part = _part(model, batch, config, denominator)
         part.loss.backward()
-        loads = [a + b for a, b in zip(loads, batch_loads, strict=True)] if loads else batch_loads
-        sums = [part.loss.detach(), entropy_N.sum(), part.clipped, part.squared_log_ratio]
-        totals += torch.stack([s.double() for s in sums])
+        loads = [a + b for a, b in zip(loads, part.loads, strict=True)] if loads else part.loads
+        totals = {name: totals.get(name, 0) + x.double() for name, x in part.sums.items()}
     outcome = apply_gradients(
         model,
         optimizer,
-        loss=totals[0],
+        loss=totals["loss"],
         loads=loads,
         max_logits=(),
         lr_factor=lr_factor,
         balance_speed=config.balance_speed,
     )
-    _, entropy, clipped, squared = totals.tolist()
+    sums = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
     return UpdateMetrics(
-        outcome.metrics(), entropy / tokens, clipped / tokens, (squared / tokens) ** 0.5, tokens
+        step=outcome.metrics(),
+        terms={name: sums[name] for name in ("policy", "kl", "entropy") if name in sums},
+        entropy=sums["entropy_N"] / tokens,
+        clipped_high_frac=sums["too_high_N"] / tokens,
+        clipped_low_frac=sums["too_low_N"] / tokens,
+        log_ratio_rms=(sums["squared_N"] / tokens) ** 0.5,
+        kl=sums["kl_N"] / tokens if "kl_N" in sums else None,
+        tokens=tokens,
+        counted_tokens=round(sums["counted_N"]),
+        denominator=denominator,
+        share_sum=sums["share_N"],
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A micro-batch's part of the loss, and sums over its tokens of what is reported."""
+
+    loss: Tensor
+    sums: dict[str, Tensor]
+    loads: list[Tensor]
+
+
+def _part(model: Transformer, batch: PolicyBatch, config: RLConfig, denominator: float) -> _Part:
+    coef = config.objective.entropy_coef
+    logprobs_N, entropy_N, loads = trainer_logprobs(
+        model, batch, temperature=config.temperature, entropy_learns=coef is not None
+    )
+    policy = objective(
+        logprobs_N,
+        batch.old_logprobs_N,
+        batch.advantages_N,
+        config.objective,
+        lengths_M=batch.lengths_M,
+    )
+    weights_N = batch.weights_N
+    terms = {"policy": policy.loss_N if weights_N is None else policy.loss_N * weights_N}
+    watched = {
+        "entropy_N": entropy_N,
+        "too_high_N": policy.too_high_N,
+        "too_low_N": policy.too_low_N,
+        "squared_N": (logprobs_N - batch.old_logprobs_N).square(),
+    }
+    if config.kl.coef is not None and batch.reference_N is not None:
+        watched["kl_N"] = divergence(logprobs_N, batch.reference_N)
+        terms["kl"] = config.kl.coef * watched["kl_N"]
+    if coef is not None:
+        terms["entropy"] = -coef * entropy_N
+    counted_N = batch.counted_N
+    share_N = shares(counted_N, batch.lengths_M, config.objective) / denominator
+    summed = {name: (share_N * term_N).sum() for name, term_N in terms.items()}
+    loss = torch.stack(list(summed.values())).sum()
+    sums = {name: (x_N.detach() * counted_N).sum() for name, x_N in watched.items()}
+    sums |= {name: term.detach() for name, term in summed.items()}
+    sums |= {"loss": loss.detach(), "counted_N": counted_N.sum(), "share_N": share_N.sum()}
+    return _Part(loss, sums, loads)

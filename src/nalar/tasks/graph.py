@@ -15,7 +15,7 @@ from nalar.tasks.problem import Problem, Score
 Graph = dict[str, dict[str, int]]
 """Length of the edge from a node to each of its neighbours."""
 
-_PATH = re.compile(r"[A-Z](?:[-→>, ]{1,4}[A-Z])*")
+_PATH = re.compile(r"[A-Z](?:(?: ?(?:-{1,2}>?|→|>|,) ?| )[A-Z])*")
 
 
 def neighbours(edges: Mapping[str, int]) -> Graph:

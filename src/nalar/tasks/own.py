@@ -32,6 +32,9 @@ class OwnTask(Family):
     where the dict has one.
     """
 
+    is_costly = True
+    """Nobody knows how long the user's score() takes, and a call crosses to another process."""
+
     def __init__(self, config: OwnTaskConfig) -> None:
         """UserError where the file is missing, does not load, or makes another problem from the same seed, be it in
         another process: a run that is resumed would meet other problems than one that was not."""

@@ -18,6 +18,8 @@ class Problem:
     """Identity for splitting and de-duplication: equal keys are the same problem."""
     prompt: str
     data: Mapping[str, Any] = field(default_factory=dict)
+    level: str | None = None
+    """Which level of its task it was drawn from; None where the task has one level."""
 
 
 @dataclass(frozen=True)

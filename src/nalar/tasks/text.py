@@ -106,6 +106,10 @@ class TextProblems:
         """Those that have problems."""
         return [split for split, problems in self._by_split.items() if problems]
 
+    def all_of(self, split: Split) -> list[Problem]:
+        """In the order of the file."""
+        return list(self._by_split[split])
+
     def draw(self, rng: random.Random, split: Split) -> Problem:
         found = self._by_split[split]
         if not found:

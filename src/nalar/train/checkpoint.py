@@ -1,7 +1,7 @@
 """A checkpoint is a Hugging Face folder with our training state beside it; it appears whole or not at all.
 
 In `state/`: `progress.json` says where the loop was, `optimizer.safetensors` and `random.json` hold what the weights do
-not, and `manifest.json` has the size and the SHA-256 of every other file, which tells a whole checkpoint from a damaged
+not, `reference.safetensors` the policy that RL is pulled towards, where there is one, and `manifest.json` has the size and the SHA-256 of every other file, which tells a whole checkpoint from a damaged
 one.
 """
 
@@ -28,6 +28,7 @@ from nalar.train.rng import random_state
 
 STATE = "state"
 PROGRESS, OPTIMIZER, RANDOM = "progress.json", "optimizer.safetensors", "random.json"
+REFERENCE = "reference.safetensors"
 MANIFEST = f"{STATE}/manifest.json"
 
 
@@ -64,6 +65,7 @@ class Snapshot:
     optimizer: dict[str, Tensor] | None
     random: dict[str, Any]
     progress: Progress
+    reference: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,20 @@ class Resumed:
 
 
 def take_snapshot(
-    model: Transformer, optimizer: MuonClip | None, progress: Progress, *, copy: bool = True
+    model: Transformer,
+    optimizer: MuonClip | None,
+    progress: Progress,
+    *,
+    copy: bool = True,
+    reference: dict[str, Tensor] | None = None,
 ) -> Snapshot:
-    """The state of this moment. Without `copy` the weights are the model's own: write them before it trains on."""
+    """The state of this moment; `reference` is a copy already. Without `copy` the weights are the model's own: write them before it trains on."""
     return Snapshot(
         model=_copied(model) if copy else model,
         optimizer=None if optimizer is None else optimizer.state_tensors(),
         random=random_state(),
         progress=progress,
+        reference=reference,
     )
 
 
@@ -105,6 +113,8 @@ def save_checkpoint(
         (state / RANDOM).write_bytes(encode(snapshot.random) + b"\n")
         if snapshot.optimizer is not None:
             save_file(snapshot.optimizer, state / OPTIMIZER)
+        if snapshot.reference is not None:
+            save_file(snapshot.reference, state / REFERENCE)
         files = {
             str(path.relative_to(partial)): _Written(
                 bytes=path.stat().st_size, sha256=_sha256(path)
@@ -179,6 +189,17 @@ def load_optimizer(folder: Path, optimizer: MuonClip) -> None:
     except (SafetensorError, KeyError, RuntimeError, FileNotFoundError) as error:
         raise UserError(
             at=str(path), got=str(error), want="the state of this run's optimizer"
+        ) from error
+
+
+def load_reference(folder: Path) -> dict[str, Tensor]:
+    """The weights of the reference, as they were when the checkpoint was saved."""
+    path = folder / STATE / REFERENCE
+    try:
+        return load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(
+            at=str(path), got=str(error), want="the weights of this run's reference"
         ) from error
 
 

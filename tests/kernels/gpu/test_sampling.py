@@ -207,7 +207,8 @@ def test_rows_may_stand_apart_in_memory():
     wide = torch.full((8, V + 60), math.nan, device=DEVICE)
     wide[:, :V] = logits_of(8)
     uniform_B = uniforms(*streams(8))
-    assert_equal(by_kernel(wide[:, :V], uniform_B), by_kernel(logits_of(8), uniform_B))
+    # Compiled for another alignment, it adds up in another order.
+    assert_agree(by_kernel(wide[:, :V], uniform_B), by_kernel(logits_of(8), uniform_B))
 
 
 def test_what_it_does_not_take_is_computed_plainly(caplog):

@@ -1,0 +1,48 @@
+"""RL from a model that is there, on any tasks: evaluate, RL, evaluate again, report. Resumes where it stopped."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from nalar.data.tokenizer import Tokenizer
+from nalar.model.config import ModelConfig
+from nalar.model.weights import load_model
+from nalar.pipeline.base import read_folder
+from nalar.pipeline.config import RlRunConfig
+from nalar.pipeline.evaluation import Policy, prompt_tokens
+from nalar.pipeline.forecast import Forecast, forecast_rl
+from nalar.pipeline.observer import Observer
+from nalar.pipeline.policy import rl_stages
+from nalar.pipeline.session import Session
+from nalar.pipeline.state import Outcome
+from nalar.pipeline.tasks import keep_tasks, refuse_long_prompts, tasks_of
+from nalar.pipeline.training import run_stages
+from nalar.run import Run
+
+
+def run_rl(
+    config: RlRunConfig, run: Run, observer: Observer, should_stop: Callable[[], bool]
+) -> Outcome:
+    """Do every stage that the run has not done."""
+    keep_tasks(run, config)
+    return run_stages(config, run, observer, should_stop, rl_stages(tasks_of(config), _base))
+
+
+def read_base(config: RlRunConfig) -> tuple[ModelConfig, Tokenizer]:
+    """What RL begins with. UserError where a part of it is missing or does not fit the others or the settings."""
+    model, tokenizer = read_folder(Path(config.model))
+    config.refuse_unfit(model)
+    return model, tokenizer
+
+
+def plan_rl(config: RlRunConfig) -> Forecast:
+    """What it will take. UserError where the base cannot be trained so, or a prompt is too long for it."""
+    model, tokenizer = read_base(config)
+    refuse_long_prompts(tasks_of(config), lambda prompt: prompt_tokens(tokenizer, prompt), config)
+    return forecast_rl(config, model)
+
+
+def _base(session: Session[RlRunConfig]) -> Policy:
+    _, tokenizer = read_base(session.config)
+    place = session.place
+    model = load_model(session.config.model, device=place.device, dtype=place.dtype)
+    return Policy(model, tokenizer)

@@ -1,0 +1,280 @@
+"""Alarms for every known way in which RL fails in silence. They read metrics alone; no torch.
+
+What each looks for, its limit and what to do about it: docs/alarms.md. Where a metric is not reported, as those of
+experts by a dense model, an alarm that needs it has nothing to say.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
+
+from nalar.rl.config import RLConfig
+
+Series = Mapping[str, Sequence[tuple[int, float]]]
+"""By metric: steps and values, the newest last."""
+
+
+class Finding(NamedTuple):
+    """A value that is beyond its limit."""
+
+    metric: str
+    value: float
+    limit: float
+
+
+Rule = Callable[[Series, RLConfig], Iterator[Finding]]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What to tell the user."""
+
+    name: str
+    step: int
+    finding: Finding
+    advice: str
+
+    def __str__(self) -> str:
+        metric, value, limit = self.finding
+        return (
+            f"ALARM {self.name} at step {self.step}: {metric} is {value:.4g}, its limit is {limit:.4g}. "
+            f"{self.advice}"
+        )
+
+
+class Watch:
+    """Sees every step's metrics, and says what is wrong when it begins: again only once it had been right.
+
+    On resuming it is shown the metrics of the steps before; it keeps nothing else.
+    """
+
+    def __init__(self, config: RLConfig) -> None:
+        self._config = config
+        self._series: dict[str, list[tuple[int, float]]] = {}
+        self._lasting: set[tuple[str, str]] = set()
+
+    def see(self, step: int, values: Mapping[str, float]) -> list[Alarm]:
+        """The alarms that this step sets off."""
+        for metric, value in values.items():
+            self._series.setdefault(metric, []).append((step, value))
+        found = {
+            (name, finding.metric): Alarm(name, step, finding, advice)
+            for name, (rule, advice) in RULES.items()
+            for finding in rule(self._series, self._config)
+        }
+        new = [alarm for key, alarm in found.items() if key not in self._lasting]
+        self._lasting = set(found)
+        return new
+
+
+def _mean_of_last(series: Series, metric: str, count: int) -> float | None:
+    """None: there are not so many yet."""
+    values = [value for _, value in series.get(metric, ())]
+    return fmean(values[-count:]) if len(values) >= count else None
+
+
+def _last(series: Series, metric: str) -> float | None:
+    return series[metric][-1][1] if metric in series else None
+
+
+def _newest(series: Series, prefix: str) -> Iterator[tuple[str, float]]:
+    """Metrics of that name, or of that name and a task, with their newest values."""
+    for metric, entries in series.items():
+        if metric == prefix or metric.startswith(prefix + "/"):
+            yield metric, entries[-1][1]
+
+
+def _share_above(counted: str, of: Sequence[str], field: str, *, at_once: bool = False) -> Rule:
+    """The share of one count in others is above the config's limit: over the last `window_steps`, or now."""
+
+    def rule(series: Series, config: RLConfig) -> Iterator[Finding]:
+        limit: float = getattr(config.alarms, field)
+        window = 1 if at_once else config.alarms.window_steps
+        part = _mean_of_last(series, counted, window)
+        whole = sum(_mean_of_last(series, name, window) or 0 for name in of)
+        if part is not None and whole and part / whole > limit:
+            yield Finding(f"{counted} / {' + '.join(of)}", part / whole, limit)
+
+    return rule
+
+
+def _above(metric: str, field: str) -> Rule:
+    """The newest value of a metric is above the config's limit."""
+
+    def rule(series: Series, config: RLConfig) -> Iterator[Finding]:
+        limit: float = getattr(config.alarms, field)
+        for name, value in _newest(series, metric):
+            if value > limit:
+                yield Finding(name, value, limit)
+
+    return rule
+
+
+def _lastingly_above(metric: str, field: str) -> Rule:
+    """The mean of the last `window_steps` values is."""
+
+    def rule(series: Series, config: RLConfig) -> Iterator[Finding]:
+        limit: float = getattr(config.alarms, field)
+        mean = _mean_of_last(series, metric, config.alarms.window_steps)
+        if mean is not None and mean > limit:
+            yield Finding(metric, mean, limit)
+
+    return rule
+
+
+def _collapsed(metric: str, field: str) -> Rule:
+    """The mean of the last `window_steps` values is below a share of that of the first ones."""
+
+    def rule(series: Series, config: RLConfig) -> Iterator[Finding]:
+        window = config.alarms.window_steps
+        for name, _ in list(_newest(series, metric)):
+            values = [value for _, value in series[name]]
+            if len(values) < 2 * window:
+                continue
+            limit = getattr(config.alarms, field) * fmean(values[:window])
+            now = fmean(values[-window:])
+            if now < limit:
+                yield Finding(name, now, limit)
+
+    return rule
+
+
+def _too_stale(series: Series, config: RLConfig) -> Iterator[Finding]:
+    """Where samples are drawn to their ends in one step, all are of the newest policy."""
+    rollout = config.rollout
+    limit = 0 if rollout.step_tokens is None else rollout.max_staleness
+    oldest = _last(series, "max_staleness")
+    if oldest is not None and oldest > limit and rollout.debug != "train_only":
+        yield Finding("max_staleness", oldest, limit)
+
+
+def _not_finite(series: Series, config: RLConfig) -> Iterator[Finding]:
+    for metric, entries in series.items():
+        if not math.isfinite(entries[-1][1]):
+            yield Finding(metric, entries[-1][1], math.inf)
+    for metric, skipped in _newest(series, "skipped_updates"):
+        if skipped:
+            yield Finding(metric, skipped, 0)
+
+
+def _idle_term(series: Series, config: RLConfig) -> Iterator[Finding]:
+    """A part of the loss that is configured, and adds nothing, step after step."""
+    for metric in list(series):
+        if not metric.startswith("loss/"):
+            continue
+        last = [value for _, value in series[metric]][-config.alarms.window_steps :]
+        if len(last) == config.alarms.window_steps and not any(last):
+            yield Finding(metric, 0.0, 0.0)
+
+
+def _denominator(series: Series, config: RLConfig) -> Iterator[Finding]:
+    """Tokens that the loss counted are those that the model drew, in samples that teach: no more and no fewer."""
+    counted, drawn = _last(series, "counted_tokens"), _last(series, "trained_tokens")
+    if counted is not None and drawn is not None and counted != drawn:
+        yield Finding("counted_tokens", counted, drawn)
+
+
+def _held_out(series: Series, name: str) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+    prefix = f"held_out_{name}/"
+    for metric, entries in series.items():
+        if metric.startswith(prefix) and len(entries) > 1:
+            yield metric.removeprefix(prefix), list(entries)
+
+
+def _reward_apart(series: Series, config: RLConfig) -> Iterator[Finding]:
+    """The reward of training rose since its start, and held-out problems are solved less often."""
+    window = config.alarms.window_steps
+    rewards = [value for _, value in series.get("reward", ())]
+    if len(rewards) < 2 * window:
+        return
+    first, now = fmean(rewards[:window]), fmean(rewards[-window:])
+    if now - first <= config.alarms.min_change:
+        return
+    for task, entries in _held_out(series, "pass_at_1"):
+        limit = max(value for _, value in entries) - config.alarms.min_change
+        if entries[-1][1] < limit:
+            yield Finding(f"held_out_pass_at_1/{task}", entries[-1][1], limit)
+
+
+def _narrowed(series: Series, config: RLConfig) -> Iterator[Finding]:
+    """Held-out problems are solved more often at the first try, and fewer of them at all."""
+    once = dict(_held_out(series, "pass_at_1"))
+    for task, entries in _held_out(series, "pass_at_k"):
+        if task not in once:
+            continue
+        gained = once[task][-1][1] - once[task][0][1]
+        limit = entries[0][1] - config.alarms.min_change
+        if gained > config.alarms.min_change and entries[-1][1] < limit:
+            yield Finding(f"held_out_pass_at_k/{task}", entries[-1][1], limit)
+
+
+RULES: Mapping[str, tuple[Rule, str]] = {
+    "not finite": (
+        _not_finite,
+        "The update was left out. Go back to the checkpoint before with a lower rl.lr.",
+    ),
+    "wrong mask": (
+        _denominator,
+        "The loss counts tokens that the model did not draw, or leaves out some that it did: a fault "
+        "of the program. Keep the run's rollouts and report it.",
+    ),
+    "sampler and trainer apart": (
+        _above("first_log_ratio_rms", "max_log_ratio_rms"),
+        "Before its first update a step's samples should be the policy's own. Look for stale weights in "
+        "the sampler or a forward pass that differs; NALAR_KERNELS_OFF=all tells whether a kernel is to blame.",
+    ),
+    "experts chosen otherwise": (
+        _above("rerouted_frac", "max_rerouted_frac"),
+        "Sampler and trainer send the same tokens to other experts: with float32 a fault, with bfloat16 "
+        "a reason to switch rl.correction on.",
+    ),
+    "stale samples": (
+        _too_stale,
+        "Samples are of older policies than rl.rollout allows: the sampler was not told of new weights.",
+    ),
+    "nothing to learn from": (
+        _share_above("silent_groups", ("kept_groups", "dropped_groups"), "max_silent_frac"),
+        "All samples of nearly every group earn the same. Take easier or harder problems, a larger "
+        "rl.group_size, or rl.rollout.max_refills.",
+    ),
+    "verifier fails": (
+        _share_above("verifier_errors", ("samples",), "max_verifier_error_frac", at_once=True),
+        "Its samples have no reward. See verifier_errors by task, and the error of a sample: "
+        "nalar samples RUN.",
+    ),
+    "checks run over their time": (
+        _share_above("timeouts", ("samples",), "max_timeout_frac"),
+        "Answers or verifiers need longer than they may: raise the limit, or look at what the model writes.",
+    ),
+    "reward and truth part": (
+        _reward_apart,
+        "The reward rises while held-out problems are solved less often: the reward is gamed or is "
+        "wired wrongly. Read samples with high reward: nalar samples RUN.",
+    ),
+    "fewer problems within reach": (
+        _narrowed,
+        "More is solved at once and less at all: the policy narrows. Lower rl.lr, add rl.entropy_coef or "
+        "rl.kl, or stop here.",
+    ),
+    "responses collapse": (
+        _collapsed("response_tokens", "min_length_frac"),
+        "Responses are a fraction of what they were: the base may not check its own work (nalar demo "
+        "probes that), or a length penalty is too strong.",
+    ),
+    "entropy collapses": (
+        _collapsed("entropy", "min_entropy_frac"),
+        "The policy hardly varies any more, so groups soon teach nothing. Raise clip_high, add "
+        "rl.entropy_coef, or lower rl.lr.",
+    ),
+    "repetition": (
+        _lastingly_above("looping_frac", "max_looping_frac"),
+        "Many responses end in a loop. Lower rl.lr, and see whether rl.max_tokens rewards going on.",
+    ),
+    "a part of the loss is idle": (
+        _idle_term,
+        "It is configured and adds exactly 0: its coefficient or its input is not connected.",
+    ),
+}
+"""By name: what finds it, and what to do. The gravest first."""

@@ -1,0 +1,112 @@
+"""Groups under way: what is drawn of each sample so far. Imports no torch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nalar.config import UserError
+from nalar.data.dialogue import parse
+from nalar.data.tokenizer import Tokenizer
+from nalar.rl.response import Response
+from nalar.rl.rollout import Judged
+from nalar.tasks.problem import Problem, Score
+
+
+@dataclass(eq=False)
+class Group:
+    """The samples of one problem."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    seed: int
+    """Sample i draws from its stream i, whichever policies it is drawn by."""
+    responses: list[Response]
+    judged: list[Judged | None]
+    """Of each whole response the verdict."""
+    step: int = 0
+    """In which it was begun."""
+    again: int = 0
+    """How many rounds of refills this step had had by then."""
+    slot: int = 0
+    """Its place in the step, whose task it has."""
+
+    @property
+    def is_whole(self) -> bool:
+        return all(response.is_whole for response in self.responses)
+
+    def open_runs(self) -> Iterator[range]:
+        """Samples that are not whole: neighbours of which nothing is drawn yet together, others one by one."""
+        run = range(0)
+        for i, response in enumerate(self.responses):
+            if response.is_whole:
+                continue
+            joins = bool(run) and run.stop == i and not self.responses[run.start].token_ids
+            if joins and not response.token_ids:
+                run = range(run.start, i + 1)
+                continue
+            if run:
+                yield run
+            run = range(i, i + 1)
+        if run:
+            yield run
+
+
+class _Saved(BaseModel):
+    """A group as JSON."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    seed: int
+    step: int
+    again: int
+    slot: int
+    responses: list[Response]
+    scores: list[Score | None]
+
+
+class _Document(BaseModel):
+    unfinished: list[_Saved]
+
+
+@dataclass
+class Carried:
+    """What a step leaves to the next one: all that the loop remembers beside weights and optimizer."""
+
+    unfinished: list[Group] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        saved = [
+            _Saved(
+                **{name: getattr(group, name) for name in _Saved.model_fields if name != "scores"},
+                scores=[one.score if one else None for one in group.judged],
+            )
+            for group in self.unfinished
+        ]
+        return _Document(unfinished=saved).model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], tokenizer: Tokenizer) -> "Carried":
+        """UserError where it is not what `to_json` gave."""
+        try:
+            saved = _Document.model_validate(document).unfinished
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(
+                at="unfinished rollouts of a checkpoint",
+                got=f"{first['msg'].lower()} at {'.'.join(map(str, first['loc']))}",
+                want="what nalar wrote",
+            ) from error
+        return cls([_opened(one, tokenizer) for one in saved])
+
+
+def _opened(saved: _Saved, tokenizer: Tokenizer) -> Group:
+    fields = {name: getattr(saved, name) for name in _Saved.model_fields if name != "scores"}
+    verdicts = [
+        None if score is None else Judged(parse(tokenizer, response.token_ids), score)
+        for response, score in zip(saved.responses, saved.scores, strict=True)
+    ]
+    return Group(**fields, judged=verdicts)

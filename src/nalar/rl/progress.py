@@ -1,0 +1,185 @@
+"""What a step of RL reports."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from statistics import fmean
+
+from nalar.rl.correction import Mismatch
+from nalar.rl.looping import ends_in_a_loop
+from nalar.rl.rollout import Collected, Rollout, is_silent
+from nalar.rl.step import UpdateMetrics
+from nalar.tasks.problem import Task
+from nalar.tasks.traces import checks_itself
+
+
+@dataclass(frozen=True)
+class RLProgress:
+    """What one RL step reports. Shares lie in [0, 1]."""
+
+    step: int
+    """Steps done."""
+    reward: float
+    accuracy: dict[str, float]
+    """By task id, over this step's samples."""
+    response_tokens: dict[str, float]
+    """Mean length by task id."""
+    self_check_frac: float | None
+    """Of the responses to tasks that search: a try marked wrong and another after it."""
+    truncated_frac: float
+    looping_frac: float
+    """Of the responses, those that end in a loop."""
+    samples: int
+    verifier_errors: int
+    """Answers without a verdict, in this step."""
+    timeouts: int
+    """Answers whose check, or whose own program, ran over its time; in this step."""
+    silent_groups: int
+    """Groups whose rewards were all equal, and so taught nothing."""
+    entropy: float | None
+    clipped_frac: float | None
+    clipped_high_frac: float | None
+    """Of the tokens in the loss, those held back because their ratio is too high."""
+    clipped_low_frac: float | None
+    loss: dict[str, float]
+    """Each term of it, weighted: policy, and kl and entropy where they are on. Means over the updates."""
+    reference_kl: float | None
+    """Of the policy from the reference, nats a token, by k3; where one is kept."""
+    mean_weight: float | None
+    """Of the correction's importance weights, before they are held: 1 where trainer and sampler agree."""
+    held_frac: float | None
+    """Tokens whose weight the correction held below its cap, or that it left out."""
+    grad_norm: float | None
+    max_load_frac: float | None
+    """Load of the busiest expert of any layer and update, as a multiple of the mean."""
+    idle_experts: int | None
+    """Experts, over all layers, that got no token in any update."""
+    idle: tuple[tuple[int, int], ...] | None
+    """Those experts: place among the layers with a mixture, place in it."""
+    skipped_updates: int
+    """Updates whose gradient was not finite: nothing moved."""
+    first_log_ratio_rms: float | None
+    """Trainer against sampler before the first update of the step: rounding alone, where nothing is stale."""
+    sampler_kl: float | None
+    """Of the sampler from the trainer, nats a token, by k3, before the first update; where the correction looked."""
+    sampled_tokens: int
+    """Drawn in this step, by unfinished samples too."""
+    prompt_tokens: int
+    trained_tokens: int
+    counted_tokens: int
+    """Those that the loss had in it: anything but `trained_tokens` is a wrong mask."""
+    denominator: float | None
+    """What the loss of an update is divided by; the mean over the updates."""
+    share_sum: float | None
+    """What all tokens of an update count together: 1 where the loss is a mean. The mean over the updates."""
+    begun_groups: int
+    dropped_groups: int
+    """Of equal rewards, and set aside for further prompts; they count in rewards, accuracy and lengths."""
+    kept_groups: int
+    """What was trained on."""
+    unfinished_groups: int
+    """They wait for the next step."""
+    stale_frac: dict[int, float]
+    """Share of the tokens trained on by how many steps older their policy was; empty where all were of this step's."""
+    staleness: float
+    """Mean of these steps."""
+    max_staleness: int
+
+
+def progress(
+    step: int,
+    tasks: Sequence[Task],
+    collected: Collected,
+    updates: Sequence[UpdateMetrics],
+    mismatch: Mismatch | None = None,
+) -> RLProgress:
+    """The report on what a step gathered and learned, `step` steps being done by now."""
+    groups = collected.whole
+    flat = [r for group in groups for r in group]
+    by_task: dict[str, list[Rollout]] = {}
+    for r in flat:
+        by_task.setdefault(r.problem.task, []).append(r)
+    searches = {task.id for task in tasks if task.searches}
+    searching = [r for r in flat if r.problem.task in searches]
+    idle = _idle_throughout(updates)
+    ages = _ages(collected)
+    total = ages.total()
+    return RLProgress(
+        step=step,
+        reward=fmean(r.reward for r in flat),
+        accuracy={t: fmean(r.correct for r in rs) for t, rs in by_task.items()},
+        response_tokens={t: fmean(len(r.response) for r in rs) for t, rs in by_task.items()},
+        self_check_frac=(
+            fmean(checks_itself(r.parsed.thought) for r in searching) if searching else None
+        ),
+        truncated_frac=fmean(r.truncated for r in flat),
+        looping_frac=fmean(ends_in_a_loop(r.response.token_ids) for r in flat),
+        samples=len(flat),
+        verifier_errors=sum(r.score.error is not None for r in flat),
+        timeouts=sum(r.score.timed_out for r in flat),
+        silent_groups=sum(is_silent(group) for group in groups),
+        entropy=_mean(u.entropy for u in updates),
+        clipped_frac=_mean(u.clipped_frac for u in updates),
+        clipped_high_frac=_mean(u.clipped_high_frac for u in updates),
+        clipped_low_frac=_mean(u.clipped_low_frac for u in updates),
+        loss={name: fmean(u.terms[name] for u in updates) for name in updates[0].terms}
+        if updates
+        else {},
+        reference_kl=_mean(u.kl for u in updates if u.kl is not None),
+        mean_weight=None if mismatch is None else mismatch.mean_weight,
+        held_frac=None if mismatch is None else mismatch.held_frac,
+        grad_norm=_mean(u.step.grad_norm for u in updates),
+        max_load_frac=max((u.step.max_load_frac for u in updates), default=None),
+        idle_experts=None if idle is None else len(idle),
+        idle=idle,
+        skipped_updates=sum(u.step.skipped for u in updates),
+        first_log_ratio_rms=_first_log_ratio_rms(updates, mismatch),
+        sampler_kl=None if mismatch is None else mismatch.kl,
+        sampled_tokens=collected.sampled_tokens,
+        prompt_tokens=sum(len(group[0].prompt_ids) for group in groups),
+        trained_tokens=sum(u.tokens for u in updates),
+        counted_tokens=sum(u.counted_tokens for u in updates),
+        denominator=_mean(u.denominator for u in updates),
+        share_sum=_mean(u.share_sum for u in updates),
+        begun_groups=collected.num_begun,
+        dropped_groups=len(collected.dropped),
+        kept_groups=len(collected.groups),
+        unfinished_groups=collected.num_unfinished,
+        stale_frac={age: n / total for age, n in sorted(ages.items())}
+        if max(ages, default=0)
+        else {},
+        staleness=sum(age * n for age, n in ages.items()) / max(total, 1),
+        max_staleness=max(ages, default=0),
+    )
+
+
+def _ages(collected: Collected) -> Counter[int]:
+    """How many of the drawn tokens to train on are how many versions old."""
+    responses = [r.response for group in collected.groups for r in group]
+    versions: Counter[int] = Counter()
+    for response in responses:
+        versions.update(compress(response.versions, response.drawn))
+    return Counter({collected.version - version: n for version, n in versions.items()})
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """None where there are none."""
+    found = list(values)
+    return fmean(found) if found else None
+
+
+def _first_log_ratio_rms(
+    updates: Sequence[UpdateMetrics], mismatch: Mismatch | None
+) -> float | None:
+    """Against the sampler, also where the objective compares with the trainer's own log-probabilities."""
+    if mismatch is not None:
+        return mismatch.log_ratio_rms
+    return updates[0].log_ratio_rms if updates else None
+
+
+def _idle_throughout(updates: Sequence[UpdateMetrics]) -> tuple[tuple[int, int], ...] | None:
+    """Experts that were idle in every update; None where there was none."""
+    if not updates:
+        return None
+    return tuple(sorted(set.intersection(*(set(u.step.idle) for u in updates))))

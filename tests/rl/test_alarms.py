@@ -1,0 +1,151 @@
+"""Each alarm on a series that is wrong in its way alone, and none on one that is right."""
+
+import math
+
+import pytest
+
+from nalar.rl.alarms import RULES, Watch
+from nalar.rl.config import AlarmsConfig, RLConfig
+
+STEPS = 60
+
+
+def rl(**alarms):
+    return RLConfig(steps=STEPS, alarms=AlarmsConfig(**alarms))
+
+
+def good(step):
+    """A run as one wants it: it learns, thinks longer, varies less."""
+    done = step / STEPS
+    values = {
+        "reward": 0.2 + 0.6 * done,
+        "first_log_ratio_rms": 1e-5,
+        "rerouted_frac": 0.0,
+        "max_staleness": 0.0,
+        "silent_groups": 4.0 + round(8 * done),
+        "kept_groups": 16.0,
+        "dropped_groups": 0.0,
+        "samples": 256.0,
+        "verifier_errors": 0.0,
+        "timeouts": 0.0,
+        "looping_frac": 0.02,
+        "skipped_updates": 0.0,
+        "entropy": 0.9 - 0.5 * done,
+        "response_tokens/countdown": 40 + 80 * done,
+        "trained_tokens": 1000.0 + step,
+        "counted_tokens": 1000.0 + step,
+        "loss/policy": -0.01 * (step % 3),
+        "loss/kl": 0.001,
+    }
+    if step % 20 == 0:
+        values["held_out_pass_at_1/countdown"] = 0.2 + 0.4 * done
+        values["held_out_pass_at_k/countdown"] = 0.6 + 0.3 * done
+    return values
+
+
+def alarms_of(change, **config):
+    """Names of all alarms of a run in which `change(step, values)` has been at work, with their steps."""
+    watch, found = Watch(rl(**config)), []
+    for step in range(STEPS + 1):
+        values = good(step)
+        change(step, values)
+        found += [(alarm.name, alarm.step) for alarm in watch.see(step, values)]
+    return found
+
+
+def test_a_good_run_is_quiet():
+    assert alarms_of(lambda step, values: None) == []
+
+
+def setting(metric, value, since=30):
+    def change(step, values):
+        if step >= since and metric in values:
+            values[metric] = value
+
+    return change
+
+
+def gamed(step, values):
+    for metric in list(values):
+        if metric.startswith("held_out_pass_at_1"):
+            values[metric] = 0.3 - 0.3 * step / STEPS
+
+
+def narrowed(step, values):
+    for metric in list(values):
+        if metric.startswith("held_out_pass_at_k"):
+            values[metric] = 0.8 - 0.3 * step / STEPS
+
+
+BROKEN = {
+    "not finite": setting("skipped_updates", 1.0),
+    "wrong mask": setting("counted_tokens", 1500.0),
+    "sampler and trainer apart": setting("first_log_ratio_rms", 0.3),
+    "experts chosen otherwise": setting("rerouted_frac", 0.1),
+    "stale samples": setting("max_staleness", 1.0),
+    "nothing to learn from": setting("silent_groups", 16.0),
+    "verifier fails": setting("verifier_errors", 12.0),
+    "checks run over their time": setting("timeouts", 128.0),
+    "reward and truth part": gamed,
+    "fewer problems within reach": narrowed,
+    "responses collapse": setting("response_tokens/countdown", 12.0),
+    "entropy collapses": setting("entropy", 0.01),
+    "repetition": setting("looping_frac", 0.6),
+    "a part of the loss is idle": setting("loss/kl", 0.0),
+}
+
+
+def test_every_alarm_is_tried():
+    assert set(BROKEN) == set(RULES)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_is_wrong_sets_off_its_alarm_alone_and_once(name):
+    [(found, step)] = alarms_of(BROKEN[name])
+    assert found == name
+    assert 20 <= step <= STEPS
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_any_metric_that_is_not_finite_is_one_too_many(value):
+    found = alarms_of(setting("entropy", value))
+    assert ("not finite", 30) in found
+
+
+def test_what_was_right_again_is_said_again():
+    def change(step, values):
+        if step in (10, 11, 40):
+            values["verifier_errors"] = 128.0
+
+    assert alarms_of(change) == [("verifier fails", 10), ("verifier fails", 40)]
+
+
+def test_a_watch_that_is_shown_the_past_goes_on_as_the_one_before():
+    whole, halves = Watch(rl()), Watch(rl())
+    change = BROKEN["responses collapse"]
+    seen = []
+    for step in range(STEPS + 1):
+        values = good(step)
+        change(step, values)
+        seen.append((step, values))
+    expected = [str(alarm) for step, values in seen for alarm in whole.see(step, values)]
+    for step, values in seen[:34]:  # the alarm is off, its cause has begun
+        assert not halves.see(step, values)
+    again = Watch(rl())
+    for step, values in seen[:34]:
+        again.see(step, values)
+    assert [
+        str(alarm) for step, values in seen[34:] for alarm in again.see(step, values)
+    ] == expected
+
+
+def test_an_alarm_says_what_where_and_what_to_do():
+    watch = Watch(rl())
+    [alarm] = watch.see(7, {"verifier_errors": 64, "samples": 256})
+    assert "verifier fails at step 7" in str(alarm)
+    assert "verifier_errors / samples is 0.25, its limit is 0.01" in str(alarm)
+    assert "nalar samples" in str(alarm)
+
+
+def test_limits_are_the_configs():
+    assert alarms_of(BROKEN["verifier fails"], max_verifier_error_frac=0.5) == []
