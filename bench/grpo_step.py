@@ -113,7 +113,7 @@ def tokenizer_of(vocab_size: int) -> Tokenizer:
 
 def with_parity(rollout: Rollout) -> Rollout:
     """Rewarded by whether the sum of its ids is odd."""
-    return replace(rollout, reward=float(sum(rollout.completion.token_ids) % 2))
+    return replace(rollout, reward=float(sum(rollout.response.token_ids) % 2))
 
 
 class Ours:
@@ -170,7 +170,7 @@ class Ours:
     def logprob_s(self) -> float:
         """One pass for the log-probabilities of all responses."""
         rollouts, advantages = useful(self.sampled(next(self._steps)), self.config)
-        taken = []
+        taken = 0.0
         for _ in range(2):
             wait(self.device)
             started = time.perf_counter()
@@ -183,8 +183,8 @@ class Ours:
                 ):
                     trainer_logprobs(self.model, batch)
             wait(self.device)
-            taken.append(time.perf_counter() - started)
-        return taken[-1]
+            taken = time.perf_counter() - started
+        return taken
 
 
 def least_s(limit: Limit, c: ModelConfig, itemsize: int, args: argparse.Namespace) -> float:
