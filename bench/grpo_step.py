@@ -189,11 +189,12 @@ class Ours:
 
 def least_s(limit: Limit, c: ModelConfig, itemsize: int, args: argparse.Namespace) -> float:
     """A step at best, part by part."""
-    rows, prompt = args.prompts * args.samples, args.prompt_tokens
+    rows: int = args.prompts * args.samples
+    prompt: int = args.prompt_tokens
     decoding = sum(
         decode_s(limit, c, itemsize, rows, prompt + step) for step in range(1, args.tokens)
     )
-    prompts = args.prompts * sequence_flops(c, prompt, backward=False)
+    prompts: float = args.prompts * sequence_flops(c, prompt, backward=False)
     training = rows * sequence_flops(c, prompt + args.tokens - 1, backward=True)
     return decoding + (prompts + training) / limit.flops_per_s
 
