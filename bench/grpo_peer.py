@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 import time
+from typing import Any
 
 import datasets
 import tokenizers
@@ -20,14 +21,13 @@ from tokenizers import models, pre_tokenizers
 KEPT = {0: "<pad>", 1: "<bos>", 2: "<eos>"}
 
 
-def tokenizer_of(vocab_size: int) -> transformers.PreTrainedTokenizerFast:
+def tokenizer_of(vocab_size: int) -> Any:
     """A word for each id."""
     vocab = {KEPT.get(i, f"t{i}"): i for i in range(vocab_size)}
     backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=KEPT[0]))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=KEPT[0], bos_token=KEPT[1], eos_token=KEPT[2]
-    )
+    make: Any = transformers.PreTrainedTokenizerFast
+    return make(tokenizer_object=backend, pad_token=KEPT[0], bos_token=KEPT[1], eos_token=KEPT[2])
 
 
 def parity(completion_ids: list[list[int]], **_others: object) -> list[float]:
@@ -64,9 +64,10 @@ def step_seconds(
     rows: int,
 ) -> list[float]:
     is_gpu = device != "cpu"
-    model = transformers.AutoModelForCausalLM.from_pretrained(
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16 if is_gpu else torch.float32, attn_implementation="sdpa"
-    ).to(device)
+    )
+    model.to(device)
     vocab_size = model.config.vocab_size
     texts = [
         " ".join(f"t{3 + (7 * i + j) % (vocab_size - 3)}" for j in range(prompt_tokens))

@@ -113,7 +113,7 @@ def tokenizer_of(vocab_size: int) -> Tokenizer:
 
 def with_parity(rollout: Rollout) -> Rollout:
     """Rewarded by whether the sum of its ids is odd."""
-    return replace(rollout, reward=float(sum(rollout.completion.token_ids) % 2))
+    return replace(rollout, reward=float(sum(rollout.response.token_ids) % 2))
 
 
 class Ours:
@@ -170,7 +170,7 @@ class Ours:
     def logprob_s(self) -> float:
         """One pass for the log-probabilities of all responses."""
         rollouts, advantages = useful(self.sampled(next(self._steps)), self.config)
-        taken = []
+        taken = 0.0
         for _ in range(2):
             wait(self.device)
             started = time.perf_counter()
@@ -183,17 +183,18 @@ class Ours:
                 ):
                     trainer_logprobs(self.model, batch)
             wait(self.device)
-            taken.append(time.perf_counter() - started)
-        return taken[-1]
+            taken = time.perf_counter() - started
+        return taken
 
 
 def least_s(limit: Limit, c: ModelConfig, itemsize: int, args: argparse.Namespace) -> float:
     """A step at best, part by part."""
-    rows, prompt = args.prompts * args.samples, args.prompt_tokens
+    rows: int = args.prompts * args.samples
+    prompt: int = args.prompt_tokens
     decoding = sum(
         decode_s(limit, c, itemsize, rows, prompt + step) for step in range(1, args.tokens)
     )
-    prompts = args.prompts * sequence_flops(c, prompt, backward=False)
+    prompts: float = args.prompts * sequence_flops(c, prompt, backward=False)
     training = rows * sequence_flops(c, prompt + args.tokens - 1, backward=True)
     return decoding + (prompts + training) / limit.flops_per_s
 

@@ -37,9 +37,9 @@ def test_a_response_is_rewarded_by_the_parity_of_its_ids_and_every_group_teaches
     monkeypatch.setattr(grpo_step, "Ours", Watched)
     rows_of(tmp_path, "--models", "moe544m", "--peers")
     for group in (group for groups in seen for group in groups):
-        assert all(len(r.completion.token_ids) == 5 for r in group)  # no token ends a sample
+        assert all(len(r.response.token_ids) == 5 for r in group)  # no token ends a sample
         assert {r.reward for r in group} == {0.0, 1.0}
-        assert all(r.reward == sum(r.completion.token_ids) % 2 for r in group)
+        assert all(r.reward == sum(r.response.token_ids) % 2 for r in group)
 
 
 def test_a_tokenizer_has_bytes_for_every_id_and_none_for_text_but_bytes():

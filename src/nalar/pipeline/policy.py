@@ -55,6 +55,7 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
     carried = Carried()
     if resumed and resumed.loop:
         carried = Carried.from_json(resumed.loop, learner.tokenizer)
+    model = learner.model.config
     with session.start("rl", steps=config.rl.steps, resumed=resumed) as meter:
         session.find_ceiling(learner.model)
         engine = engine_for(learner.model, config)
@@ -135,28 +136,6 @@ def _steps(
         carried=carried,
         save_dir=session.run.path / ROLLOUTS,
         make_environment=environments(config.tools, learner.tokenizer),
-    )
-
-
-def _count(session: Session[C], model: ModelConfig, groups: list[list[Rollout]]) -> None:
-    """What a step has used: whichever of its halves took place."""
-    debug = session.config.rl.rollout.debug
-    if debug != "train_only":
-        session.add_sampling(model, groups)
-    if debug != "rollout_only":
-        session.work.flops += trained_flops(session, model, groups)
-
-
-def replayed(config: RLConfig, progress: RLProgress) -> str | None:
-    """Of rollouts that were saved: how far the trainer is from who sampled them. None where they are sampled now."""
-    if config.rollout.debug != "train_only":
-        return None
-    off = progress.first_log_ratio_rms
-    if off is None:
-        return "replay: no group of the first step has anything to teach, so nothing says who sampled it"
-    return (
-        f"replay: log-probabilities of trainer and sampler are {off:.1e} apart at the first step (root mean square); "
-        "rounding alone gives less than 1e-5 in float32, other weights give more"
     )
 
 

@@ -247,7 +247,6 @@ class Session(Generic[C]):
             model,
             learner.optimizer,
             progress,
-            loop=loop,
             copy=background,
             reference=None if learner.reference is None else learner.reference.state(),
             loop=loop,
