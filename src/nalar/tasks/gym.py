@@ -56,7 +56,6 @@ DATASETS: Mapping[str, Form] = {
     "products": "number",
     "ransom_note": "word",
     "rotate_matrix": "rows",
-    "self_reference": "number",
     "simple_geometry": "number",
     "spell_backward": "word",
     "spiral_matrix": "words",
