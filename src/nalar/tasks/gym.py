@@ -34,7 +34,6 @@ DATASETS: Mapping[str, Form] = {
     "ab": "words",
     "aiw": "number",
     "base_conversion": "word",
-    "basic_arithmetic": "number",
     "binary_alternation": "number",
     "caesar_cipher": "words",
     "chain_sum": "number",
@@ -57,18 +56,15 @@ DATASETS: Mapping[str, Form] = {
     "products": "number",
     "ransom_note": "word",
     "rotate_matrix": "rows",
-    "rotten_oranges": "number",
-    "self_reference": "number",
     "simple_geometry": "number",
     "spell_backward": "word",
     "spiral_matrix": "words",
-    "string_splitting": "words",
-    "string_synthesis": "words",
     "syllogism": "word",
     "word_sequence_reversal": "words",
     "word_sorting": "words",
 }
-"""By name, how its answers are read. Left out: answers that are not unique, or that its own check would not accept."""
+"""By name, how its answers are read. Left out: answers that are not unique, data sets with wrong golds among them
+(basic_arithmetic rounds some quotients, time_intervals some times) and those that take seconds to make a problem."""
 
 
 class Generator(Protocol):
@@ -95,7 +91,9 @@ class GymTask(Family):
         question, answer = str(item["question"]).strip(), str(item["answer"]).strip()
         if not (is_text(question + answer) and SCORERS[self.form](answer, answer).correct):
             return None
-        return Problem(self.id, f"{self.id}:{normalised(question)}", question, {"gold": answer})
+        # What stands before a | in a key would alone decide the split.
+        key = f"{self.id}:{normalised(question).replace('|', ' ')}"
+        return Problem(self.id, key, question, {"gold": answer})
 
     def gold(self, problem: Problem) -> str:
         answer: str = problem.data["gold"]
