@@ -11,7 +11,8 @@ Random weights end no turn and solve nothing, so two things are not as in traini
 sample, on either side. And behind the real verifier the reward becomes the parity of the sum of a response's ids, so
 that all groups have something to teach and all of them are trained on.
 
-`rollout` is the engine's call, `verify` what comes between it and the update, `update` the rest. Log-probabilities of
+`rollout` lasts until the engine's last step, with the checks that are made meanwhile; `verify` is what is left of them
+between it and the update, `update` the rest. Log-probabilities of
 the policy that sampled come with the samples; one pass for them alone, which a trainer without them needs, is timed
 apart and in no step. The roofline is that of bench/engine.py for the decoding, and the operations of prompts, forward
 and backward over the ceiling of matrix products for the rest. `--tiny --device cpu` walks the same path.
@@ -24,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
@@ -39,8 +39,8 @@ from memory import MOE
 from nalar.data.template import SPECIAL_TOKENS
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.config import EngineConfig
-from nalar.engine.engine import Engine, OnStep
-from nalar.engine.sequence import Completion, Request
+from nalar.engine.engine import Engine, Event
+from nalar.engine.sequence import Request
 from nalar.machine import keep_freed_memory, keep_old_objects
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
@@ -48,9 +48,11 @@ from nalar.model.weights import save_model
 from nalar.optim.muonclip import MuonClip
 from nalar.plan.model import sequence_flops
 from nalar.plan.published import PUBLISHED
+from nalar.rl.batches import drawn_logprobs
+from nalar.rl.collector import collect
 from nalar.rl.config import RLConfig
-from nalar.rl.rollout import Rollout, collect
-from nalar.rl.step import policy_batches, trainer_logprobs, update, useful
+from nalar.rl.rollout import Rollout
+from nalar.rl.step import teach, update
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.problem import Problem, Split
 from nalar.train.pretrain import compiled_blocks
@@ -82,19 +84,18 @@ class FixedLength(ChainSum):
 
 
 class ForcedLength(Engine):
-    """No token ends a sample; keeps when a call came back."""
+    """No token ends a sample; keeps when the last step came back."""
 
     returned = 0.0
 
-    def generate(
-        self, requests: Sequence[Request], on_step: OnStep | None = None
-    ) -> list[list[Completion]]:
-        params = [r.params.model_copy(update={"stop_token_ids": ()}) for r in requests]
-        endless = [replace(r, params=p) for r, p in zip(requests, params, strict=True)]
-        found = super().generate(endless, on_step)
-        wait(self._device)
+    def add(self, request: Request) -> int:
+        endless = request.params.model_copy(update={"stop_token_ids": ()})
+        return super().add(replace(request, params=endless))
+
+    def step(self) -> list[Event]:
+        events = super().step()
         self.returned = time.perf_counter()
-        return found
+        return events
 
 
 def tokenizer_of(vocab_size: int) -> Tokenizer:
@@ -158,7 +159,8 @@ class Ours:
         groups = self.sampled(step)
         verified = time.perf_counter()
         self.model.train()
-        done = update(self.model, self.optimizer, groups, self.config, lr_factor=1.0)
+        [lessons], _ = teach(self.model, groups, self.config)
+        done = update(self.model, self.optimizer, lessons, self.config, lr_factor=1.0)
         self.engine.load(self.model.state_dict(), version=step + 1)
         wait(self.device)
         ended = time.perf_counter()
@@ -169,19 +171,12 @@ class Ours:
 
     def logprob_s(self) -> float:
         """One pass for the log-probabilities of all responses."""
-        rollouts, advantages = useful(self.sampled(next(self._steps)), self.config)
+        [minibatch], _ = teach(self.model, self.sampled(next(self._steps)), self.config)
         taken = 0.0
         for _ in range(2):
             wait(self.device)
             started = time.perf_counter()
-            with torch.no_grad():
-                for batch in policy_batches(
-                    rollouts,
-                    advantages,
-                    max_tokens=self.config.micro_batch_tokens,
-                    device=self.device,
-                ):
-                    trainer_logprobs(self.model, batch)
+            drawn_logprobs(self.model, minibatch.lessons, self.config)
             wait(self.device)
             taken = time.perf_counter() - started
         return taken
