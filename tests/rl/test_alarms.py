@@ -57,6 +57,15 @@ def test_a_good_run_is_quiet():
     assert alarms_of(lambda step, values: None) == []
 
 
+def test_older_policies_are_apart_from_the_trainer_without_alarm():
+    def stale(step, values):
+        if step % 2:
+            values |= {"max_staleness": 1.0, "first_log_ratio_rms": 0.3}
+
+    alarms = [name for name, _ in alarms_of(stale)]
+    assert "sampler and trainer apart" not in alarms
+
+
 def setting(metric, value, since=30):
     def change(step, values):
         if step >= since and metric in values:

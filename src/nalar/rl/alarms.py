@@ -141,6 +141,14 @@ def _collapsed(metric: str, field: str) -> Rule:
     return rule
 
 
+def _apart(series: Series, config: RLConfig) -> Iterator[Finding]:
+    """Of steps with tokens of this policy alone: between an older one and the trainer there is more than rounding."""
+    looked = series.get("first_log_ratio_rms", [])
+    age = dict(series.get("max_staleness", []))
+    if looked and not age.get(looked[-1][0]):
+        yield from _above("first_log_ratio_rms", "max_log_ratio_rms")(series, config)
+
+
 def _too_stale(series: Series, config: RLConfig) -> Iterator[Finding]:
     """Where samples are drawn to their ends in one step, all are of the newest policy."""
     rollout = config.rollout
@@ -221,7 +229,7 @@ RULES: Mapping[str, tuple[Rule, str]] = {
         "of the program. Keep the run's rollouts and report it.",
     ),
     "sampler and trainer apart": (
-        _above("first_log_ratio_rms", "max_log_ratio_rms"),
+        _apart,
         "Before its first update a step's samples should be the policy's own. Look for stale weights in "
         "the sampler or a forward pass that differs; NALAR_KERNELS_OFF=all tells whether a kernel is to blame.",
     ),
