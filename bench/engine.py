@@ -104,6 +104,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.device, self.repeats = torch.device(args.device), args.repeats
+        self.padded: bool = args.padded
         self.is_gpu = self.device.type == "cuda"
         self.dtype = torch.bfloat16 if self.is_gpu else torch.float32
         self.batches: tuple[int, ...] = (1, 64, 256) if self.is_gpu else (1, 64)
@@ -222,7 +223,7 @@ class Bench:
         if self.is_gpu:
             torch.cuda.empty_cache()  # of our cache, so that theirs finds it
         with section("  transformers"):
-            if self.is_gpu:
+            if self.is_gpu and not self.padded:
                 try:
                     return "transformers_continuous", peers.batched_seconds(peer, requests)
                 except Exception as error:  # whatever it raises, there is another way
@@ -286,6 +287,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default="start,decode,nano,turn", help="sections, with commas")
+    parser.add_argument("--padded", action="store_true", help="no continuous batching for the peer")
     parser.add_argument("--tiny", action="store_true", help="walk through it without measuring")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
@@ -309,7 +311,11 @@ def main(argv: list[str] | None = None) -> None:
     for name in wanted:
         with section(name):
             rows += sections[name]()
-    flags = f"--device {args.device} " * bench.is_gpu + f"--only {args.only} --out {args.out}"
+    flags = (
+        f"--device {args.device} " * bench.is_gpu
+        + "--padded " * args.padded
+        + f"--only {args.only} --out {args.out}"
+    )
     record(args.out, f"python bench/engine.py {flags}", rows)
 
 
