@@ -5,6 +5,8 @@ import torch
 
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
+from nalar.engine.sequence import SamplingParams
+from nalar.evals.protocol import sample_problems
 from nalar.model.transformer import Transformer
 from nalar.recipes.zero import zero_cpu
 from nalar.rl.batches import policy_batches
@@ -47,9 +49,10 @@ def sampled(tokenizer, rl_config):
         model.model.norm.weight.mul_(20)
         model.lm_head.weight[tokenizer.end_id] *= 3
     problems = draw_problems([ChainSum()], 2, 0, 0)
+    limits = EngineConfig(max_model_len=96, max_num_seqs=6, deterministic=True)
 
     def sample(make_environment=None, max_tokens=48):
-        engine = Engine(model, EngineConfig(max_model_len=96, max_num_seqs=6, deterministic=True))
+        engine = Engine(model, limits)
         config = rl_config(group_size=8, max_tokens=max_tokens)
         groups = collect(
             engine,
@@ -63,6 +66,19 @@ def sampled(tokenizer, rl_config):
         assert not engine.has_work
         return [r for group in groups for r in group]
 
+    def measure(make_environment):
+        params = SamplingParams(n=8, max_tokens=48, seed=3)
+        groups = sample_problems(
+            Engine(model, limits),
+            tokenizer,
+            ChainSum(),
+            problems,
+            params,
+            make_environment=make_environment,
+        )
+        return [sample for group in groups for sample in group]
+
+    sample.measure = measure
     return sample
 
 
@@ -108,6 +124,15 @@ def test_an_environment_hears_all_ids_so_far(sampled):
     for r in rollouts:
         if r.response.finish_reason == "stop":
             assert r.response.token_ids in told
+
+
+def test_an_evaluation_draws_what_rl_draws(sampled):
+    def make(problem):
+        return Echo(2)
+
+    measured, rollouts = sampled.measure(make), sampled(make)
+    assert sum(not all(r.response.drawn) for r in rollouts) >= 4
+    assert [Response.of(one.completion) for one in measured] == [r.response for r in rollouts]
 
 
 def test_a_reply_that_leaves_no_room_ends_the_response(sampled):

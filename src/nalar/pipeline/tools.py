@@ -3,7 +3,7 @@
 from nalar.data.dialogue import tool_ids
 from nalar.data.tokenizer import Tokenizer
 from nalar.data.tool_use import ToolUse
-from nalar.rl.episode import MakeEnvironment
+from nalar.engine.turns import MakeEnvironment
 from nalar.sandbox.config import ToolsConfig
 from nalar.sandbox.tools import open_tools
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
-from nalar.engine.sequence import StopMatcher
+from nalar.engine.turns import MakeEnvironment
 from nalar.machine import keep_old_objects
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
@@ -16,7 +16,6 @@ from nalar.optim.schedule import lr_factor
 from nalar.rl.collector import Collector
 from nalar.rl.config import RLConfig
 from nalar.rl.correction import Mismatch
-from nalar.rl.episode import MakeEnvironment
 from nalar.rl.group import Carried
 from nalar.rl.progress import RLProgress, progress
 from nalar.rl.reference import Reference
@@ -57,7 +56,6 @@ def train_rl(
     carried: Carried | None = None,
     save_dir: Path | None = None,
     make_environment: MakeEnvironment | None = None,
-    stop_matcher: StopMatcher | None = None,
 ) -> int:
     """Run steps first_step.. until config.steps or told to stop; returns steps done in all.
 
@@ -77,7 +75,6 @@ def train_rl(
         seed=seed,
         carried=carried,
         make_environment=make_environment,
-        stop_matcher=stop_matcher,
     )
     loop = _Loop(model, optimizer, collector, tasks, config, reference, save_dir)
     keep_old_objects()
