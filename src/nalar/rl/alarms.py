@@ -50,8 +50,10 @@ class Watch:
     On resuming it is shown the metrics of the steps before; it keeps nothing else.
     """
 
-    def __init__(self, config: RLConfig) -> None:
-        self._config = config
+    def __init__(self, config: RLConfig, dtype: str) -> None:
+        """dtype: of the weights, such as bfloat16."""
+        alarms = config.alarms.rounded_as(dtype)
+        self._config = config.model_copy(update={"alarms": alarms})
         self._series: dict[str, list[tuple[int, float]]] = {}
         self._lasting: set[tuple[str, str]] = set()
 

@@ -16,6 +16,7 @@ from nalar.optim.schedule import lr_factor
 from nalar.rl.collector import Collector
 from nalar.rl.config import RLConfig
 from nalar.rl.correction import Mismatch
+from nalar.rl.curriculum import Curricula
 from nalar.rl.group import Carried
 from nalar.rl.progress import RLProgress, progress
 from nalar.rl.reference import Reference
@@ -60,11 +61,19 @@ def train_rl(
     """Run steps first_step.. until config.steps or told to stop; returns steps done in all.
 
     reference: needed where `config.kl` has a coefficient; made of the model before step 0, or restored.
-    carried: what the steps before have left unfinished; moved on by every step. save_dir: where rollouts are kept.
+    carried: what the steps before have left; moved on by every step. save_dir: where rollouts are kept.
     """
 
+    carried = Carried() if carried is None else carried
+    curricula = Curricula(tasks, config.curriculum, carried.levels)
+
     def draw(number: int, again: int) -> list[Problem]:
-        return draw_problems(tasks, config.prompts_per_step, seed, number, again)
+        return draw_problems(curricula.of(tasks), config.prompts_per_step, seed, number, again)
+
+    def see(progress: RLProgress, groups: list[list[Rollout]]) -> None:
+        curricula.see(groups)
+        carried.levels = curricula.state()
+        on_step(progress, groups)
 
     collector = Collector(
         engine,
@@ -78,7 +87,7 @@ def train_rl(
     )
     loop = _Loop(model, optimizer, collector, tasks, config, reference, save_dir)
     keep_old_objects()
-    return loop.run(first_step, on_step, should_stop)
+    return loop.run(first_step, see, should_stop)
 
 
 def replay_rl(
