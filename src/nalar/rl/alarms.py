@@ -265,8 +265,8 @@ RULES: Mapping[str, tuple[Rule, str]] = {
     ),
     "fewer problems within reach": (
         _narrowed,
-        "More is solved at once and less at all: the policy narrows. Lower rl.lr, add rl.entropy_coef or "
-        "rl.kl, or stop here.",
+        "More is solved at once and less at all: the policy narrows. Lower rl.lr, set "
+        "rl.objective.entropy_coef or rl.kl.coef, or stop here.",
     ),
     "responses collapse": (
         _collapsed("response_tokens", "min_length_frac"),
@@ -275,8 +275,8 @@ RULES: Mapping[str, tuple[Rule, str]] = {
     ),
     "entropy collapses": (
         _collapsed("entropy", "min_entropy_frac"),
-        "The policy hardly varies any more, so groups soon teach nothing. Raise clip_high, add "
-        "rl.entropy_coef, or lower rl.lr.",
+        "The policy hardly varies any more, so groups soon teach nothing. Raise "
+        "rl.objective.clip_high, set rl.objective.entropy_coef, or lower rl.lr.",
     ),
     "repetition": (
         _lastingly_above("looping_frac", "max_looping_frac"),

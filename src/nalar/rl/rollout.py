@@ -7,11 +7,10 @@ from typing import Protocol
 
 from nalar.data.dialogue import Parsed, parse
 from nalar.data.tokenizer import Tokenizer
-from nalar.rl import rewards
 from nalar.rl.config import RewardConfig, RLConfig
 from nalar.rl.judge import Case
 from nalar.rl.response import Response
-from nalar.rl.rewards import Facts, group_rewards, totals
+from nalar.rl.rewards import Facts, group_rewards, totals, with_verdicts
 from nalar.tasks.problem import Problem, Score, Split, Task
 
 
@@ -92,7 +91,7 @@ def draw_problems(
     return [tasks[i % len(tasks)].draw(rng, "train") for i in range(count)]
 
 
-def judged(
+def judge_response(
     tokenizer: Tokenizer, task: Task, problem: Problem, response: Response, config: RewardConfig
 ) -> Judged:
     """Read a response and check its answer; a model that judges is asked last."""
@@ -101,7 +100,7 @@ def judged(
     if not config.weights_of(problem.task).judge:
         return Judged(parsed, score)
     case = Case(problem.prompt, parsed.answer, task.gold(problem))
-    [facts] = rewards.judged([Facts(problem.task, score, parsed.well_formed, case=case)], config)
+    [facts] = with_verdicts([Facts(problem.task, score, parsed.well_formed, case=case)], config)
     return Judged(parsed, facts.score, facts.judged)
 
 
