@@ -6,7 +6,7 @@ Imports no torch.
 import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nalar.config import Config, ConfigError, lookup
 from nalar.data.config import (
@@ -65,6 +65,12 @@ class TaskRunConfig(RunConfig):
     """Longest prompt, its turn's special tokens included; a task with a longer one is refused."""
     tools: ToolsConfig = ToolsConfig()
     """What the model may call in RL and in evaluations (docs/tools.md)."""
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _off(cls, given: object) -> object:
+        """Runs that began when they had no flags say None."""
+        return ToolsConfig() if given is None else given
 
     def model_post_init(self, context: object) -> None:
         RunConfig.model_post_init(self, context)

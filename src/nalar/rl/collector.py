@@ -76,9 +76,9 @@ class Collector:
         self._engine.load(params, version)
 
     def collect(self, number: int) -> Collected:
-        """The groups of step `number`, drawn by the engine's policy of now."""
+        """The groups of step `number`, drawn by the engine's policy of now: who was told of every step's weights has
+        that version."""
         step = _Step(number, list(self._carried.unfinished))
-        version = self._engine.policy_version
         with (
             Verdicts(self._tokenizer, self._tasks, self._config.reward) as verdicts,
             Sampler(self._engine, self._drawing) as sampler,
@@ -93,7 +93,7 @@ class Collector:
                     break
         self._carried.unfinished = step.open
         return Collected(
-            version=version,
+            version=number,
             groups=step.groups,
             dropped=step.dropped,
             num_begun=step.num_begun,

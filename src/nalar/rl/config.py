@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nalar.config import Config, ConfigError, lookup
 from nalar.endpoint import EndpointConfig
@@ -129,8 +129,10 @@ class AlarmsConfig(Config):
     """Share of responses that end in a loop."""
     min_length_frac: float = Field(default=0.5, ge=0, le=1)
     """Of the mean length of a task's responses in the first steps."""
-    min_entropy_frac: float = Field(default=0.1, ge=0, le=1)
+    min_entropy_frac: float = Field(default=0.03, ge=0, le=1)
     """Of the entropy of the first steps."""
+    solved_frac: float = Field(default=0.9, ge=0, le=1)
+    """Mean accuracy from which on silent groups and little entropy are what one expects."""
     min_change: float = Field(default=0.1, gt=0, lt=1)
     """What counts as a change of pass@1, pass@k or reward on so few problems."""
 
@@ -326,6 +328,12 @@ class RLConfig(Config):
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Padded tokens in one forward pass; bounds memory, changes no result but rounding."""
     save_every_steps: int = Field(default=25, ge=1)
+
+    @field_validator("curriculum", mode="before")
+    @classmethod
+    def _off(cls, given: object) -> object:
+        """Runs that began when it had no flags say None."""
+        return CurriculumConfig() if given is None else given
 
     @property
     def optim(self) -> OptimConfig:
