@@ -10,6 +10,7 @@ from nalar.data.dialogue import Delta
 from nalar.data.tokenizer import Tokenizer
 from nalar.pipeline.sampler import Sampler
 from nalar.recipes.tools import zero_tools_cpu
+from nalar.sandbox.config import ToolsConfig
 
 real_load = chat._load
 
@@ -87,7 +88,7 @@ def test_calls_are_answered_where_the_run_has_tools(monkeypatch, tmp_path, with_
     tokenizer = Tokenizer.train(["1+1"], TokenizerConfig(vocab_size=265, tools=True))
     sampler = Sampler(Calling(tokenizer), tokenizer)
     monkeypatch.setattr("nalar.pipeline.sampler.load_sampler", lambda folder, config: sampler)
-    config = zero_tools_cpu().model_copy(update={} if with_tools else {"tools": None})
+    config = zero_tools_cpu().model_copy(update={} if with_tools else {"tools": ToolsConfig()})
     speaker = real_load(tmp_path, config, chat.Chat(model="x"), 96)
     *deltas, reply = speaker("What is 12*34?", 0)
     assert "".join(d.call for d in deltas) == "calculator 12*34"
