@@ -7,7 +7,6 @@ experts by a dense model, an alarm that needs it has nothing to say.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import NamedTuple
 
 from nalar.rl.config import RLConfig
@@ -69,10 +68,15 @@ class Watch:
         return new
 
 
+def _mean(values: Sequence[float]) -> float:
+    """nan where infinities cancel out: fmean would raise, and an alarm must not end a run."""
+    return sum(values) / len(values)
+
+
 def _mean_of_last(series: Series, metric: str, count: int) -> float | None:
     """None: there are not so many yet."""
     values = [value for _, value in series.get(metric, ())]
-    return fmean(values[-count:]) if len(values) >= count else None
+    return _mean(values[-count:]) if len(values) >= count else None
 
 
 def _last(series: Series, metric: str) -> float | None:
@@ -133,8 +137,8 @@ def _collapsed(metric: str, field: str) -> Rule:
             values = [value for _, value in series[name]]
             if len(values) < 2 * window:
                 continue
-            limit = getattr(config.alarms, field) * fmean(values[:window])
-            now = fmean(values[-window:])
+            limit = getattr(config.alarms, field) * _mean(values[:window])
+            now = _mean(values[-window:])
             if now < limit:
                 yield Finding(name, now, limit)
 
@@ -197,7 +201,7 @@ def _reward_apart(series: Series, config: RLConfig) -> Iterator[Finding]:
     rewards = [value for _, value in series.get("reward", ())]
     if len(rewards) < 2 * window:
         return
-    first, now = fmean(rewards[:window]), fmean(rewards[-window:])
+    first, now = _mean(rewards[:window]), _mean(rewards[-window:])
     if now - first <= config.alarms.min_change:
         return
     for task, entries in _held_out(series, "pass_at_1"):
