@@ -161,7 +161,9 @@ class Endpoint:
             )
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return _Answer(error=f"{type(error).__name__}: {error}"[:200], pause_s=0)
-        if self._key:  # some servers repeat the key that they refuse, and what they say is kept and shown
+        if (
+            self._key
+        ):  # some servers repeat the key that they refuse, and what they say is kept and shown
             read = read.replace(self._key.encode(), b"[the key]")
         if response.status_code == 200:
             return _Answer(body=read)

@@ -124,7 +124,9 @@ def _objection(saved: _Saved, vocab_size: int) -> str | None:
     for one in responses:
         if not len(one.token_ids) == len(one.logprobs) == len(one.drawn) == len(one.versions):
             return "a response whose lists differ in length"
-    if any(one.is_whole and score is None for one, score in zip(responses, saved.scores, strict=True)):
+    if any(
+        one.is_whole and score is None for one, score in zip(responses, saved.scores, strict=True)
+    ):
         return "a whole response without a score"
     ids = chain(saved.prompt_ids, *(one.token_ids for one in responses))
     if not saved.prompt_ids or any(not 0 <= i < vocab_size for i in ids):

@@ -146,7 +146,7 @@ def _objection(row: RolloutRow, vocab_size: int) -> str | None:
         return "an empty prompt"
     outside = [i for i in (*row.prompt_ids, *row.token_ids) if not 0 <= i < vocab_size]
     if outside:
-        return f"the id {str(outside[0]):.20} with a vocabulary of {vocab_size}"
+        return f"the id {outside[0]!s:.20} with a vocabulary of {vocab_size}"
     numbers = {"reward": (row.reward,), "logprobs": row.logprobs}
     strange = [name for name, of in numbers.items() if not all(map(math.isfinite, of))]
     return f"a number that is not finite in {strange[0]}" if strange else None
