@@ -169,7 +169,7 @@ def _unless_solved(rule: Rule) -> Rule:
         window = config.alarms.window_steps
         shares = [_mean_of_last(series, name, window) for name, _ in _newest(series, "accuracy")]
         known = [share for share in shares if share is not None]
-        if not known or fmean(known) < config.alarms.solved_frac:
+        if not known or _mean(known) < config.alarms.solved_frac:
             yield from rule(series, config)
 
     return unless
