@@ -1,5 +1,6 @@
 """The client of chat APIs against a small server on this machine that fails in every way it can."""
 
+import gzip
 import json
 import socket
 import time
@@ -133,6 +134,30 @@ def test_the_key_stands_in_no_error_and_no_config(chat_server, monkeypatch):
         chat_server(lambda body, nth: (500, {}, b"no")), api_key_env="JUDGE_KEY", max_retries=0
     )
     assert "secret-2" not in asked.config.model_dump_json() + asked.ask(said("q")).error
+
+
+@pytest.mark.parametrize("body", [b"no such key: %s", b'{"error": "%s"}'])
+@pytest.mark.parametrize("status", [200, 401])
+def test_a_key_that_the_server_repeats_is_left_out(chat_server, monkeypatch, status, body):
+    monkeypatch.setenv("JUDGE_KEY", "secret-3")
+    server = chat_server(lambda asked, nth: (status, {}, body % b"secret-3"))
+    told = client(server, api_key_env="JUDGE_KEY").ask(said("q")).error
+    assert "secret-3" not in told and "[the key]" in told
+
+
+@pytest.mark.parametrize("key", ["secret-4\n", "secret-4 ", "secret-4\xe9", "secret\r\n-4"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(monkeypatch, key):
+    monkeypatch.setenv("JUDGE_KEY", key)
+    with pytest.raises(ConfigError, match="JUDGE_KEY, which holds") as refused:
+        Endpoint(EndpointConfig(base_url="http://127.0.0.1:9", model="m", api_key_env="JUDGE_KEY"))
+    assert "secret" not in str(refused.value)
+
+
+def test_a_reply_is_not_decompressed(chat_server):
+    packed = gzip.compress(chat("x" * 1000))
+    server = chat_server(lambda asked, nth: (200, {"Content-Encoding": "gzip"}, packed))
+    assert client(server).ask(said("q")).error.startswith("no chat completion")
+    assert server.seen[0][1]["Accept-Encoding"] == "identity"
 
 
 @pytest.mark.parametrize(

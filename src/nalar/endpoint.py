@@ -6,6 +6,7 @@ httpx is imported where the first question is sent: configs that name an endpoin
 import asyncio
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,7 @@ class Endpoint:
     """One model behind one address. Holds no connection between calls, and may be used by several threads."""
 
     def __init__(self, config: EndpointConfig) -> None:
-        """ConfigError where the environment lacks the key that the config names."""
+        """ConfigError where the environment lacks the key that the config names, or has one that no header can hold."""
         self.config = config
         self._key = os.environ.get(config.api_key_env) if config.api_key_env else None
         if config.api_key_env and not self._key:
@@ -86,6 +87,12 @@ class Endpoint:
                 at="endpoint.api_key_env",
                 got=f"{config.api_key_env}, which is not set",
                 want="an environment variable that holds the key",
+            )
+        if self._key and not re.fullmatch("[!-~]+", self._key):
+            raise ConfigError(
+                at="endpoint.api_key_env",
+                got=f"{config.api_key_env}, which holds a space, a line end or a sign beyond ASCII",
+                want="the key and nothing else",
             )
 
     def ask(self, messages: Sequence[Message], **params: Any) -> Reply:
@@ -110,7 +117,8 @@ class Endpoint:
     async def _all(self, bodies: Sequence[bytes]) -> list[Reply]:
         import httpx
 
-        headers = {"Content-Type": "application/json"}
+        # Uncompressed: a few bytes could be gigabytes.
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         limits = httpx.Limits(max_connections=self.config.max_concurrency)
@@ -143,7 +151,7 @@ class Endpoint:
             async with asyncio.timeout(self.config.timeout_s):
                 async with client.stream("POST", url, content=body) as response:
                     read = b""
-                    async for chunk in response.aiter_bytes():
+                    async for chunk in response.aiter_raw():
                         read += chunk
                         if len(read) > MAX_REPLY_BYTES:
                             return _Answer(error=f"more than {MAX_REPLY_BYTES} bytes")
@@ -153,6 +161,10 @@ class Endpoint:
             )
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return _Answer(error=f"{type(error).__name__}: {error}"[:200], pause_s=0)
+        if (
+            self._key
+        ):  # some servers repeat the key that they refuse, and what they say is kept and shown
+            read = read.replace(self._key.encode(), b"[the key]")
         if response.status_code == 200:
             return _Answer(body=read)
         told = read[:200].decode("utf-8", "replace").replace("\n", " ")

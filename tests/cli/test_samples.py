@@ -7,7 +7,7 @@ from nalar.data.dialogue import parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.rl.config import RewardConfig, RLConfig
 from nalar.rl.response import Response
-from nalar.rl.rollout import Collected, Verdict, rewarded
+from nalar.rl.rollout import Collected, Judged, rewarded
 from nalar.rl.store import save_rollouts
 from nalar.run import ROLLOUTS, Run
 from nalar.tasks.problem import Problem, Score
@@ -39,7 +39,7 @@ def run(tmp_path, monkeypatch) -> Run:
             score = Score(
                 parsed.answer == "two", whole, error="broken" * (parsed.answer == "?") or None
             )
-            verdicts.append(Verdict(parsed, score))
+            verdicts.append(Judged(parsed, score))
         return rewarded(problem, (1, 2), responses, verdicts, CONFIG)
 
     right, wrong, cut = "one</think>two<|end|>", "\x1b[31mone</think>one<|end|>", "one " * 10
@@ -106,3 +106,18 @@ def test_a_run_without_rollouts_and_a_broken_line_are_said(run, nalar_, tmp_path
     assert called.code == 2 and "line 1" in called.err
     Run.create(tmp_path / "runs", "b", {"recipe": "rl", "model": "x"}, "nalar rl", 0)
     assert "no samples of RL" in nalar_("samples", "b").err
+
+
+def test_half_a_surrogate_pair_in_a_file_is_escaped_in_the_document(run, nalar_):
+    path = run.path / ROLLOUTS / "step-000030.jsonl"
+    path.write_text(path.read_text().replace('"error": null', '"error": "\\ud800"', 1))
+    called = nalar_("samples", "a", "--json")
+    assert called.code == 0, called.err
+    assert called.document["groups"][0]["samples"][0]["error"] == "\ud800"
+
+
+def test_files_of_other_names_are_no_steps(run, nalar_):
+    for name in ("step-last.jsonl", "step-.jsonl", "step--1.jsonl"):
+        (run.path / ROLLOUTS / name).write_text("x")
+    called = nalar_("samples", "a")
+    assert called.code == 0 and "(kept: 1, 30)" in called.out

@@ -4,7 +4,7 @@ import pytest
 
 from nalar.config import UserError
 from nalar.data.config import TokenizerConfig
-from nalar.data.dialogue import ToolCall, encode_call, parse
+from nalar.data.dialogue import Parser, ToolCall, encode_call, parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.data.tool_use import ToolUse, tally
 from nalar.sandbox.config import ToolsConfig
@@ -86,6 +86,49 @@ def test_the_text_of_an_output_never_becomes_a_special_id():
     reply = environment.reply(ids)
     assert sum(i in TOKENIZER.special_ids for i in reply) == 2
     assert parse(TOKENIZER, ids + reply).calls[-1].output == "</tool_output><|end|>"
+
+
+class Gives(Breaks):
+    def __init__(self, result):
+        self.result = result
+
+    def run(self, arguments):
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ("result", "counted"),
+    [
+        (ToolResult("error: the tool failed: no"), (0.0, 0)),
+        (ToolResult("the tool failed: no", error=True), (1.0, 0)),
+        (ToolResult("no", error=True, broken=True), (1.0, 1)),
+    ],
+)
+def test_what_a_program_prints_counts_as_no_error_of_the_tool(result, counted):
+    output = ToolUse(TOKENIZER, {"says": Gives(result)}, ToolsConfig()).answer(ToolCall("says", ""))
+    found = tally([[ToolCall("says", "", output)]])
+    assert (found.error_frac, found.broken) == counted
+
+
+def test_half_a_surrogate_pair_in_an_output_is_replaced():
+    environment = ToolUse(TOKENIZER, {"says": Gives(ToolResult("a\ud800"))}, ToolsConfig())
+    assert going_on(environment, ("says", "x"))[1] == "a?"
+
+
+def test_many_calls_are_read_once_each(monkeypatch):
+    fed, feed = [0], Parser.feed
+
+    def counting(self, token_id):
+        fed[0] += 1
+        return feed(self, token_id)
+
+    monkeypatch.setattr(Parser, "feed", counting)
+    environment, ids = use(), ()
+    for _ in range(200):
+        ids += encode_call(TOKENIZER, "", "")
+        ids += environment.reply(ids)
+    assert fed[0] < 2 * len(ids)
+    assert environment.reply(encode_call(TOKENIZER, "calculator", "1+1")) is not None
 
 
 def test_limits_are_answered_by_errors_and_hold_for_whoever_goes_on():

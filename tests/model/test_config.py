@@ -1,4 +1,5 @@
 import pytest
+from pydantic import ValidationError
 
 from nalar.config import ConfigError
 from nalar.model.config import ModelConfig, RopeScaling
@@ -50,6 +51,25 @@ def test_fields_that_disagree_are_refused_by_name(fields, change, at):
     with pytest.raises(ConfigError) as caught:
         ModelConfig(**(fields | change))
     assert caught.value.at == f"model.{at}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rms_norm_eps": float("nan")},
+        {"rms_norm_eps": -1.0},
+        {"routed_scaling_factor": float("inf")},
+        {"rope_theta": float("inf")},
+        {"logits_scaling": float("inf")},
+        {"embedding_multiplier": float("nan")},
+        {"residual_multiplier": float("nan")},
+        {"attention_multiplier": float("inf")},
+        {"max_position_embeddings": 10**30},  # its table of rotations would not fit anywhere
+    ],
+)
+def test_numbers_that_no_model_can_compute_with_are_refused(change):
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        ModelConfig(**(MIXTURE | change))
 
 
 @pytest.mark.parametrize(

@@ -298,9 +298,13 @@ def test_a_key_that_is_missing_from_shards_is_missed_in_the_index(tiny_model, tm
         load_model(tmp_path)
 
 
-def test_what_does_not_fit_into_memory_is_bad_input(tiny_model, tmp_path):
+@pytest.mark.parametrize("raised", [MemoryError("x"), RuntimeError("can't allocate memory")])
+def test_what_does_not_fit_into_memory_is_bad_input(tiny_model, tmp_path, monkeypatch, raised):
+    def allocate(*_):
+        raise raised
+
     save_model(tiny_model, tmp_path, token_ids=IDS)
-    change_config(tmp_path, max_position_embeddings=10**15)
+    monkeypatch.setattr("nalar.model.weights.allocate", allocate)
     with pytest.raises(UserError, match="a model that fits on cpu"):
         load_model(tmp_path)
 

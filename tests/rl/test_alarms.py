@@ -1,6 +1,7 @@
 """Each alarm on a series that is wrong in its way alone, and none on one that is right."""
 
 import math
+import random
 
 import pytest
 
@@ -181,3 +182,15 @@ def test_an_alarm_says_what_where_and_what_to_do():
 
 def test_limits_are_the_configs():
     assert alarms_of(BROKEN["verifier fails"], max_verifier_error_frac=0.5) == []
+
+
+def test_series_of_any_numbers_raise_nothing():
+    """Infinities of both signs, sums beyond the largest float."""
+    rng = random.Random(0)
+    odd = [0.0, 1.0, -1.0, 1.7e308, -1.7e308, math.nan, math.inf, -math.inf]
+    names = ["reward", "samples", "silent_groups", "kept_groups", "verifier_errors", "timeouts"]
+    names += ["response_tokens/a", "entropy", "looping_frac", "loss/kl", "held_out_pass_at_1/a"]
+    for _ in range(30):
+        watch = Watch(RLConfig(steps=50))
+        for step in range(1, 30):
+            watch.see(step, {name: rng.choice(odd) for name in names if rng.random() < 0.8})

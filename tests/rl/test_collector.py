@@ -259,6 +259,28 @@ def test_unfinished_rollouts_that_nalar_did_not_write_are_named(tokenizer):
         Carried.from_json({"unfinished": [{"seed": 1}]}, tokenizer)
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"scores": []}, "one score for each"),
+        ({"by_judge": [None] * 9}, "one score for each"),
+        ({"responses": {"logprobs": []}}, "lists differ"),
+        ({"responses": {"finish_reason": "stop"}, "scores": [None] * SAMPLES}, "without a score"),
+        ({"responses": {"token_ids": [10**30]}}, "an id that is none"),
+        ({"prompt_ids": [-1]}, "an id that is none"),
+        ({"prompt_ids": []}, "an empty prompt"),
+    ],
+)
+def test_unfinished_rollouts_that_do_not_fit_together_are_refused(tokenizer, change, named):
+    response = {"token_ids": [1], "logprobs": [-1.0], "drawn": [True], "versions": [0]}
+    response |= {"finish_reason": "abort"} | change.pop("responses", {})
+    group = {"problem": {"task": "t", "key": "k", "prompt": "p"}, "prompt_ids": [1], "seed": 1}
+    group |= {"step": 0, "again": 0, "slot": 0, "responses": [response] * SAMPLES}
+    group |= {"scores": [None] * SAMPLES, "by_judge": [None] * SAMPLES} | change
+    with pytest.raises(UserError, match=named):
+        Carried.from_json({"unfinished": [group]}, tokenizer)
+
+
 def test_a_step_that_is_broken_off_leaves_the_engine_free(collector, model):
     class Broken(ChainSum):
         def score(self, problem, answer):

@@ -196,6 +196,29 @@ def test_a_line_that_is_no_rollout_is_named(tmp_path, make_rollout, change, name
     assert "line 2" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"token_ids": [10**6, 3]}, "the id 1000000 "),
+        ({"token_ids": [-1, 3]}, "the id -1 "),
+        ({"prompt_ids": [10**40]}, "the id 10{19} with"),
+        ({"prompt_ids": []}, "an empty prompt"),
+        ({"reward": float("nan")}, "not finite in reward"),
+        ({"logprobs": [-1.0, float("-inf")]}, "not finite in logprobs"),
+    ],
+)
+def test_what_nobody_can_train_on_is_named(tmp_path, tokenizer, make_rollout, change, named):
+    group = [make_rollout([1], [2, 3], reward=float(i)) for i in range(2)]
+    save_rollouts(tmp_path, 1, Collected(0, [group]))
+    path = path_of(tmp_path, 1)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[1] |= change
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=named) as error:
+        load_rollouts(path, tokenizer)
+    assert "line 2" in str(error.value)
+
+
 def test_an_empty_file_is_no_step(tmp_path):
     (tmp_path / "step-000001.jsonl").write_text("")
     with pytest.raises(UserError, match="no rollouts"):

@@ -62,9 +62,11 @@ def test_a_verifier_that_fails_at_what_is_no_answer_is_shown():
         check_tasks([Fails()])
 
 
-@pytest.mark.parametrize("earned", [float("nan"), float("inf"), -float("inf")])
-def test_a_reward_that_is_not_finite_is_shown_with_its_problem(earned):
-    with pytest.raises(UserError, match=r"a reward of -?(nan|inf) for its own answer.*What is \d"):
+@pytest.mark.parametrize("earned", [float("nan"), float("inf"), -float("inf"), 1e39])
+def test_a_reward_that_cannot_be_computed_with_is_shown_with_its_problem(earned):
+    with pytest.raises(
+        UserError, match=r"a reward of (-?nan|-?inf|1e[+]39) for its own answer.*What is \d"
+    ):
         check_tasks([Arithmetic()], reward=lambda problem, score: earned)
 
 

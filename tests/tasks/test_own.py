@@ -128,3 +128,19 @@ def test_the_file_is_loaded_in_another_process_and_may_import_its_neighbours(tmp
     text = f"import os, beside\nassert os.getpid() != {os.getpid()}\n" + GOOD
     task = open_task(write(tmp_path, text), at="--task")
     task.close()
+
+
+def test_a_bar_in_every_prompt_leaves_problems_in_every_split(tmp_path):
+    barred = GOOD.replace("Double {a}.", "|x| = {a}; 2|x| = ?")
+    made = open_task(write(tmp_path, barred), at="--task")
+    assert all(len(made.problems(split, 5, seed=1)) == 5 for split in ("train", "valid", "test"))
+    made.close()
+
+
+def test_a_worker_that_answers_another_question_is_an_error_and_no_verdict(task, monkeypatch):
+    problem = task.draw(random.Random(0), "train")
+    monkeypatch.setattr(task._worker, "ask", lambda request, timeout_s: {"made": {}})
+    assert task.score(problem, "1").error == "score(): an answer to another question"
+    monkeypatch.setattr(task._worker, "ask", lambda request, timeout_s: {"correct": True})
+    with pytest.raises(UserError, match="make"):
+        task.draw(random.Random(0), "train")

@@ -116,6 +116,12 @@ def test_a_gold_number_of_json_is_a_number_however_json_writes_it(tmp_path, give
     assert task.gold(problem) == gold and task.score(problem, gold).correct
 
 
+def test_a_gold_integer_beyond_all_floats_is_no_number(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"question": "What?", "answer": 10**400}])
+    with pytest.raises(UserError, match="1 whose answer is no number"):
+        TextProblems(TextConfig(path=path, golds="numbers"))
+
+
 def test_a_mark_of_byte_order_is_no_part_of_a_file(tmp_path):
     (tmp_path / "a.jsonl").write_text("\ufeff" + json.dumps(sums(1)[0]), encoding="utf-8")
     task = TextProblems(TextConfig(path=str(tmp_path / "a.jsonl"), split="test"))

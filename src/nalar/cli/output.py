@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from nalar.config import UserError
+from nalar.disk import encode
 from nalar.evals.text import printable
 
 SCHEMA_VERSION = 1
@@ -97,4 +98,4 @@ class Output:
     def document(self, document: BaseModel) -> None:
         """The one JSON document; nothing where none was asked for."""
         if self.json:
-            print(document.model_dump_json(indent=2), flush=True)
+            print(encode(document.model_dump(mode="json"), indent=2).decode(), flush=True)

@@ -107,15 +107,16 @@ def run(args: Sequence[str]) -> int:
 
 def _files(found: Run) -> Mapping[int, Path]:
     """By step, in order."""
-    paths = sorted((found.path / ROLLOUTS).glob("step-*.jsonl"))
-    if not paths:
+    paths = (found.path / ROLLOUTS).glob("step-*.jsonl")
+    numbered = sorted((int(name), path) for path in paths if (name := path.stem[5:]).isdecimal())
+    if not numbered:
         raise UserError(
             at=str(found.path),
             got="no samples of RL",
             want="a run that has done a step of RL",
             hint="`nalar eval` and report.html show samples of evaluations",
         )
-    return {int(path.stem.removeprefix("step-")): path for path in paths}
+    return dict(numbered)
 
 
 def _read(path: Path, found: Run) -> list[Group]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nalar.data.dialogue import ToolCall, encode_output, parse, tool_ids
+from nalar.data.dialogue import Parser, ToolCall, encode_output, tool_ids
 from nalar.data.tokenizer import Tokenizer
 from nalar.sandbox.config import ToolsConfig
 from nalar.sandbox.tools import Tool, ToolResult, cut, read_arguments
@@ -29,6 +29,7 @@ class ToolUse:
         self._ids = tool_ids(tokenizer)
         self._tokenizer, self._tools, self._limits = tokenizer, tools, limits
         self._left_s = limits.wall_s
+        self._parser, self._parsed_ids = Parser(tokenizer), tuple[int, ...]()
 
     def reply(self, token_ids: Sequence[int]) -> tuple[int, ...] | None:
         """Called when a sample stops, with all ids behind its prompt: ids to go on from, which the model did not draw.
@@ -38,10 +39,20 @@ class ToolUse:
         """
         if not token_ids or token_ids[-1] != self._ids.end_call:
             return None
-        calls = parse(self._tokenizer, token_ids).calls
+        calls = self._calls(token_ids)
         if not calls or calls[-1].output is not None:  # </tool_call> where no call had begun
             return None
         return encode_output(self._tokenizer, self.answer(calls[-1], calls[:-1]))
+
+    def _calls(self, token_ids: Sequence[int]) -> tuple[ToolCall, ...]:
+        """Each id is read once, and not again with every call behind it: a model may write a call a few ids long."""
+        ids, known = tuple(token_ids), len(self._parsed_ids)
+        if ids[:known] != self._parsed_ids:
+            self._parser, known = Parser(self._tokenizer), 0
+        for token_id in ids[known:]:
+            self._parser.feed(token_id)
+        self._parsed_ids = ids
+        return self._parser.result().calls
 
     def answer(self, call: ToolCall, before: Sequence[ToolCall] = ()) -> str:
         """The output of a call behind others in the same response."""
@@ -54,7 +65,10 @@ class ToolUse:
         if left <= 0:
             return f"{ERROR}no room is left for outputs"
         result = self._result(call)
-        text = (ERROR if result.error else "") + (BROKEN if result.broken else "") + result.text
+        text = result.text.encode("utf-8", "replace").decode()  # half surrogates are no text
+        if not result.broken and text.startswith(BROKEN if result.error else ERROR):
+            text = " " + text  # what a program prints is no error of its call, nor of the tool
+        text = (ERROR if result.error else "") + (BROKEN if result.broken else "") + text
         return cut(text, left)
 
     def _result(self, call: ToolCall) -> ToolResult:

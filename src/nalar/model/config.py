@@ -106,22 +106,22 @@ class ModelConfig(Config):
     topk_method: Literal["noaux_tc", "greedy"] = "noaux_tc"
     """noaux_tc: a bias steers the choice and keeps the balance (arXiv:2408.15664). greedy: scores alone."""
     norm_topk_prob: bool = True
-    routed_scaling_factor: float = 1.0
-    rope_theta: float = Field(default=10000.0, gt=0)
+    routed_scaling_factor: float = Field(default=1.0, allow_inf_nan=False)
+    rope_theta: float = Field(default=10000.0, gt=0, allow_inf_nan=False)
     rope_interleave: bool = True
     """Rotary pairs are neighbours. False: a pair is i and i + half the width."""
     rope_scaling: RopeScaling | None = None
-    max_position_embeddings: int = Field(default=4096, ge=2)
-    rms_norm_eps: float = 1e-6
-    initializer_range: float = 0.02
+    max_position_embeddings: int = Field(default=4096, ge=2, le=2**24)
+    rms_norm_eps: float = Field(default=1e-6, ge=0, allow_inf_nan=False)
+    initializer_range: float = Field(default=0.02, allow_inf_nan=False)
     tie_word_embeddings: bool = False
     """The output head is the embedding."""
-    embedding_multiplier: float = 1.0
-    attention_multiplier: float | None = None
+    embedding_multiplier: float = Field(default=1.0, allow_inf_nan=False)
+    attention_multiplier: float | None = Field(default=None, allow_inf_nan=False)
     """Softmax scale. None: 1 / sqrt(width of a query head)."""
-    residual_multiplier: float = 1.0
+    residual_multiplier: float = Field(default=1.0, allow_inf_nan=False)
     """On what each half of a block adds to the stream."""
-    logits_scaling: float = Field(default=1.0, gt=0)
+    logits_scaling: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Logits are divided by this."""
     num_nextn_predict_layers: int = Field(default=0, ge=0)
     """Depth of multi-token prediction: blocks behind the last layer, which predict tokens after the next."""

@@ -7,7 +7,6 @@ experts by a dense model, an alarm that needs it has nothing to say.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import NamedTuple
 
 from nalar.rl.config import RLConfig
@@ -71,10 +70,15 @@ class Watch:
         return new
 
 
+def _mean(values: Sequence[float]) -> float:
+    """nan where infinities cancel out: fmean would raise, and an alarm must not end a run."""
+    return sum(values) / len(values)
+
+
 def _mean_of_last(series: Series, metric: str, count: int) -> float | None:
     """None: there are not so many yet."""
     values = [value for _, value in series.get(metric, ())]
-    return fmean(values[-count:]) if len(values) >= count else None
+    return _mean(values[-count:]) if len(values) >= count else None
 
 
 def _last(series: Series, metric: str) -> float | None:
@@ -135,8 +139,8 @@ def _collapsed(metric: str, field: str) -> Rule:
             values = [value for _, value in series[name]]
             if len(values) < 2 * window:
                 continue
-            limit = getattr(config.alarms, field) * fmean(values[:window])
-            now = fmean(values[-window:])
+            limit = getattr(config.alarms, field) * _mean(values[:window])
+            now = _mean(values[-window:])
             if now < limit:
                 yield Finding(name, now, limit)
 
@@ -167,7 +171,7 @@ def _unless_solved(rule: Rule) -> Rule:
         window = config.alarms.window_steps
         shares = [_mean_of_last(series, name, window) for name, _ in _newest(series, "accuracy")]
         known = [share for share in shares if share is not None]
-        if not known or fmean(known) < config.alarms.solved_frac:
+        if not known or _mean(known) < config.alarms.solved_frac:
             yield from rule(series, config)
 
     return unless
@@ -212,7 +216,7 @@ def _reward_apart(series: Series, config: RLConfig) -> Iterator[Finding]:
     rewards = [value for _, value in series.get("reward", ())]
     if len(rewards) < 2 * window:
         return
-    first, now = fmean(rewards[:window]), fmean(rewards[-window:])
+    first, now = _mean(rewards[:window]), _mean(rewards[-window:])
     if now - first <= config.alarms.min_change:
         return
     for task, entries in _held_out(series, "pass_at_1"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -109,7 +110,32 @@ class Carried:
                 got=f"{first['msg'].lower()} at {'.'.join(map(str, first['loc']))}",
                 want="what nalar wrote",
             ) from error
+        for i, one in enumerate(saved.unfinished):
+            if objection := _objection(one, tokenizer.vocab_size):
+                raise UserError(
+                    at=f"unfinished rollouts of a checkpoint, group {i}",
+                    got=objection,
+                    want="what nalar wrote",
+                )
         return cls([_opened(one, tokenizer) for one in saved.unfinished], saved.levels)
+
+
+def _objection(saved: _Saved, vocab_size: int) -> str | None:
+    """What does not fit together, or not to this tokenizer."""
+    responses = saved.responses
+    if not len(responses) == len(saved.scores) == len(saved.by_judge):
+        return "not one score for each response"
+    for one in responses:
+        if not len(one.token_ids) == len(one.logprobs) == len(one.drawn) == len(one.versions):
+            return "a response whose lists differ in length"
+    if any(
+        one.is_whole and score is None for one, score in zip(responses, saved.scores, strict=True)
+    ):
+        return "a whole response without a score"
+    ids = chain(saved.prompt_ids, *(one.token_ids for one in responses))
+    if not saved.prompt_ids or any(not 0 <= i < vocab_size for i in ids):
+        return f"an empty prompt, or an id that is none of {vocab_size}"
+    return None
 
 
 def _opened(saved: _Saved, tokenizer: Tokenizer) -> Group:

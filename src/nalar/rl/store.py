@@ -1,5 +1,6 @@
 """Rollouts as files, a step a file and a response a line; and training on what they hold. Imports no torch."""
 
+import math
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -126,12 +127,29 @@ def _checked(record: Mapping[str, Any], at: str) -> RolloutRow:
 
 
 def load_rollouts(path: Path, tokenizer: Tokenizer) -> Collected:
-    """A step as it was saved. Nothing of it is sampled now."""
+    """A step as it was saved. Nothing of it is sampled now. UserError where nobody can train on it."""
     rows = read_rows(path)
+    for i, row in enumerate(rows, start=1):
+        if objection := _objection(row, tokenizer.vocab_size):
+            raise UserError(
+                at=f"{path}, line {i}", got=objection, want="a rollout of this model's tokenizer"
+            )
     groups: dict[bool, list[list[Rollout]]] = {True: [], False: []}
     for (_, kept), own in groupby(rows, key=lambda row: (row.group, row.kept)):
         groups[kept].append([row.rollout(tokenizer) for row in own])
     return Collected(rows[0].version, groups[True], groups[False])
+
+
+def _objection(row: RolloutRow, vocab_size: int) -> str | None:
+    """What would train on nothing, on noise, or beyond the embedding."""
+    if not row.prompt_ids:
+        return "an empty prompt"
+    outside = [i for i in (*row.prompt_ids, *row.token_ids) if not 0 <= i < vocab_size]
+    if outside:
+        return f"the id {outside[0]!s:.20} with a vocabulary of {vocab_size}"
+    numbers = {"reward": (row.reward,), "logprobs": row.logprobs}
+    strange = [name for name, of in numbers.items() if not all(map(math.isfinite, of))]
+    return f"a number that is not finite in {strange[0]}" if strange else None
 
 
 class Replay:

@@ -1,6 +1,5 @@
 """What is refused before a run begins: tasks whose golds fail, that are empty, or whose held-out problems overlap."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 from nalar.config import UserError
@@ -11,6 +10,8 @@ CHECKED, CHECKED_COSTLY = 64, 16
 """Problems of each split whose gold answer is scored; fewer where a score takes milliseconds."""
 COMPARED = 200
 """Problems of each split of a task that makes its own which are compared with the other splits."""
+MAX_REWARD = 1e9
+"""Either way. Advantages are float32, and have squares in them."""
 NO_ANSWER = "this is no answer"
 _SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 _HELD_OUT: tuple[Split, ...] = ("valid", "test")
@@ -25,7 +26,8 @@ def check_tasks(
     """Everything that can be told of tasks before a model has answered one; UserError shows the first problem at fault.
 
     tasks: those that are trained on, the same object twice where it counts double. held_out: further ones, of which
-    only valid or test problems are asked. reward: what a gold answer's score would earn, which must be finite.
+    only valid or test problems are asked. reward: what a gold answer's score would earn, which must be finite
+    and of a size that can be computed with.
     """
     if not tasks:
         raise UserError(at="tasks", got="no task", want="at least one to train on")
@@ -67,7 +69,7 @@ def _refuse_bad_problem(
     if not score.correct:
         why = f": {score.error}" if score.error else ""
         raise _shown(task, problem, f"its own answer {gold!r} scored as wrong{why}")
-    if reward is not None and not math.isfinite(earned := reward(problem, score)):
+    if reward is not None and not abs(earned := reward(problem, score)) <= MAX_REWARD:
         raise _shown(task, problem, f"a reward of {earned} for its own answer {gold!r}")
     for empty in ("", NO_ANSWER):
         score = task.score(problem, empty)

@@ -54,7 +54,8 @@ class OwnTask(Family):
 
     def make(self, rng: random.Random) -> Problem:
         made = self._made(rng.getrandbits(48))
-        key = f"own {self.id}:{made.get('key', made['prompt'])}"
+        whole = str(made.get("key", made["prompt"])).replace("|", "\N{BROKEN BAR}")
+        key = f"own {self.id}:{whole}"  # a split is told by what stands before a bar: here, by all
         if not is_text(made["prompt"] + made["answer"] + key):
             raise self._objection(f"make(rng) gave {made!r:.120}", "text without lone surrogates")
         return Problem(
@@ -71,7 +72,7 @@ class OwnTask(Family):
             raise self._objection(f"make(rng): {error}", "a problem") from None
         if "error" in reply:
             raise self._objection(f"make(rng): {reply['error']}", "a problem of plain JSON")
-        made = reply["made"]
+        made = reply.get("made")
         fields = ("prompt", "answer")
         if not isinstance(made, Mapping) or not all(
             isinstance(made.get(field), str) and made[field].strip() for field in fields
@@ -99,6 +100,8 @@ class OwnTask(Family):
             return Score(False, True, vote, f"score(): {error}", error.timed_out)
         if "error" in reply:
             return Score(False, True, vote, f"score(): {reply['error']}")
+        if "correct" not in reply:
+            return Score(False, True, vote, "score(): an answer to another question")
         return Score(correct=reply["correct"] is True, well_formed=True, canonical=vote)
 
     def guess(self, rng: random.Random, problem: Problem) -> str:

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -205,7 +204,8 @@ def _question_and_gold(record: Mapping[str, Any], form: Form, where: str) -> tup
     question = next((record[n] for n in names if isinstance(record.get(n), str)), "")
     gold = record.get("answer")
     if isinstance(gold, int | float) and not isinstance(gold, bool):
-        gold = format(Decimal(str(gold)), "f") if math.isfinite(gold) else None
+        written = Decimal(str(gold))
+        gold = format(written, "f") if written.is_finite() else None
     if form == "gsm8k" and isinstance(gold, str):
         gold = gold.rpartition("####")[2] if "####" in gold else None
     if form == "math" and gold is None and isinstance(record.get("solution"), str):
