@@ -25,6 +25,7 @@ from nalar.kernels.paging import Paging
 from nalar.model.moe import Router
 from nalar.model.transformer import Transformer
 from nalar.pipeline.evaluation import engine_for
+from nalar.pipeline.tools import environments
 from nalar.rl.batches import policy_batches, trainer_logprobs
 from nalar.rl.collector import collect
 from nalar.rl.lessons import Lesson
@@ -190,7 +191,11 @@ def agreement(finished: Finished) -> Agreement:
     tasks = finished.rl_tasks
     count = -(-ROLLOUTS // config.rl.group_size)
     problems = draw_problems(tasks, count, config.seed, config.rl.steps)
-    groups = collect(engine, tokenizer, tasks, problems, config.rl, seed=config.seed)
+    groups = collect(
+        *(engine, tokenizer, tasks, problems, config.rl),
+        seed=config.seed,
+        make_environment=environments(config.tools, tokenizer),
+    )
     rollouts = [r for group in groups for r in group]
     experts = [e for group in engine.experts() for e in group]
     tally = _compare(model, rollouts, experts, config.rl.micro_batch_tokens)

@@ -18,6 +18,7 @@ from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
 from nalar.optim.schedule import lr_factor
 from nalar.pipeline.evaluation import engine_for
+from nalar.pipeline.tools import environments
 from nalar.plan.model import sampling_flops, sequence_flops
 from nalar.rl.batches import policy_batches, trainer_logprobs
 from nalar.rl.collector import collect
@@ -144,7 +145,11 @@ class Sampler:
         problems = draw_problems(tasks, config.rl.prompts_per_step, config.seed, self.step)
         seed = config.seed * 100_003 + self.step
         self.step += 1
-        return collect(self.engine, self.tokenizer, tasks, problems, config.rl, seed=seed)
+        return collect(
+            *(self.engine, self.tokenizer, tasks, problems, config.rl),
+            seed=seed,
+            make_environment=environments(config.tools, self.tokenizer),
+        )
 
 
 @dataclass
@@ -167,8 +172,8 @@ class Tuner:
             self.spent += sampling_flops(self.model.config, group[0].num_prompt_tokens, lengths)
 
     def tune(self, batch: Sequence[Rollout]) -> None:
-        """One optimizer step on the mean loss over response tokens."""
-        total = sum(len(r.response.token_ids) for r in batch)
+        """One optimizer step on the mean loss over what the model drew of responses."""
+        total = sum(r.response.num_drawn for r in batch)
         loss, loads = 0.0, list[torch.Tensor]()
         self.model.train()
         self.optimizer.zero_grad()

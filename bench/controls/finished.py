@@ -21,6 +21,7 @@ from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.evaluation import engine_for
 from nalar.pipeline.session import Session
 from nalar.pipeline.tasks import EVAL_SEED, tasks_of, test_problems
+from nalar.pipeline.tools import environments
 from nalar.run import Run
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.problem import Problem, Task
@@ -136,12 +137,14 @@ class Finished:
         self, model: Transformer, tokenizer: Tokenizer, evals: EvalConfig | None = None
     ) -> list[tuple[str, list[list[Sample]]]]:
         evals = evals or self.config.evals
-        engine = engine_for(model, self.config)
+        engine, make = engine_for(model, self.config), environments(self.config.tools, tokenizer)
         return [
             (
                 task_id,
                 evaluate(
-                    engine, tokenizer, task, self.problems(task_id), evals, seed=EVAL_SEED
+                    *(engine, tokenizer, task, self.problems(task_id), evals),
+                    seed=EVAL_SEED,
+                    make_environment=make,
                 ).samples,
             )
             for task_id, task in self.tasks.items()

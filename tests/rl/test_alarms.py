@@ -31,6 +31,7 @@ def good(step):
         "looping_frac": 0.02,
         "skipped_updates": 0.0,
         "entropy": 0.9 - 0.5 * done,
+        "accuracy/countdown": 0.2 + 0.6 * done,
         "response_tokens/countdown": 40 + 80 * done,
         "trained_tokens": 1000.0 + step,
         "counted_tokens": 1000.0 + step,
@@ -113,6 +114,16 @@ def test_what_is_wrong_sets_off_its_alarm_alone_and_once(name):
     [(found, step)] = alarms_of(BROKEN[name])
     assert found == name
     assert 20 <= step <= STEPS
+
+
+def test_a_run_that_has_learned_its_task_may_agree_with_itself():
+    def change(step, values):
+        if step >= 10:
+            values["accuracy/countdown"] = 0.97
+        if step >= 20:
+            values |= {"silent_groups": 16.0, "entropy": 0.004}
+
+    assert alarms_of(change) == []
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

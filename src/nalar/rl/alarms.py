@@ -158,6 +158,19 @@ def _too_stale(series: Series, config: RLConfig) -> Iterator[Finding]:
         yield Finding("max_staleness", oldest, limit)
 
 
+def _unless_solved(rule: Rule) -> Rule:
+    """What befalls a run that has learned its tasks is no alarm: groups agree, and entropy is nearly gone."""
+
+    def unless(series: Series, config: RLConfig) -> Iterator[Finding]:
+        window = config.alarms.window_steps
+        shares = [_mean_of_last(series, name, window) for name, _ in _newest(series, "accuracy")]
+        known = [share for share in shares if share is not None]
+        if not known or fmean(known) < config.alarms.solved_frac:
+            yield from rule(series, config)
+
+    return unless
+
+
 def _not_finite(series: Series, config: RLConfig) -> Iterator[Finding]:
     for metric, entries in series.items():
         if not math.isfinite(entries[-1][1]):
@@ -243,7 +256,9 @@ RULES: Mapping[str, tuple[Rule, str]] = {
         "Samples are of older policies than rl.rollout allows: the sampler was not told of new weights.",
     ),
     "nothing to learn from": (
-        _share_above("silent_groups", ("kept_groups", "dropped_groups"), "max_silent_frac"),
+        _unless_solved(
+            _share_above("silent_groups", ("kept_groups", "dropped_groups"), "max_silent_frac")
+        ),
         "All samples of nearly every group earn the same. Take easier or harder problems, a larger "
         "rl.group_size, or rl.rollout.max_refills.",
     ),
@@ -272,7 +287,7 @@ RULES: Mapping[str, tuple[Rule, str]] = {
         "probes that), or a length penalty is too strong.",
     ),
     "entropy collapses": (
-        _collapsed("entropy", "min_entropy_frac"),
+        _unless_solved(_collapsed("entropy", "min_entropy_frac")),
         "The policy hardly varies any more, so groups soon teach nothing. Raise clip_high, add "
         "rl.entropy_coef, or lower rl.lr.",
     ),

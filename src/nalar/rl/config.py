@@ -125,8 +125,10 @@ class AlarmsConfig(Config):
     """Share of responses that end in a loop."""
     min_length_frac: float = Field(default=0.5, ge=0, le=1)
     """Of the mean length of a task's responses in the first steps."""
-    min_entropy_frac: float = Field(default=0.1, ge=0, le=1)
+    min_entropy_frac: float = Field(default=0.03, ge=0, le=1)
     """Of the entropy of the first steps."""
+    solved_frac: float = Field(default=0.9, ge=0, le=1)
+    """Mean accuracy from which on silent groups and little entropy are what one expects."""
     min_change: float = Field(default=0.1, gt=0, lt=1)
     """What counts as a change of pass@1, pass@k or reward on so few problems."""
 
