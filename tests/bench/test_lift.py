@@ -180,6 +180,20 @@ def model() -> Transformer:
     return model
 
 
+def answered(engine, requests):
+    """Asked as RL asks: added, and stepped until all is said."""
+    ids = [engine.add(request) for request in requests]
+    found = {}
+    while engine.has_work:
+        for event in engine.step():
+            if event.completion is not None:
+                found[event.request_id, event.sample_id] = event.completion
+    return [
+        [found[i, j] for j in range(request.params.n)]
+        for i, request in zip(ids, requests, strict=True)
+    ]
+
+
 def test_the_watched_engine_gives_the_same_tokens_and_the_experts_of_each(model):
     requests = [
         Request(
@@ -188,12 +202,12 @@ def test_the_watched_engine_gives_the_same_tokens_and_the_experts_of_each(model)
         )
         for i in range(4)
     ]
-    limits = EngineConfig(max_model_len=64, max_num_seqs=16)
+    limits = EngineConfig(max_model_len=64, max_num_seqs=16, num_scheduler_steps=1)
     engine = WatchedEngine(model, limits)
-    groups = engine.generate(requests)
+    groups = answered(engine, requests)
     assert groups == Engine(model, limits).generate(requests)
     assert len({len(c.token_ids) for group in groups for c in group}) > 3  # rows did move
-    for request, group, experts in zip(requests, groups, engine.experts, strict=True):
+    for request, group, experts in zip(requests, groups, engine.experts(), strict=True):
         for completion, seen in zip(group, experts, strict=True):
             ids = torch.tensor([request.prompt_ids + completion.token_ids[:-1]])
             with torch.no_grad(), watched(model) as log:
@@ -210,10 +224,11 @@ def test_a_model_without_routers_can_be_watched_too(model):
         Request((5, 6), SamplingParams(n=2, max_tokens=4)),
         Request((7,), SamplingParams(max_tokens=3)),
     ]
-    engine = WatchedEngine(dense, EngineConfig(max_model_len=64))
-    groups = engine.generate(requests)
-    assert groups == Engine(dense, EngineConfig(max_model_len=64)).generate(requests)
-    assert [[e.numel() for e in group] for group in engine.experts] == [[0, 0], [0]]
+    limits = EngineConfig(max_model_len=64, num_scheduler_steps=1)
+    engine = WatchedEngine(dense, limits)
+    groups = answered(engine, requests)
+    assert groups == Engine(dense, limits).generate(requests)
+    assert [[e.numel() for e in group] for group in engine.experts()] == [[0, 0], [0]]
 
 
 def test_a_router_margin_is_the_gap_behind_the_last_expert_chosen(model):
