@@ -73,6 +73,24 @@ def test_tasks_are_named_after_one_flag_or_after_several(here, nalar_):
     assert not (here / "runs").exists()
 
 
+def test_a_curriculum_is_a_flag_and_so_are_tools(here, nalar_):
+    words = ("--task", "chain_sum,min_terms=2..3,max_terms=2..3", "--rl.curriculum.focus", "2")
+    curriculum = planned(nalar_, *words, *SIZES)["rl"]["curriculum"]
+    assert curriculum == {"focus": 2.0, "explore_frac": 0.2, "memory_problems": 16.0}
+    called = nalar_("rl", "--model", "base", "--task", TASK, "--tools.names", "calculator", *SIZES)
+    assert called.code == 2 and "without ids for calls" in called.err
+    assert not (here / "runs").exists()
+
+
+def test_a_reward_that_is_not_finite_is_refused_with_its_problem(here, nalar_):
+    weights = ("--rl.reward.correct", "1e308", "--rl.reward.well-formed", "1e308")
+    called = nalar_("rl", "--model", "base", "--task", TASK, *SIZES, *weights)
+    assert called.code == 2 and "a reward of inf" in called.err and "the problem: '" in called.err
+    called = nalar_("demo", "zero-tiny", *weights)
+    assert called.code == 2 and "a reward of inf" in called.err
+    assert not (here / "runs").exists()
+
+
 def test_values_of_a_flag_are_gathered():
     words = ["x", "--task", "a", "b", "--json", "--task=c", "--k", "2", "--task", "d"]
     assert flags.gathered(words, "--task") == [

@@ -50,7 +50,7 @@ def test_a_reply_stands_behind_what_was_drawn_and_is_not_drawn():
     assert [r.params.max_tokens for (r,) in engine.asked] == [20, 16, 12]
 
 
-def test_every_sample_has_an_environment_and_later_turns_streams_of_their_own():
+def test_every_sample_has_an_environment_and_keeps_its_stream():
     engine = Scripted(((STOP,), "stop"), ((STOP,), "stop"), ((END,), "stop"))
     made = []
     groups = generate_turns(
@@ -58,8 +58,10 @@ def test_every_sample_has_an_environment_and_later_turns_streams_of_their_own():
     )
     assert [e.place for e in made] == [0, 0, 1, 1]
     assert [len(group) for group in groups] == [2, 2]
-    seeds = [r.params.seed for turn in engine.asked[1:] for r in turn[:2]]
-    assert len(set(seeds)) == 4 and all(r.params.n == 1 for r in engine.asked[1])
+    later = engine.asked[1]
+    assert [(r.params.n, r.params.seed, r.first_stream) for r in later] == [
+        (1, 5, sample) for sample in (0, 1, 0, 1)
+    ]
 
 
 def test_a_reply_that_leaves_no_room_ends_the_sample_before_it():

@@ -44,7 +44,7 @@ def measured(limits):
 
 
 def test_with_a_calculator_it_is_right_and_without_it_is_not():
-    samples, result = measured(ToolsConfig())
+    samples, result = measured(ToolsConfig(names=("calculator",)))
     assert (result.pass_at_1.mean, result.tool_calls, result.called_frac) == (1.0, 1.0, 1.0)
     assert (result.well_formed_frac, result.tool_error_frac) == (1.0, 0.0)
     (call,) = samples[0][0].parsed.calls

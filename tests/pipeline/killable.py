@@ -119,7 +119,7 @@ POINTS: dict[str, Callable[[Stop], None]] = {
     "retained": lambda stop: stop.after(shelf_module.Shelf, "retain"),
     # of a step of RL
     "drawing": lambda stop: stop.after(Sampler, "step"),
-    "scoring": lambda stop: stop.before(verdicts_module, "judged"),
+    "scoring": lambda stop: stop.before(verdicts_module, "judge_response"),
     "updating": lambda stop: stop.after(loop_module, "update"),
     "rollouts written": lambda stop: stop.after(loop_module, "save_rollouts"),
     # elsewhere

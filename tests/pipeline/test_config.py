@@ -36,6 +36,13 @@ def test_what_does_not_fit_is_named(room, changes, at):
         ZeroConfig.model_validate(config)
 
 
+def test_runs_that_began_before_tools_and_curricula_had_flags_are_read():
+    config = RECIPES["zero-cpu"]()
+    older = config.model_dump() | {"tools": None}
+    older["rl"]["curriculum"] = None
+    assert ZeroConfig.model_validate(older) == config
+
+
 QWEN3_MOE = {
     "model_type": "qwen3_moe",
     "kv_lora_rank": None,

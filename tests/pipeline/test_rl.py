@@ -135,11 +135,9 @@ def test_the_report_says_what_became_of_any_task(whole):
     assert "countdown" not in page.lower()
 
 
-@pytest.mark.parametrize("at", [("evaluate_base", 1), ("rl", 7)])
-def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(
-    at, make_config, whole, work, go, recorder
-):
-    run, seen = work.create("run", make_config()), recorder.step
+def interrupted(go, run, recorder, at):
+    """Up to where a step of a stage has been logged."""
+    seen = recorder.step
 
     def interrupt(stage, step, values):
         seen(stage, step, values)
@@ -149,9 +147,35 @@ def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(
     recorder.step = interrupt
     with pytest.raises(KeyboardInterrupt):
         go(run, observer=recorder)
+
+
+@pytest.mark.parametrize("at", [("evaluate_base", 1), ("rl", 7)])
+def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(
+    at, make_config, whole, work, go, recorder
+):
+    run = work.create("run", make_config())
+    interrupted(go, run, recorder, at)
     assert go(run) is Outcome.FINISHED
     assert files(run) == files(whole) and len(files(run)) >= 6
     assert timeless(run) == timeless(whole)
+
+
+def test_a_curriculum_that_was_interrupted_draws_the_same(make_config, work, go, recorder):
+    """It does step 5 again, by the rates that the checkpoint of step 4 remembers."""
+    rl = {"steps": 6, "curriculum": {"focus": 2.0, "explore_frac": 0.1, "memory_problems": 4}}
+    levels = ("chain_sum,min_terms=2..4,max_terms=2..4",)
+    config = make_config(levels, rl=rl | {"rollout": {"save_every_steps": 1}})
+    whole, run = work.create("whole", config), work.create("run", config)
+    assert go(whole) is Outcome.FINISHED
+    interrupted(go, run, recorder, ("rl", 5))
+    (last,) = (run.path / "checkpoints").glob("rl-*")
+    remembered = json.loads((last / "state" / "loop.json").read_text())["levels"]["chain_sum"]
+    assert len(remembered) == 3 and sum(tried for _, tried in remembered.values()) > 3
+    assert go(run) is Outcome.FINISHED
+    assert files(run) == files(whole) and timeless(run) == timeless(whole)
+    names = {name for m in whole.metrics("rl") for name in m.values}
+    for metric in ("level_frac", "level_accuracy"):
+        assert f"{metric}/chain_sum,min_terms=2,max_terms=2" in names
 
 
 def test_a_stop_is_heard_and_saved(make_config, whole, work, go):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from nalar.pipeline import policy
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.state import Outcome
 from nalar.rl import rollout as rollout_module
@@ -14,6 +15,7 @@ def small(shrunk):
     config["pretrain"] |= {"slice_tokens": 6 * config["packing"]["step_tokens"], "max_slices": 1}
     config["probe"] = None
     config["rl"] |= {"steps": 2, "save_every_steps": 2}
+    config["rl"]["alarms"] |= {"held_out_every_steps": 1, "held_out_problems": 2, "held_out_k": 2}
     config["evals"] |= {"problems": 1, "tasks": ("chain_sum",)}
 
     def make(**rollout):
@@ -42,7 +44,13 @@ def test_a_run_keeps_its_rollouts_and_another_trains_on_them(
     ]
     watching = make_recorder()
     second = work.create("second", small(debug="train_only", replay_dir=str(folder)))
-    assert work.go(second, until="rl", observer=watching) is Outcome.FINISHED
+    with monkeypatch.context() as without:
+        without.delattr(policy, "engine_for")
+        assert work.go(second, until="rl", observer=watching) is Outcome.FINISHED
+    for run, has_looked in ((first, True), (second, False)):
+        assert has_looked == any(
+            "held_out_pass_at_1/chain_sum" in m.values for m in run.metrics("rl")
+        )
     assert weights(second) == weights(first)
     (note,) = [note for note in watching.notes if note.startswith("replay: ")]
     assert "apart at the first step" in note

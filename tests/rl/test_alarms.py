@@ -46,7 +46,7 @@ def good(step):
 
 def alarms_of(change, **config):
     """Names of all alarms of a run in which `change(step, values)` has been at work, with their steps."""
-    watch, found = Watch(rl(**config)), []
+    watch, found = Watch(rl(**config), "float32"), []
     for step in range(STEPS + 1):
         values = good(step)
         change(step, values)
@@ -56,6 +56,18 @@ def alarms_of(change, **config):
 
 def test_a_good_run_is_quiet():
     assert alarms_of(lambda step, values: None) == []
+
+
+def test_what_bfloat16_rounds_away_is_no_alarm_and_what_is_set_holds():
+    values = good(1) | {"first_log_ratio_rms": 0.05, "rerouted_frac": 0.1}
+
+    def heard(dtype, **alarms):
+        return [alarm.name for alarm in Watch(rl(**alarms), dtype).see(1, values)]
+
+    both = ["sampler and trainer apart", "experts chosen otherwise"]
+    assert heard("float32") == both and heard("bfloat16") == []
+    assert heard("bfloat16", max_rerouted_frac=0.05) == both[1:]
+    assert heard("float32", max_log_ratio_rms=0.2, max_rerouted_frac=0.2) == []
 
 
 def test_older_policies_are_apart_from_the_trainer_without_alarm():
@@ -141,7 +153,7 @@ def test_what_was_right_again_is_said_again():
 
 
 def test_a_watch_that_is_shown_the_past_goes_on_as_the_one_before():
-    whole, halves = Watch(rl()), Watch(rl())
+    whole, halves = Watch(rl(), "float32"), Watch(rl(), "float32")
     change = BROKEN["responses collapse"]
     seen = []
     for step in range(STEPS + 1):
@@ -151,7 +163,7 @@ def test_a_watch_that_is_shown_the_past_goes_on_as_the_one_before():
     expected = [str(alarm) for step, values in seen for alarm in whole.see(step, values)]
     for step, values in seen[:34]:  # the alarm is off, its cause has begun
         assert not halves.see(step, values)
-    again = Watch(rl())
+    again = Watch(rl(), "float32")
     for step, values in seen[:34]:
         again.see(step, values)
     assert [
@@ -160,7 +172,7 @@ def test_a_watch_that_is_shown_the_past_goes_on_as_the_one_before():
 
 
 def test_an_alarm_says_what_where_and_what_to_do():
-    watch = Watch(rl())
+    watch = Watch(rl(), "float32")
     [alarm] = watch.see(7, {"verifier_errors": 64, "samples": 256})
     assert "verifier fails at step 7" in str(alarm)
     assert "verifier_errors / samples is 0.25, its limit is 0.01" in str(alarm)

@@ -253,7 +253,9 @@ def test_what_is_carried_survives_as_json(collector, model, tokenizer):
 
 
 def test_unfinished_rollouts_that_nalar_did_not_write_are_named(tokenizer):
-    with pytest.raises(UserError, match=r"unfinished rollouts.*\n?.*at unfinished\.0\.problem"):
+    with pytest.raises(
+        UserError, match=r"what a checkpoint of RL remembers.*\n?.*at unfinished\.0\.problem"
+    ):
         Carried.from_json({"unfinished": [{"seed": 1}]}, tokenizer)
 
 

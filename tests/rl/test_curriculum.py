@@ -8,7 +8,8 @@ import pytest
 
 from nalar.config import ConfigError
 from nalar.rl.config import CurriculumConfig
-from nalar.rl.curriculum import Curriculum
+from nalar.rl.curriculum import Curricula, Curriculum
+from nalar.rl.group import Carried
 from nalar.tasks.countdown import Countdown
 from nalar.tasks.registry import open_task
 
@@ -17,14 +18,14 @@ LEVELS = [f"min_digits={n},max_digits={n}" for n in (1, 2, 3, 4)]
 
 
 def curriculum(**settings):
-    return Curriculum(open_task(WORD, at="test"), CurriculumConfig(**settings))
+    return Curriculum(open_task(WORD, at="test"), CurriculumConfig(**({"focus": 2.0} | settings)))
 
 
 def play(made, rates, problems, seed=0, group=8):
     """Draw problems and show what a learner of these chances would do; how often each level was drawn."""
     drawn, luck = Counter(), random.Random(f"luck {seed}")
     for step in range(problems):
-        problem = made.draw(random.Random(f"{seed}/{step}"))
+        problem = made.draw(random.Random(f"{seed}/{step}"), "train")
         drawn[problem.level] += 1
         chance = rates[problem.level]
         made.see(problem, sum(luck.random() < chance for _ in range(group)) / group)
@@ -48,7 +49,7 @@ def learn(made, problems, seed):
     skill = dict(zip(LEVELS, (0.3, 0.05, 0.01, 0.0), strict=True))
     luck, taught = random.Random(f"luck {seed}"), 0
     for step in range(problems):
-        problem = made.draw(random.Random(f"{seed}/{step}"))
+        problem = made.draw(random.Random(f"{seed}/{step}"), "train")
         at = LEVELS.index(problem.level)
         success = sum(luck.random() < skill[problem.level] for _ in range(8)) / 8
         made.see(problem, success)
@@ -63,7 +64,7 @@ def learn(made, problems, seed):
 def test_a_learner_is_taught_more_than_by_even_draws(seed):
     made = curriculum()
     taught, skill = learn(made, 1200, seed)
-    evenly, plain = learn(Curriculum(made.task), 1200, seed)
+    evenly, plain = learn(curriculum(explore_frac=1.0), 1200, seed)
     assert taught > 1.08 * evenly and sum(skill) > sum(plain)
     assert min(made.shares().values()) >= 0.05
 
@@ -80,7 +81,7 @@ def test_shares_on_numbers_one_can_do_on_paper():
     made = curriculum(explore_frac=0.4, focus=1.0, memory_problems=1e6)
     assert made.rates() == dict.fromkeys(LEVELS, 0.5)
     assert made.shares() == pytest.approx(dict.fromkeys(LEVELS, 0.25))
-    made.restore(dict(zip(LEVELS, ([2.25, 4.5], [0, 2], [4.25, 4.5], [0.75, 3.5]), strict=True)))
+    made.restore(dict(zip(LEVELS, ((2.25, 4.5), (0, 2), (4.25, 4.5), (0.75, 3.5)), strict=True)))
     # (2.25+0.25)/(4.5+0.5), (0+0.25)/(2+0.5), (4.25+0.25)/(4.5+0.5), (0.75+0.25)/(3.5+0.5)
     assert list(made.rates().values()) == pytest.approx([1 / 2, 1 / 10, 9 / 10, 1 / 4])
     weights = [1, 9 / 25, 9 / 25, 3 / 4]
@@ -91,7 +92,7 @@ def test_shares_on_numbers_one_can_do_on_paper():
 
 def test_a_level_seen_once_fades_by_its_memory():
     made = curriculum(memory_problems=4)
-    problem = made.draw(random.Random(0))
+    problem = made.draw(random.Random(0), "train")
     for success in (1.0, 0.5, 0.0):
         made.see(problem, success)
     assert made.state()[problem.level] == pytest.approx([0.75**2 + 0.75 * 0.5, 0.75**2 + 0.75 + 1])
@@ -102,11 +103,13 @@ def test_a_curriculum_stopped_and_restored_goes_on_the_same():
     whole, first, second = curriculum(), curriculum(), curriculum()
     play(whole, rates, 137)
     play(first, rates, 137)
-    second.restore(json.loads(json.dumps(first.state())))
+    carried = Carried(levels={"arithmetic": first.state()})
+    saved = json.loads(json.dumps(carried.to_json()))
+    second.restore(Carried.from_json(saved, None).levels["arithmetic"])
     assert second.state() == whole.state()
     steps = [random.Random(step) for step in range(50)]
     again = [random.Random(step) for step in range(50)]
-    assert [whole.draw(r) for r in steps] == [second.draw(r) for r in again]
+    assert [whole.draw(r, "train") for r in steps] == [second.draw(r, "train") for r in again]
     assert play(whole, rates, 60, seed=3) == play(second, rates, 60, seed=3)
     assert second.state() == whole.state()
 
@@ -114,34 +117,28 @@ def test_a_curriculum_stopped_and_restored_goes_on_the_same():
 def test_a_state_is_a_copy():
     made = curriculum()
     state = made.state()
-    made.see(made.draw(random.Random(0)), 1.0)
+    made.see(made.draw(random.Random(0), "train"), 1.0)
     assert state == curriculum().state() != made.state()
 
 
-def test_a_task_of_one_level_is_drawn_from_as_without_a_curriculum():
-    task = Countdown()
-    made = Curriculum(task, CurriculumConfig())
-    one, other = random.Random(7), random.Random(7)
-    for _ in range(20):
-        problem = made.draw(one)
-        assert problem == task.draw(other, "train")
-        made.see(problem, 0.5)
-    assert one.getstate() == other.getstate() and made.state() == {}
-    made.restore({})
+def test_tasks_without_levels_and_runs_without_a_focus_are_drawn_from_as_ever():
+    tasks = [open_task(WORD, at="test"), Countdown()]
+    assert Curricula(tasks, CurriculumConfig(), {}).of(tasks) == tasks
+    [chooser, same] = Curricula(tasks, CurriculumConfig(focus=2), {}).of(tasks)
+    assert isinstance(chooser, Curriculum) and same is tasks[1]
 
 
-def test_without_a_config_levels_are_drawn_evenly():
-    made = Curriculum(open_task(WORD, at="test"))
-    drawn = play(made, dict.fromkeys(LEVELS, 0.0), 400)
-    assert all(70 < drawn[level] < 130 for level in LEVELS)
-    assert made.shares() == dict.fromkeys(LEVELS, 0.25)
+def test_a_task_named_twice_has_one_curriculum():
+    task = open_task(WORD, at="test")
+    one, other = Curricula([task, task], CurriculumConfig(focus=2), {}).of([task, task])
+    assert one is other
 
 
 @pytest.mark.parametrize("success", [-0.1, 1.1, float("nan")])
 def test_a_success_that_is_no_share_is_refused(success):
     made = curriculum()
     with pytest.raises(ValueError, match="0 to 1"):
-        made.see(made.draw(random.Random(0)), success)
+        made.see(made.draw(random.Random(0), "train"), success)
 
 
 def test_problems_and_states_of_other_levels_are_refused():
@@ -149,4 +146,4 @@ def test_problems_and_states_of_other_levels_are_refused():
     with pytest.raises(ValueError, match="level None"):
         made.see(Countdown().draw(random.Random(0), "train"), 0.5)
     with pytest.raises(ConfigError, match="curriculum of arithmetic"):
-        made.restore({"num_numbers=3": [1.0, 2.0]})
+        made.restore({"num_numbers=3": (1.0, 2.0)})

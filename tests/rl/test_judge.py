@@ -8,7 +8,7 @@ from nalar.config import ConfigError
 from nalar.endpoint import EndpointConfig, Reply
 from nalar.rl.config import JudgeConfig, RewardConfig, RewardWeights
 from nalar.rl.judge import Case, asked, judge, read
-from nalar.rl.rewards import Facts, gold_reward, group_rewards, judged, totals
+from nalar.rl.rewards import Facts, gold_reward, group_rewards, totals, with_verdicts
 from nalar.tasks.problem import Problem, Score
 
 NOWHERE = EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m", max_retries=0)
@@ -155,14 +155,14 @@ def test_verdicts_become_rewards(chat_server):
         return "INCORRECT" if "five" in body["messages"][1]["content"] else "Yes.\nCORRECT"
 
     config = reward(to(chat_server(plan)))
-    told = judged([facts("5"), facts("five"), facts("5.0")], config)
+    told = with_verdicts([facts("5"), facts("five"), facts("5.0")], config)
     assert totals(group_rewards(told, config)) == [1.0, 0.0, 1.0]
     assert [one.score for one in told] == [WRONG] * 3  # the verifier's own verdict stays
 
 
 def test_the_thought_never_leaves(chat_server):
     server = chat_server(lambda body, nth: "CORRECT")
-    judged([facts("5")], reward(to(server)))
+    with_verdicts([facts("5")], reward(to(server)))
     assert "SECRET" not in str(server.seen)
 
 
@@ -181,7 +181,7 @@ def test_a_judge_that_fails_is_an_error_of_the_verifier_and_neutral(chat_server)
 
     config = reward(to(chat_server(plan), timeout_s=1.0))
     group = [facts(a) for a in ("good", "bad", "slow", "broken", "chatty", "malformed")]
-    told = judged(group, config)
+    told = with_verdicts(group, config)
     parts = group_rewards(told, config)
     assert [part is None for part in parts] == [False, False, True, True, True, True]
     assert totals(parts) == [1.0, 0.0, 0.5, 0.5, 0.5, 0.5]
@@ -197,7 +197,7 @@ def test_a_rollouts_answers_are_judged_side_by_side_within_the_limit(chat_server
 
     server = chat_server(plan)
     config = reward(to(server, max_concurrency=8))
-    told = judged([facts(str(i)) for i in range(32)], config)
+    told = with_verdicts([facts(str(i)) for i in range(32)], config)
     assert all(one.judged == 1.0 for one in told)
     assert 4 <= server.busiest <= 8
 
@@ -210,7 +210,7 @@ def test_only_whole_answers_that_a_verifier_could_read_are_asked_about(chat_serv
     )
     failed = Score(False, True, error="no answer within 5 s")
     group = [facts("5"), facts("5", is_whole=False), facts(" \n"), facts("5", failed)]
-    told = judged([*group, facts("5", task="b")], config)
+    told = with_verdicts([*group, facts("5", task="b")], config)
     assert len(server.seen) == 1
     assert [one.judged for one in told] == [1.0, None, None, None, None]
     assert group_rewards(told[:4], config) == [{"judge": 2.0}, {"judge": 0.0}, {"judge": 0.0}, None]
@@ -218,7 +218,7 @@ def test_only_whole_answers_that_a_verifier_could_read_are_asked_about(chat_serv
 
 def test_a_judge_without_weight_is_never_asked_and_a_weight_without_judge_is_refused():
     usual = [facts("5")]
-    assert judged(usual, RewardConfig()) == usual
+    assert with_verdicts(usual, RewardConfig()) == usual
     for settings in ({"judge": 1.0}, {"judged_by": CORRECT}):
         with pytest.raises(ConfigError, match=r"rl\.reward\.judged_by"):
             RewardConfig(**settings)

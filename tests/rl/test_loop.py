@@ -13,11 +13,20 @@ from nalar.optim.muonclip import MuonClip
 from nalar.recipes.zero import zero_cpu
 from nalar.rl import loop as loop_module
 from nalar.rl import rollout as rollout_module
-from nalar.rl.config import AdvantageConfig, CorrectionConfig, KLConfig, ObjectiveConfig
+from nalar.rl.config import (
+    AdvantageConfig,
+    CorrectionConfig,
+    CurriculumConfig,
+    KLConfig,
+    ObjectiveConfig,
+)
+from nalar.rl.group import Carried
 from nalar.rl.loop import train_rl
 from nalar.rl.reference import Reference
+from nalar.rl.rollout import draw_problems
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.countdown import Countdown
+from nalar.tasks.registry import open_task
 
 
 @pytest.fixture
@@ -33,7 +42,7 @@ def graded(monkeypatch):
 def train(tokenizer, rl_config):
     """A few steps of a small model; returns it with what every step reported."""
 
-    def run(*, first_step=0, steps=3, stop_after=None, **changes):
+    def run(*, first_step=0, steps=3, stop_after=None, tasks=None, carried=None, **changes):
         shape = {"hidden_size": 32, "num_hidden_layers": 2, "kv_lora_rank": 16}
         model = Transformer(zero_cpu().model.model_copy(update=shape))
         model.initialize(seed=0)
@@ -45,13 +54,14 @@ def train(tokenizer, rl_config):
             MuonClip(model.named_parameters(), config.optim),
             Engine(model, EngineConfig(max_model_len=64)),
             tokenizer,
-            [Countdown(), ChainSum()],
+            tasks or [Countdown(), ChainSum()],
             config,
             seed=3,
             first_step=first_step,
             on_step=lambda progress, groups: seen.append((progress, groups)),
             should_stop=lambda: stop_after is not None and len(seen) >= stop_after,
             reference=None if config.kl.coef is None else Reference(model),
+            carried=carried,
         )
         return model, done, seen
 
@@ -178,3 +188,38 @@ def test_other_algorithms_move_the_policy_too(graded, train, parts):
     assert any(
         not torch.equal(a, b) for a, b in zip(model.parameters(), still.parameters(), strict=True)
     )
+
+
+LEVELS = ("min_terms=2,max_terms=2", "min_terms=3,max_terms=3", "min_terms=4,max_terms=4")
+
+
+@pytest.fixture
+def leveled():
+    return open_task("chain_sum,min_terms=2..4,max_terms=2..4", at="test")
+
+
+def problems(seen):
+    """What each step drew, in its order."""
+    return [[group[0].problem for group in groups] for _, groups in seen]
+
+
+def test_levels_that_are_solved_by_half_are_drawn_and_every_group_counts(train, leveled):
+    never, half, always = (0.0, 40.0), (20.0, 40.0), (40.0, 40.0)
+    carried = Carried(levels={"chain_sum": dict(zip(LEVELS, (never, half, always), strict=True))})
+    curriculum = CurriculumConfig(focus=2.0, explore_frac=0.01, memory_problems=1e6)
+    _, _, seen = train(tasks=[leveled], carried=carried, curriculum=curriculum, steps=2)
+    drawn = [problem.level for step in problems(seen) for problem in step]
+    assert drawn == [LEVELS[1]] * 8
+    solved, tried = carried.levels["chain_sum"][LEVELS[1]]
+    right = [r.correct for _, groups in seen for group in groups for r in group]
+    assert tried == pytest.approx(48, abs=1e-3)
+    assert solved == pytest.approx(20 + sum(right) / 4, abs=1e-3)
+    assert seen[0][0].level_frac == {f"chain_sum,{LEVELS[1]}": 1.0}
+    assert seen[0][0].level_accuracy == {f"chain_sum,{LEVELS[1]}": fmean(right[:16])}
+
+
+def test_without_a_focus_problems_depend_on_seed_and_step_alone(train, leveled):
+    carried = Carried()
+    _, _, seen = train(tasks=[leveled], carried=carried, steps=2)
+    assert problems(seen) == [draw_problems([leveled], 4, 3, step) for step in range(2)]
+    assert carried == Carried()

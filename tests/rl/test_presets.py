@@ -53,6 +53,8 @@ def test_the_algorithms_differ_where_their_papers_do(own):
     assert (dapo.objective.clip_low, dapo.objective.clip_high) == (0.2, 0.28)
     assert dapo.objective.aggregation == "token_mean"
     assert dapo.mask_truncated and dapo.reward.overlong == 1.0
+    assert dapo.rollout == own.rollout.model_copy(update={"max_refills": 10})
+    assert dr.rollout == gspo.rollout == own.rollout
     assert (dr.advantage.name, dr.objective.aggregation) == ("dr_grpo", "fixed_length")
     assert (gspo.objective.name, gspo.objective.aggregation) == ("gspo", "sequence_mean")
     assert (gspo.objective.clip_low, gspo.objective.clip_high) == (3e-4, 4e-4)

@@ -5,6 +5,8 @@ import torch
 
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
+from nalar.engine.sequence import SamplingParams
+from nalar.evals.protocol import sample_problems
 from nalar.model.transformer import Transformer
 from nalar.recipes.zero import zero_cpu
 from nalar.rl.batches import policy_batches
@@ -16,6 +18,8 @@ from nalar.rl.rollout import draw_problems
 from nalar.tasks.chain_sum import ChainSum
 
 GIVEN = (70, 71, 72)
+PROBLEMS = draw_problems([ChainSum()], 2, 0, 0)
+LIMITS = EngineConfig(max_model_len=96, max_num_seqs=6, deterministic=True)
 
 
 class Echo:
@@ -35,28 +39,29 @@ class Echo:
 
 
 @pytest.fixture
-def sampled(tokenizer, rl_config):
-    """A group of samples that end early, each in an environment."""
-    model = Transformer(
-        zero_cpu().model.model_copy(
-            update={"hidden_size": 32, "num_hidden_layers": 2, "kv_lora_rank": 16}
-        )
-    )
+def model(tokenizer):
+    """Its samples end early."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "kv_lora_rank": 16}
+    model = Transformer(zero_cpu().model.model_copy(update=shape))
     model.initialize(seed=1)
     with torch.no_grad():
         model.model.norm.weight.mul_(20)
         model.lm_head.weight[tokenizer.end_id] *= 3
-    problems = draw_problems([ChainSum()], 2, 0, 0)
+    return model
+
+
+@pytest.fixture
+def sampled(model, tokenizer, rl_config):
+    """Samples as RL draws them, each in an environment."""
 
     def sample(make_environment=None, max_tokens=48):
-        engine = Engine(model, EngineConfig(max_model_len=96, max_num_seqs=6, deterministic=True))
-        config = rl_config(group_size=8, max_tokens=max_tokens)
+        engine = Engine(model, LIMITS)
         groups = collect(
             engine,
             tokenizer,
             [ChainSum()],
-            problems,
-            config,
+            PROBLEMS,
+            rl_config(group_size=8, max_tokens=max_tokens),
             seed=3,
             make_environment=make_environment,
         )
@@ -108,6 +113,22 @@ def test_an_environment_hears_all_ids_so_far(sampled):
     for r in rollouts:
         if r.response.finish_reason == "stop":
             assert r.response.token_ids in told
+
+
+def test_an_evaluation_draws_what_rl_draws(model, tokenizer, sampled):
+    def make(problem):
+        return Echo(2)
+
+    params = SamplingParams(n=8, max_tokens=48, seed=3)
+    engine = Engine(model, LIMITS)
+    measured = sample_problems(
+        engine, tokenizer, ChainSum(), PROBLEMS, params, make_environment=make
+    )
+    rollouts = sampled(make)
+    assert sum(not all(r.response.drawn) for r in rollouts) >= 4
+    assert [Response.of(one.completion) for group in measured for one in group] == [
+        r.response for r in rollouts
+    ]
 
 
 def test_a_reply_that_leaves_no_room_ends_the_response(sampled):

@@ -162,7 +162,7 @@ def test_a_cut_never_grows_a_text():
 
 
 def test_tools_are_named_in_a_config():
-    assert list(open_tools(ToolsConfig())) == ["calculator"]
-    for names in ((), ("calculator", "calculator")):
-        with pytest.raises(ConfigError, match=r"tools\.names"):
-            ToolsConfig(names=names)
+    assert open_tools(ToolsConfig()) == {}
+    assert list(open_tools(ToolsConfig(names=("calculator",)))) == ["calculator"]
+    with pytest.raises(ConfigError, match=r"tools\.names"):
+        ToolsConfig(names=("calculator", "calculator"))

@@ -17,6 +17,7 @@ from nalar.config import UserError
 from nalar.evals.config import EvalConfig
 from nalar.evals.text import printable
 from nalar.pipeline.config import RunConfig, TaskRunConfig
+from nalar.sandbox.config import ToolsConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,8 +175,8 @@ def _load(folder: Path, config: RunConfig | None, asked: Chat, cap: int) -> Spea
 
     sampler, thinking = load_sampler(folder, config), not asked.no_thinking
     tokenizer = sampler.tokenizer
-    limits = config.tools if isinstance(config, TaskRunConfig) else None
-    tools = open_tools(limits) if limits else {}
+    limits = config.tools if isinstance(config, TaskRunConfig) else ToolsConfig()
+    tools = open_tools(limits)
 
     def speak(prompt: str, seed: int) -> Iterator[Delta | Reply]:
         # Bytes of the command line that are no UTF-8 arrive as lone surrogates, which no tokenizer takes.
@@ -183,7 +184,7 @@ def _load(folder: Path, config: RunConfig | None, asked: Chat, cap: int) -> Spea
         messages = [{"role": "user", "content": text}]
         prompt_ids = tuple(encode_prompt(tokenizer, messages, thinking=thinking))
         parser, ids = Parser(tokenizer, thinking=thinking), list[int]()
-        tool_use = ToolUse(tokenizer, tools, limits) if limits else None
+        tool_use = ToolUse(tokenizer, tools, limits) if tools else None
         given: tuple[int, ...] | None = ()
         while given is not None and len(ids) + len(given) < cap:
             ids += given

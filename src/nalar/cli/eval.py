@@ -16,6 +16,7 @@ from nalar.evals.config import EvalConfig
 from nalar.evals.results import TaskResult
 from nalar.pipeline.config import TaskRunConfig
 from nalar.pipeline.tasks import open_as_set
+from nalar.sandbox.config import ToolsConfig
 from nalar.tasks.problem import Split
 
 
@@ -64,8 +65,8 @@ def run(args: Sequence[str]) -> int:
     asked = flags.parse(Eval, flags.gathered(args, "--task"), verb="eval")
     folder, run_config = chosen_model(asked.run)
     own = run_config.evals if isinstance(run_config, TaskRunConfig) else EvalConfig()
-    tools = run_config.tools if isinstance(run_config, TaskRunConfig) else None
-    tools = None if asked.no_tools else tools
+    tools = run_config.tools if isinstance(run_config, TaskRunConfig) else ToolsConfig()
+    tools = ToolsConfig() if asked.no_tools else tools
     config = _config(asked, own)
     tasks = {word: open_as_set(word, run_config, at="--task") for word in config.tasks}
     from nalar.pipeline.sampler import load_sampler, measure  # imports torch

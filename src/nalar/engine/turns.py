@@ -1,19 +1,29 @@
 """Samples that wait for somebody: where one stops, an environment may add ids, and it goes on. Imports no torch."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from nalar.engine.sequence import Completion, Request
+from nalar.tasks.problem import Problem
 
 
 class Environment(Protocol):
-    """What a sample talks to: one for each sample."""
+    """One sample's other side: tools, another speaker."""
 
     def reply(self, token_ids: Sequence[int]) -> tuple[int, ...] | None:
-        """Called when the sample stops, with all ids behind its prompt: ids to append, or None where it is over."""
+        """Ids to append where a sample has stopped, such as a tool's output; None: the response is over.
+
+        token_ids: all ids behind the prompt, earlier replies included. The reply must follow from them alone: a sample
+        that waits for a later policy, or for a run to be resumed, goes on with an environment that is made anew.
+        How many replies there are, and how long, is the environment's affair. What would leave no room for a token
+        under the cap on a response is not appended: the response then ends as one that was cut.
+        """
         ...
+
+
+MakeEnvironment = Callable[[Problem], Environment]
+"""Called for each sample."""
 
 
 class Generates(Protocol):
@@ -30,7 +40,6 @@ class _Episode:
     request: Request
     sample_id: int
     done: Completion
-    turn: int = 0
 
     def next_request(self) -> Request | None:
         """None: it is over. `done` then holds all of it."""
@@ -44,20 +53,12 @@ class _Episode:
             self.done = replace(self.done, finish_reason="length")
             return None
         self.done = _with_given(self.done, ids)
-        self.turn += 1
-        params = self.request.params.model_copy(
-            update={"n": 1, "max_tokens": left, "seed": self._seed()}
-        )
         return replace(
             self.request,
             prompt_ids=self.request.prompt_ids + self.done.token_ids,
-            params=params,
+            params=self.request.params.model_copy(update={"n": 1, "max_tokens": left}),
+            first_stream=self.request.first_stream + self.sample_id,
         )
-
-    def _seed(self) -> int:
-        """Of this turn of this sample alone."""
-        name = f"{self.request.params.seed} {self.sample_id} {self.turn}"
-        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def generate_turns(
@@ -66,7 +67,8 @@ def generate_turns(
     """All samples of all requests, each in an environment of its own, made for the request's place.
 
     Ids of the environment are among a completion's and named in `forced`; they count towards `max_tokens`. A sample for
-    which they leave no room ends by "length" before them.
+    which they leave no room ends by "length" before them. Behind them it goes on with the random numbers that it would
+    have had there anyway.
     """
     groups = [
         [

@@ -1,6 +1,6 @@
 """How a model is measured on a task: the same problems, k samples each, intervals over problems."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -9,7 +9,7 @@ from nalar.data.tokenizer import Tokenizer
 from nalar.data.tool_use import tally
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import BannedTokens, Completion, Request, SamplingParams
-from nalar.engine.turns import Environment, generate_turns
+from nalar.engine.turns import MakeEnvironment, generate_turns
 from nalar.evals.config import EvalConfig
 from nalar.evals.results import TaskResult, estimate
 from nalar.stats import majority, pass_at_k
@@ -52,7 +52,7 @@ def sample_problems(
     problems: Sequence[Problem],
     params: SamplingParams,
     banned_tokens: Sequence[BannedTokens | None] | None = None,
-    make_environment: Callable[[Problem], Environment] | None = None,
+    make_environment: MakeEnvironment | None = None,
 ) -> list[list[Sample]]:
     """`params.n` scored responses to each problem; each problem has a seed of its own, from its place.
 
@@ -88,7 +88,7 @@ def evaluate(
     config: EvalConfig,
     *,
     seed: int,
-    make_environment: Callable[[Problem], Environment] | None = None,
+    make_environment: MakeEnvironment | None = None,
 ) -> Measured:
     """Sample and summarise."""
     params = SamplingParams(

@@ -6,7 +6,7 @@ Imports no torch.
 import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nalar.config import Config, ConfigError, lookup
 from nalar.data.config import (
@@ -63,8 +63,14 @@ class TaskRunConfig(RunConfig):
     evals: EvalConfig
     max_prompt_tokens: int = Field(default=64, ge=1)
     """Longest prompt, its turn's special tokens included; a task with a longer one is refused."""
-    tools: ToolsConfig | None = None
-    """What the model may call in RL and in evaluations (docs/tools.md). None: nothing."""
+    tools: ToolsConfig = ToolsConfig()
+    """What the model may call in RL and in evaluations (docs/tools.md)."""
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _off(cls, given: object) -> object:
+        """Runs that began when they had no flags say None."""
+        return ToolsConfig() if given is None else given
 
     def model_post_init(self, context: object) -> None:
         RunConfig.model_post_init(self, context)
@@ -129,7 +135,9 @@ class ZeroConfig(TaskRunConfig):
 
     def _check_tools(self) -> None:
         wants = [
-            at for at, one in (("tools", self.tools), ("corpus.calls", self.corpus.calls)) if one
+            at
+            for at, one in (("tools.names", self.tools.names), ("corpus.calls", self.corpus.calls))
+            if one
         ]
         if wants and self.tokenizer.path is None and not self.tokenizer.tools:
             raise ConfigError(

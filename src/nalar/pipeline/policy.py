@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from nalar.engine.engine import Engine
+from nalar.engine.turns import MakeEnvironment
 from nalar.model.config import ModelConfig
 from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.config import TaskRunConfig
@@ -25,7 +27,7 @@ from nalar.plan.model import sequence_flops
 from nalar.rl.config import RLConfig
 from nalar.rl.group import Carried
 from nalar.rl.lessons import lessons
-from nalar.rl.loop import OnStep, replay_rl, train_rl
+from nalar.rl.loop import replay_rl, train_rl
 from nalar.rl.progress import RLProgress
 from nalar.rl.reference import Reference
 from nalar.rl.rollout import Rollout
@@ -58,7 +60,9 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
     model = learner.model.config
     with session.start("rl", steps=config.rl.steps, resumed=resumed) as meter:
         session.find_ceiling(learner.model)
-        engine = engine_for(learner.model, config)
+        replays = config.rl.rollout.replay_dir is not None
+        engine = None if replays else engine_for(learner.model, config)
+        make_environment = environments(config.tools, learner.tokenizer)
         learned = [tasks[word] for word in config.rl.tasks]
         vigil = Vigil(
             config.rl,
@@ -67,6 +71,7 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
             learner.tokenizer,
             learned,
             lambda groups: session.add_sampling(model, groups),
+            make_environment,
         )
         vigil.remember(session.run.metrics("rl"))
 
@@ -84,7 +89,13 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
             if progress.step % config.rl.save_every_steps == 0 or progress.step == config.rl.steps:
                 save(progress.step)
 
-        done = _steps(session, learner, engine, learned, carried, first_step, on_step, vigil)
+        loop = _loop(session, learner, engine, learned, carried, make_environment)
+        done = loop(
+            first_step=first_step,
+            on_step=on_step,
+            should_stop=lambda: session.should_stop() or vigil.has_enough,
+            reference=learner.reference,
+        )
         if done < config.rl.steps:
             if done > first_step:
                 save(done)
@@ -92,36 +103,28 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
     return Outcome.FINISHED
 
 
-def _steps(
+def _loop(
     session: Session[C],
     learner: Learner,
-    engine: Engine,
+    engine: Engine | None,
     tasks: Sequence[Task],
     carried: Carried,
-    first_step: int,
-    on_step: OnStep,
-    vigil: Vigil,
-) -> int:
-    """Both halves of the loop, or the one that is looked at alone; steps done in all."""
-    config, rollout = session.config, session.config.rl.rollout
-
-    def should_stop() -> bool:
-        return session.should_stop() or vigil.has_enough
-
-    if rollout.replay_dir is not None:
-        return replay_rl(
+    make_environment: MakeEnvironment | None,
+) -> Callable[..., int]:
+    """Both halves of RL, or, without an engine, the one that trains on what was saved. Returns the steps done."""
+    config = session.config
+    if engine is None:
+        return partial(
+            replay_rl,
             learner.model,
             learner.optimizer,
             learner.tokenizer,
             tasks,
             config.rl,
-            Path(rollout.replay_dir),
-            first_step=first_step,
-            on_step=on_step,
-            should_stop=should_stop,
-            reference=learner.reference,
+            Path(str(config.rl.rollout.replay_dir)),
         )
-    return train_rl(
+    return partial(
+        train_rl,
         learner.model,
         learner.optimizer,
         engine,
@@ -129,13 +132,9 @@ def _steps(
         tasks,
         config.rl,
         seed=config.seed,
-        first_step=first_step,
-        on_step=on_step,
-        should_stop=should_stop,
-        reference=learner.reference,
         carried=carried,
         save_dir=session.run.path / ROLLOUTS,
-        make_environment=environments(config.tools, learner.tokenizer),
+        make_environment=make_environment,
     )
 
 

@@ -15,6 +15,7 @@ from nalar.pipeline.policy import rl_stages
 from nalar.pipeline.session import Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import keep_tasks, refuse_long_prompts, tasks_of
+from nalar.pipeline.tools import environments
 from nalar.pipeline.training import run_stages
 from nalar.run import Run
 
@@ -35,8 +36,10 @@ def read_base(config: RlRunConfig) -> tuple[ModelConfig, Tokenizer]:
 
 
 def plan_rl(config: RlRunConfig) -> Forecast:
-    """What it will take. UserError where the base cannot be trained so, or a prompt is too long for it."""
+    """What it will take. UserError where the base cannot be trained so, does not know the tools that it is to call, or
+    a prompt is too long for it."""
     model, tokenizer = read_base(config)
+    environments(config.tools, tokenizer)
     refuse_long_prompts(tasks_of(config), lambda prompt: prompt_tokens(tokenizer, prompt), config)
     return forecast_rl(config, model)
 

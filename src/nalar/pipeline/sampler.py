@@ -21,6 +21,8 @@ from nalar.pipeline.tools import environments
 from nalar.sandbox.config import ToolsConfig
 from nalar.tasks.problem import Split, Task
 
+NO_TOOLS = ToolsConfig()
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -64,11 +66,11 @@ def measure(
     *,
     split: Split,
     seed: int = EVAL_SEED,
-    tools: ToolsConfig | None = None,
+    tools: ToolsConfig = NO_TOOLS,
 ) -> TaskResult:
     """The figures of one task. The same seed asks the same problems, the default those that a run asks itself.
 
-    tools: what a response may call. None: nothing.
+    tools: what a response may call.
     """
     problems = task.problems(split, config.problems, seed)
     if not problems:

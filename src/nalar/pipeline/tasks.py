@@ -8,11 +8,10 @@ from pydantic import BaseModel, ValidationError
 
 from nalar.config import UserError
 from nalar.pipeline.config import RunConfig, TaskRunConfig, ZeroConfig
-from nalar.rl.config import RewardConfig
-from nalar.rl.rewards import Facts, totals, weighted_parts
+from nalar.rl.rewards import gold_reward
 from nalar.run import Run
 from nalar.tasks.check import check_tasks
-from nalar.tasks.problem import Problem, Score, Split, Task
+from nalar.tasks.problem import Problem, Split, Task
 from nalar.tasks.registry import FAMILIES, is_file, open_task
 
 EVAL_SEED = 7  # the same problems and samples' seeds before and after
@@ -57,7 +56,7 @@ def refuse_bad_tasks(config: TaskRunConfig) -> None:
     check_tasks(
         [tasks[word] for word in config.rl.tasks],
         [tasks[word] for word in only_measured],
-        reward=lambda problem, score: _earned(problem, score, config.rl.reward),
+        reward=gold_reward(config.rl.reward),
     )
     for word in config.evals.tasks:
         if not tasks[word].problems("test", 1, EVAL_SEED):
@@ -67,11 +66,6 @@ def refuse_bad_tasks(config: TaskRunConfig) -> None:
                 want="problems to be measured on before and after",
                 hint="--evals.tasks names other tasks than those that are trained on",
             )
-
-
-def _earned(problem: Problem, score: Score, config: RewardConfig) -> float:
-    facts = Facts(task=problem.task, score=score, is_whole=True)
-    return totals([weighted_parts(facts, config)])[0]
 
 
 def refuse_long_prompts(

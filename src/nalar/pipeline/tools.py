@@ -3,17 +3,17 @@
 from nalar.data.dialogue import tool_ids
 from nalar.data.tokenizer import Tokenizer
 from nalar.data.tool_use import ToolUse
-from nalar.rl.episode import MakeEnvironment
+from nalar.engine.turns import MakeEnvironment
 from nalar.sandbox.config import ToolsConfig
 from nalar.sandbox.tools import open_tools
 
 
-def environments(config: ToolsConfig | None, tokenizer: Tokenizer) -> MakeEnvironment | None:
+def environments(config: ToolsConfig, tokenizer: Tokenizer) -> MakeEnvironment | None:
     """What answers the calls of a response, one for each; None where there are no tools.
 
     UserError where the tokenizer knows no tools, or this machine cannot run one.
     """
-    if config is None:
+    if not config.names:
         return None
     tool_ids(tokenizer)
     tools = open_tools(config)

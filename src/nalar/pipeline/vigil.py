@@ -5,6 +5,7 @@ from itertools import islice
 
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
+from nalar.engine.turns import MakeEnvironment
 from nalar.evals.config import EvalConfig
 from nalar.evals.protocol import Sample, evaluate
 from nalar.model.transformer import Transformer
@@ -29,16 +30,19 @@ class Vigil:
         self,
         config: RLConfig,
         model: Transformer,
-        engine: Engine,
+        engine: Engine | None,
         tokenizer: Tokenizer,
         tasks: Sequence[Task],
         count: Callable[[Sequence[Sequence[Sample]]], None],
+        make_environment: MakeEnvironment | None = None,
     ) -> None:
-        """count: told of all samples that are drawn for a look, so that they are in the bill."""
-        self._count = count
+        """engine: None: nothing is sampled, so held-out problems are not tried. count: told of all samples that are
+        drawn for a look, so that they are in the bill. make_environment: what they talk to, as in RL.
+        """
+        self._count, self._make_environment = count, make_environment
         self._config, self._model, self._engine = config, model, engine
         self._tokenizer, self._tasks = tokenizer, tasks
-        self._watch = Watch(config)
+        self._watch = Watch(config, str(model.head_weight.dtype).removeprefix("torch."))
         self._idle = IdleExperts()
         self.has_enough = False
         """An alarm was set off, and `rl.alarms.stop` says that one is enough."""
@@ -58,8 +62,9 @@ class Vigil:
         ):
             frac = rerouted_frac(self._model, _some(groups))
             found |= {} if frac is None else {"rerouted_frac": frac}
-        if alarms.held_out_every_steps and step % alarms.held_out_every_steps == 0:
-            found |= self._held_out()
+        every = alarms.held_out_every_steps
+        if self._engine is not None and every and step % every == 0:
+            found |= self._held_out(self._engine)
         return found
 
     def see(
@@ -72,7 +77,7 @@ class Vigil:
             said.append(warning)
         return said
 
-    def _held_out(self) -> dict[str, float]:
+    def _held_out(self, engine: Engine) -> dict[str, float]:
         alarms, found = self._config.alarms, dict[str, float]()
         measuring = EvalConfig(
             tasks=tuple(task.id for task in self._tasks),
@@ -84,7 +89,15 @@ class Vigil:
             problems = task.problems("valid", alarms.held_out_problems, SEED)
             if not problems:
                 continue
-            measured = evaluate(self._engine, self._tokenizer, task, problems, measuring, seed=SEED)
+            measured = evaluate(
+                engine,
+                self._tokenizer,
+                task,
+                problems,
+                measuring,
+                seed=SEED,
+                make_environment=self._make_environment,
+            )
             self._count(measured.samples)
             found[f"held_out_pass_at_1/{task.id}"] = measured.result.pass_at_1.mean
             found[f"held_out_pass_at_k/{task.id}"] = measured.result.pass_at_k.mean

@@ -29,6 +29,6 @@ def zero_tools_cpu() -> ZeroConfig:
             "probe": None,
             "rl": RLConfig(steps=40, tasks=(PRODUCTS,), max_tokens=96),
             "evals": EvalConfig(tasks=(PRODUCTS,), max_tokens=96),
-            "tools": ToolsConfig(),
+            "tools": ToolsConfig(names=("calculator",)),
         }
     )

@@ -50,8 +50,10 @@ class Watch:
     On resuming it is shown the metrics of the steps before; it keeps nothing else.
     """
 
-    def __init__(self, config: RLConfig) -> None:
-        self._config = config
+    def __init__(self, config: RLConfig, dtype: str) -> None:
+        """dtype: of the weights, such as bfloat16."""
+        alarms = config.alarms.rounded_as(dtype)
+        self._config = config.model_copy(update={"alarms": alarms})
         self._series: dict[str, list[tuple[int, float]]] = {}
         self._lasting: set[tuple[str, str]] = set()
 
@@ -278,8 +280,8 @@ RULES: Mapping[str, tuple[Rule, str]] = {
     ),
     "fewer problems within reach": (
         _narrowed,
-        "More is solved at once and less at all: the policy narrows. Lower rl.lr, add rl.entropy_coef or "
-        "rl.kl, or stop here.",
+        "More is solved at once and less at all: the policy narrows. Lower rl.lr, set "
+        "rl.objective.entropy_coef or rl.kl.coef, or stop here.",
     ),
     "responses collapse": (
         _collapsed("response_tokens", "min_length_frac"),
@@ -288,8 +290,8 @@ RULES: Mapping[str, tuple[Rule, str]] = {
     ),
     "entropy collapses": (
         _unless_solved(_collapsed("entropy", "min_entropy_frac")),
-        "The policy hardly varies any more, so groups soon teach nothing. Raise clip_high, add "
-        "rl.entropy_coef, or lower rl.lr.",
+        "The policy hardly varies any more, so groups soon teach nothing. Raise "
+        "rl.objective.clip_high, set rl.objective.entropy_coef, or lower rl.lr.",
     ),
     "repetition": (
         _lastingly_above("looping_frac", "max_looping_frac"),

@@ -8,9 +8,8 @@ from torch import Tensor
 from nalar.data.dialogue import encode_prompt
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
-from nalar.engine.sequence import StopMatcher
+from nalar.engine.turns import MakeEnvironment
 from nalar.rl.config import RLConfig
-from nalar.rl.episode import MakeEnvironment
 from nalar.rl.group import Carried, Group
 from nalar.rl.response import NOTHING
 from nalar.rl.rollout import Collected, Rollout, is_silent, rewarded
@@ -65,22 +64,21 @@ class Collector:
         seed: int,
         carried: Carried | None = None,
         make_environment: MakeEnvironment | None = None,
-        stop_matcher: StopMatcher | None = None,
     ) -> None:
         """carried: what earlier steps left unfinished; each step leaves there what it does not finish itself."""
         self._engine, self._tokenizer, self._tasks = engine, tokenizer, tasks
         self._config, self._draw, self._seed = config, draw, seed
         self._carried = Carried() if carried is None else carried
-        self._drawing = _drawing(tokenizer, config, make_environment, stop_matcher)
+        self._drawing = _drawing(tokenizer, config, make_environment)
 
     def load(self, params: Mapping[str, Tensor], version: int) -> None:
         """The policy that draws from now on."""
         self._engine.load(params, version)
 
     def collect(self, number: int) -> Collected:
-        """The groups of step `number`, drawn by the engine's policy of now."""
+        """The groups of step `number`, drawn by the engine's policy of now: who was told of every step's weights has
+        that version."""
         step = _Step(number, list(self._carried.unfinished))
-        version = self._engine.policy_version
         with (
             Verdicts(self._tokenizer, self._tasks, self._config.reward) as verdicts,
             Sampler(self._engine, self._drawing) as sampler,
@@ -95,7 +93,7 @@ class Collector:
                     break
         self._carried.unfinished = step.open
         return Collected(
-            version=version,
+            version=number,
             groups=step.groups,
             dropped=step.dropped,
             num_begun=step.num_begun,
@@ -151,13 +149,12 @@ def collect(
     *,
     seed: int,
     make_environment: MakeEnvironment | None = None,
-    stop_matcher: StopMatcher | None = None,
 ) -> list[list[Rollout]]:
     """A whole group of `config.group_size` scored samples for each problem."""
     groups = [
         _begun(tokenizer, config, problem, _seed(seed, i)) for i, problem in enumerate(problems)
     ]
-    drawing = _drawing(tokenizer, config, make_environment, stop_matcher)
+    drawing = _drawing(tokenizer, config, make_environment)
     with Verdicts(tokenizer, tasks, config.reward) as verdicts, Sampler(engine, drawing) as sampler:
         for group in groups:
             sampler.begin(group)
@@ -191,17 +188,13 @@ def _begun(tokenizer: Tokenizer, config: RLConfig, problem: Problem, seed: int) 
 
 
 def _drawing(
-    tokenizer: Tokenizer,
-    config: RLConfig,
-    make_environment: MakeEnvironment | None,
-    stop_matcher: StopMatcher | None,
+    tokenizer: Tokenizer, config: RLConfig, make_environment: MakeEnvironment | None
 ) -> Drawing:
     return Drawing(
         max_tokens=config.max_tokens,
         temperature=config.temperature,
         stop_token_ids=tokenizer.stop_ids,
         make_environment=make_environment,
-        stop_matcher=stop_matcher,
     )
 
 

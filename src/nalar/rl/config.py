@@ -1,8 +1,9 @@
 """Settings of reinforcement learning on verifiable rewards. Imports no torch."""
 
+from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nalar.config import Config, ConfigError, lookup
 from nalar.endpoint import EndpointConfig
@@ -91,10 +92,11 @@ class RewardConfig(RewardWeights):
 class CurriculumConfig(Config):
     """Which level of a task the next problems come from: rather those that are solved about half the time."""
 
+    focus: float | None = Field(default=None, gt=0, le=20)
+    """A level solved at a rate p weighs (4p(1-p)) to this power: the higher, the more goes to levels near one half.
+    2 is usual. None: no curriculum, and a task draws its levels evenly."""
     explore_frac: float = Field(default=0.2, gt=0, le=1)
     """Share of problems whose level is drawn evenly, so that every level is seen. 1: all of them."""
-    focus: float = Field(default=2.0, gt=0, le=20)
-    """A level solved at a rate p weighs (4p(1-p)) to this power: the higher, the more goes to levels near one half."""
     memory_problems: float = Field(default=16, ge=1, le=1e6)
     """Of a level: what lies further back than about so many of its problems is forgotten, as the model has moved on."""
 
@@ -114,9 +116,11 @@ class AlarmsConfig(Config):
     """Samples of each."""
     audit_every_steps: int | None = Field(default=25, ge=1)
     """How often experts chosen by sampler and trainer are compared. None: never."""
-    max_log_ratio_rms: float = Field(default=0.01, gt=0)
-    """Of trainer against sampler before a step's first update. In bfloat16 a recipe allows more."""
-    max_rerouted_frac: float = Field(default=0.01, ge=0, le=1)
+    max_log_ratio_rms: float | None = Field(default=None, gt=0)
+    """Of trainer against sampler before a step's first update. None: what rounding explains, 0.01 in float32 and 0.1
+    in bfloat16."""
+    max_rerouted_frac: float | None = Field(default=None, ge=0, le=1)
+    """Of choices of experts, those in which sampler and trainer differ. None: likewise, 0.01 and 0.2."""
     max_silent_frac: float = Field(default=0.9, ge=0, le=1)
     """Share of groups whose rewards are all equal."""
     max_verifier_error_frac: float = Field(default=0.01, ge=0, le=1)
@@ -131,6 +135,17 @@ class AlarmsConfig(Config):
     """Mean accuracy from which on silent groups and little entropy are what one expects."""
     min_change: float = Field(default=0.1, gt=0, lt=1)
     """What counts as a change of pass@1, pass@k or reward on so few problems."""
+
+    def rounded_as(self, dtype: str) -> "AlarmsConfig":
+        """With the limits that depend on how weights of this dtype round, where none were given."""
+        given = self.model_dump(exclude_none=True)
+        return self.model_copy(update=_OF_ROUNDING[dtype] | given)
+
+
+_OF_ROUNDING: Mapping[str, dict[str, float]] = {
+    "float32": {"max_log_ratio_rms": 0.01, "max_rerouted_frac": 0.01},
+    "bfloat16": {"max_log_ratio_rms": 0.1, "max_rerouted_frac": 0.2},
+}
 
 
 class AdvantageConfig(Config):
@@ -300,8 +315,8 @@ class RLConfig(Config):
     reward: RewardConfig = RewardConfig()
     rollout: RolloutConfig = RolloutConfig()
     alarms: AlarmsConfig = AlarmsConfig()
-    curriculum: CurriculumConfig | None = None
-    """For tasks with levels. None: all levels evenly."""
+    curriculum: CurriculumConfig = CurriculumConfig()
+    """For tasks with levels."""
     lr: float = Field(default=6e-4, gt=0)
     """Peak step size of AdamW, for every parameter. (Under Muon the rewards of a prototype swung.)"""
     weight_decay: float = Field(default=0.01, ge=0)
@@ -313,6 +328,12 @@ class RLConfig(Config):
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Padded tokens in one forward pass; bounds memory, changes no result but rounding."""
     save_every_steps: int = Field(default=25, ge=1)
+
+    @field_validator("curriculum", mode="before")
+    @classmethod
+    def _off(cls, given: object) -> object:
+        """Runs that began when it had no flags say None."""
+        return CurriculumConfig() if given is None else given
 
     @property
     def optim(self) -> OptimConfig:

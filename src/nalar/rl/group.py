@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nalar.config import UserError
 from nalar.data.dialogue import parse
 from nalar.data.tokenizer import Tokenizer
+from nalar.rl.curriculum import State
 from nalar.rl.response import Response
 from nalar.rl.rollout import Judged
 from nalar.tasks.problem import Problem, Score
@@ -74,6 +75,7 @@ _SAME = ("problem", "prompt_ids", "seed", "step", "again", "slot", "responses")
 
 class _Document(BaseModel):
     unfinished: list[_Saved]
+    levels: dict[str, State] = {}
 
 
 @dataclass
@@ -81,6 +83,8 @@ class Carried:
     """What a step leaves to the next one: all that the loop remembers beside weights and optimizer."""
 
     unfinished: list[Group] = field(default_factory=list)
+    levels: dict[str, State] = field(default_factory=dict)
+    """By task, how often its levels were solved; of tasks that have a curriculum."""
 
     def to_json(self) -> dict[str, Any]:
         saved = [
@@ -91,21 +95,21 @@ class Carried:
             )
             for group in self.unfinished
         ]
-        return _Document(unfinished=saved).model_dump(mode="json")
+        return _Document(unfinished=saved, levels=self.levels).model_dump(mode="json")
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], tokenizer: Tokenizer) -> "Carried":
         """UserError where it is not what `to_json` gave."""
         try:
-            saved = _Document.model_validate(document).unfinished
+            saved = _Document.model_validate(document)
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(
-                at="unfinished rollouts of a checkpoint",
+                at="what a checkpoint of RL remembers",
                 got=f"{first['msg'].lower()} at {'.'.join(map(str, first['loc']))}",
                 want="what nalar wrote",
             ) from error
-        return cls([_opened(one, tokenizer) for one in saved])
+        return cls([_opened(one, tokenizer) for one in saved.unfinished], saved.levels)
 
 
 def _opened(saved: _Saved, tokenizer: Tokenizer) -> Group:

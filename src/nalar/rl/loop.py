@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
-from nalar.engine.sequence import StopMatcher
+from nalar.engine.turns import MakeEnvironment
 from nalar.machine import keep_old_objects
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
@@ -16,7 +16,7 @@ from nalar.optim.schedule import lr_factor
 from nalar.rl.collector import Collector
 from nalar.rl.config import RLConfig
 from nalar.rl.correction import Mismatch
-from nalar.rl.episode import MakeEnvironment
+from nalar.rl.curriculum import Curricula
 from nalar.rl.group import Carried
 from nalar.rl.progress import RLProgress, progress
 from nalar.rl.reference import Reference
@@ -57,16 +57,23 @@ def train_rl(
     carried: Carried | None = None,
     save_dir: Path | None = None,
     make_environment: MakeEnvironment | None = None,
-    stop_matcher: StopMatcher | None = None,
 ) -> int:
     """Run steps first_step.. until config.steps or told to stop; returns steps done in all.
 
     reference: needed where `config.kl` has a coefficient; made of the model before step 0, or restored.
-    carried: what the steps before have left unfinished; moved on by every step. save_dir: where rollouts are kept.
+    carried: what the steps before have left; moved on by every step. save_dir: where rollouts are kept.
     """
 
+    carried = Carried() if carried is None else carried
+    curricula = Curricula(tasks, config.curriculum, carried.levels)
+
     def draw(number: int, again: int) -> list[Problem]:
-        return draw_problems(tasks, config.prompts_per_step, seed, number, again)
+        return draw_problems(curricula.of(tasks), config.prompts_per_step, seed, number, again)
+
+    def see(progress: RLProgress, groups: list[list[Rollout]]) -> None:
+        curricula.see(groups)
+        carried.levels = curricula.state()
+        on_step(progress, groups)
 
     collector = Collector(
         engine,
@@ -77,11 +84,10 @@ def train_rl(
         seed=seed,
         carried=carried,
         make_environment=make_environment,
-        stop_matcher=stop_matcher,
     )
     loop = _Loop(model, optimizer, collector, tasks, config, reference, save_dir)
     keep_old_objects()
-    return loop.run(first_step, on_step, should_stop)
+    return loop.run(first_step, see, should_stop)
 
 
 def replay_rl(

@@ -63,9 +63,11 @@ _R1: Mapping[str, Any] = {
 
 def dapo(config: RLConfig) -> RLConfig:
     """DAPO (arXiv:2503.14476): clip-higher, a mean over tokens, no KL, truncated responses out of the loss and a soft
-    penalty before the cap. Its rewards are 1 and -1, of which the penalty takes up to 1: 2 and 0 here.
+    penalty before the cap, further prompts in the place of groups of equal rewards. Its rewards are 1 and -1, of which
+    the penalty takes up to 1: 2 and 0 here.
 
-    Its dynamic sampling belongs to the rollout, and its sizes and step size to a recipe: they are kept.
+    It samples until the step is full; here it gives up behind 10 rounds. Its sizes and step size are a recipe's affair
+    and kept.
     """
     reward = {"correct": 2.0, "well_formed": 0.0, "overlong": 1.0, "overlong_from_frac": 0.8}
     return _changed(
@@ -75,6 +77,7 @@ def dapo(config: RLConfig) -> RLConfig:
         advantage=AdvantageConfig(name="grpo", eps=1e-6),
         objective=ObjectiveConfig(clip_low=0.2, clip_high=0.28, aggregation="token_mean"),
         kl=KLConfig(),
+        rollout=config.rollout.model_dump() | {"max_refills": 10},
     )
 
 

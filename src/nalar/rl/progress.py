@@ -1,7 +1,7 @@
 """What a step of RL reports."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from statistics import fmean
@@ -11,7 +11,7 @@ from nalar.rl.correction import Mismatch
 from nalar.rl.looping import ends_in_a_loop
 from nalar.rl.rollout import Collected, Rollout, is_silent
 from nalar.rl.step import UpdateMetrics
-from nalar.tasks.problem import Task
+from nalar.tasks.problem import Problem, Task
 from nalar.tasks.traces import checks_itself
 
 
@@ -24,6 +24,10 @@ class RLProgress:
     reward: float
     accuracy: dict[str, float]
     """By task id, over this step's samples."""
+    level_accuracy: dict[str, float]
+    """The same by task and level, as `id,level`; of tasks with levels."""
+    level_frac: dict[str, float]
+    """Which share of a task's groups were of each level, likewise."""
     response_tokens: dict[str, float]
     """Mean length by task id."""
     self_check_frac: float | None
@@ -100,23 +104,18 @@ def progress(
     """The report on what a step gathered and learned, `step` steps being done by now."""
     groups = collected.whole
     flat = [r for group in groups for r in group]
-    by_task: dict[str, list[Rollout]] = {}
-    for r in flat:
-        by_task.setdefault(r.problem.task, []).append(r)
-    searches = {task.id for task in tasks if task.searches}
-    searching = [r for r in flat if r.problem.task in searches]
-    idle = _idle_throughout(updates)
-    ages = _ages(collected)
-    total = ages.total()
+    by_task = _by(flat, lambda problem: problem.task)
+    by_level = _by(flat, lambda problem: problem.level and f"{problem.task},{problem.level}")
+    idle, ages = _idle_throughout(updates), _ages(collected)
     return RLProgress(
         step=step,
         tools=tally(calls) if any(calls := [r.parsed.calls for r in flat]) else None,
         reward=fmean(r.reward for r in flat),
         accuracy={t: fmean(r.correct for r in rs) for t, rs in by_task.items()},
+        level_accuracy={t: fmean(r.correct for r in rs) for t, rs in by_level.items()},
+        level_frac={t: len(rs) / len(by_task[rs[0].problem.task]) for t, rs in by_level.items()},
         response_tokens={t: fmean(len(r.response) for r in rs) for t, rs in by_task.items()},
-        self_check_frac=(
-            fmean(checks_itself(r.parsed.thought) for r in searching) if searching else None
-        ),
+        self_check_frac=_self_check_frac(flat, tasks),
         truncated_frac=fmean(r.truncated for r in flat),
         looping_frac=fmean(ends_in_a_loop(r.response.token_ids) for r in flat),
         samples=len(flat),
@@ -127,9 +126,7 @@ def progress(
         clipped_frac=_mean(u.clipped_frac for u in updates),
         clipped_high_frac=_mean(u.clipped_high_frac for u in updates),
         clipped_low_frac=_mean(u.clipped_low_frac for u in updates),
-        loss={name: fmean(u.terms[name] for u in updates) for name in updates[0].terms}
-        if updates
-        else {},
+        loss=_mean_terms(updates),
         reference_kl=_mean(u.kl for u in updates if u.kl is not None),
         mean_weight=None if mismatch is None else mismatch.mean_weight,
         held_frac=None if mismatch is None else mismatch.held_frac,
@@ -150,12 +147,35 @@ def progress(
         dropped_groups=len(collected.dropped),
         kept_groups=len(collected.groups),
         unfinished_groups=collected.num_unfinished,
-        stale_frac={age: n / total for age, n in sorted(ages.items())}
-        if max(ages, default=0)
-        else {},
-        staleness=sum(age * n for age, n in ages.items()) / max(total, 1),
+        stale_frac=_shares(ages) if max(ages, default=0) else {},
+        staleness=sum(age * frac for age, frac in _shares(ages).items()),
         max_staleness=max(ages, default=0),
     )
+
+
+def _by(
+    flat: Iterable[Rollout], name_of: Callable[[Problem], str | None]
+) -> dict[str, list[Rollout]]:
+    """Rollouts by what their problems are called; without those that are called nothing."""
+    found: dict[str, list[Rollout]] = {}
+    for rollout in flat:
+        if name := name_of(rollout.problem):
+            found.setdefault(name, []).append(rollout)
+    return found
+
+
+def _self_check_frac(flat: Iterable[Rollout], tasks: Sequence[Task]) -> float | None:
+    searches = {task.id for task in tasks if task.searches}
+    return _mean(checks_itself(r.parsed.thought) for r in flat if r.problem.task in searches)
+
+
+def _mean_terms(updates: Sequence[UpdateMetrics]) -> dict[str, float]:
+    names = updates[0].terms if updates else ()
+    return {name: fmean(u.terms[name] for u in updates) for name in names}
+
+
+def _shares(ages: Counter[int]) -> dict[int, float]:
+    return {age: n / ages.total() for age, n in sorted(ages.items())}
 
 
 def _ages(collected: Collected) -> Counter[int]:

@@ -68,7 +68,7 @@ PARTS: Mapping[str, Callable[[Facts, RewardConfig], float]] = {
 """By the name of their weight, in the order in which they are added."""
 
 
-def judged(facts: Sequence[Facts], config: RewardConfig) -> list[Facts]:
+def with_verdicts(facts: Sequence[Facts], config: RewardConfig) -> list[Facts]:
     """The same with verdicts of the model that judges, all of them asked for side by side; to be called once for a
     rollout, before rewards are worked out. Where it gives none, the score gets its reason as an error of the verifier:
     it is counted, and no reward is made up. Facts whose tasks no model judges come back as they are."""

@@ -3,15 +3,15 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from nalar.data.dialogue import Parsed, parse
 from nalar.data.tokenizer import Tokenizer
-from nalar.rl import rewards
 from nalar.rl.config import RewardConfig, RLConfig
 from nalar.rl.judge import Case
 from nalar.rl.response import Response
-from nalar.rl.rewards import Facts, group_rewards, totals
-from nalar.tasks.problem import Problem, Score, Task
+from nalar.rl.rewards import Facts, group_rewards, totals, with_verdicts
+from nalar.tasks.problem import Problem, Score, Split, Task
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,22 @@ class Judged:
     """The verdict of a model that judges, from 0 to 1. None: it was not asked."""
 
 
+class Draws(Protocol):
+    """A task, or whoever chooses among its levels."""
+
+    def draw(self, rng: random.Random, split: Split) -> Problem: ...
+
+
 def draw_problems(
-    tasks: Sequence[Task], count: int, seed: int, step: int, again: int = 0
+    tasks: Sequence[Draws], count: int, seed: int, step: int, again: int = 0
 ) -> list[Problem]:
-    """Train problems of one step, the tasks in turn; a pure function of seed, step and how often it was drawn again."""
+    """Train problems of one step, the tasks in turn; of tasks a pure function of seed, step and how often it was drawn
+    again."""
     rng = random.Random(f"{seed}/rl/{step}" + (f"/{again}" if again else ""))
     return [tasks[i % len(tasks)].draw(rng, "train") for i in range(count)]
 
 
-def judged(
+def judge_response(
     tokenizer: Tokenizer, task: Task, problem: Problem, response: Response, config: RewardConfig
 ) -> Judged:
     """Read a response and check its answer; a model that judges is asked last."""
@@ -93,7 +100,7 @@ def judged(
     if not config.weights_of(problem.task).judge:
         return Judged(parsed, score)
     case = Case(problem.prompt, parsed.answer, task.gold(problem))
-    [facts] = rewards.judged([Facts(problem.task, score, parsed.well_formed, case=case)], config)
+    [facts] = with_verdicts([Facts(problem.task, score, parsed.well_formed, case=case)], config)
     return Judged(parsed, facts.score, facts.judged)
 
 

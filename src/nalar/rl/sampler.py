@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from nalar.engine.engine import Engine, Event
-from nalar.engine.sequence import Request, SamplingParams, StopMatcher
-from nalar.rl.episode import Environment, MakeEnvironment
+from nalar.engine.sequence import Request, SamplingParams
+from nalar.engine.turns import Environment, MakeEnvironment
 from nalar.rl.group import Group
 from nalar.rl.response import Response
 
@@ -21,8 +21,6 @@ class Drawing:
     stop_token_ids: tuple[int, ...]
     make_environment: MakeEnvironment | None = None
     """None: a response is over where it stops."""
-    stop_matcher: StopMatcher | None = None
-    """Where else a sample stops to be replied to; it sees the ids since the last reply."""
 
 
 @dataclass
@@ -96,7 +94,6 @@ class Sampler:
                 stop_token_ids=drawing.stop_token_ids,
                 seed=group.seed,
             ),
-            stop_matcher=drawing.stop_matcher,
             first_stream=samples.start,
         )
         self._asked[self._engine.add(request)] = _Asked(group, samples, len(samples))

@@ -7,7 +7,7 @@ from typing import Self
 from nalar.data.tokenizer import Tokenizer
 from nalar.rl.config import RewardConfig
 from nalar.rl.group import Group
-from nalar.rl.rollout import Judged, judged
+from nalar.rl.rollout import Judged, judge_response
 from nalar.tasks.problem import Task
 
 THREADS = 4
@@ -35,7 +35,7 @@ class Verdicts:
     def ask(self, group: Group, i: int) -> None:
         task = self._tasks[group.problem.task]
         self._coming[group, i] = self._pool.submit(
-            judged, self._tokenizer, task, group.problem, group.responses[i], self._config
+            judge_response, self._tokenizer, task, group.problem, group.responses[i], self._config
         )
 
     def settle(self, group: Group) -> None:

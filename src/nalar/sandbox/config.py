@@ -45,7 +45,8 @@ ToolName = Literal["calculator", "python"]
 class ToolsConfig(Config):
     """What a model may call while it answers, and how much of it in one response."""
 
-    names: tuple[ToolName, ...] = ("calculator",)
+    names: tuple[ToolName, ...] = ()
+    """Empty: nothing may be called."""
     max_calls: int = Field(default=4, ge=1, le=10_000)
     """Calls that are run; one more is answered by an error."""
     output_chars: int = Field(default=2000, ge=16, le=1_000_000)
@@ -56,9 +57,9 @@ class ToolsConfig(Config):
     """Limits of one program."""
 
     def model_post_init(self, _context: object) -> None:
-        if not self.names or len(set(self.names)) < len(self.names):
+        if len(set(self.names)) < len(self.names):
             raise ConfigError(
                 at="tools.names",
-                got=" ".join(self.names) or "no name",
+                got=" ".join(self.names),
                 want=f"some of {', '.join(get_args(ToolName))}, each once",
             )
