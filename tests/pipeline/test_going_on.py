@@ -130,8 +130,15 @@ def test_as_many_checkpoints_stay_as_the_config_says(keep, keep_slices, left, co
 def test_saving_in_the_foreground_gives_the_same_run(config, whole, work, monkeypatch):
     keeping = config.checkpoint.model_copy(update={"background": False})
     run = work.create("a", config.model_copy(update={"checkpoint": keeping}))
-    monkeypatch.setattr(threading.Thread, "start", None)
+    start, started = threading.Thread.start, []
+
+    def noted(thread):
+        started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
     assert work.go(run, until="rl") is Outcome.FINISHED
+    assert {name.split("_")[0] for name in started} == {"verifier"}
     assert_ends_alike(run, whole)
 
 

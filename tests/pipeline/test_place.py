@@ -54,7 +54,8 @@ def test_a_gpu_without_bfloat16_is_refused_for_it_alone(shrunk, monkeypatch):
 
 
 def test_recipes_that_are_named_for_the_cpu_stay_there():
-    assert {recipe().device for recipe in RECIPES.values()} == {"cpu"}
+    named = [recipe() for name, recipe in RECIPES.items() if "h200" not in name]
+    assert {config.device for config in named} == {"cpu"}
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from nalar.pipeline.config import TaskRunConfig
 from nalar.pipeline.tasks import open_as_set
 from nalar.sandbox.config import ToolsConfig
 from nalar.tasks.problem import Split
+from nalar.tasks.registry import refuse_unknown_task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,8 @@ class EvalDocument(BaseModel):
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(Eval, flags.gathered(args, "--task"), verb="eval")
+    for word in asked.task:
+        refuse_unknown_task(word, at="--task")
     folder, run_config = chosen_model(asked.run)
     own = run_config.evals if isinstance(run_config, TaskRunConfig) else EvalConfig()
     tools = run_config.tools if isinstance(run_config, TaskRunConfig) else ToolsConfig()
