@@ -385,7 +385,7 @@ class Run:
         """The latest checkpoint; UserError where the run has not written one."""
         link = self.path / "model"
         if not link.is_dir():
-            hint = "the run may have stopped early; go on with it by --resume"
+            hint = f"where it stopped early, its verb goes on with it: --run {self.path} --resume"
             raise UserError(at=str(link), got="nothing", want="a checkpoint", hint=hint)
         return link
 

@@ -82,6 +82,22 @@ def test_a_curriculum_is_a_flag_and_so_are_tools(here, nalar_):
     assert not (here / "runs").exists()
 
 
+def test_a_file_says_how_many_problems_are_of_each_split(here, nalar_):
+    lines = [json.dumps({"question": f"{i}+1?", "answer": str(i + 1)}) for i in range(40)]
+    (here / "few.jsonl").write_text("\n".join(lines))
+    words = ("--model", "base", "--task", "few.jsonl", "--run", "f", *SIZES)
+    dry = nalar_("rl", *words, "--dry-run").out
+    (said,) = (line for line in dry.splitlines() if line.startswith("problems"))
+    assert said.startswith("problems      few.jsonl: ")
+    counts = [int(word) for word in said.replace(",", "").split() if word.isdecimal()]
+    assert len(counts) == 3 and sum(counts) == 40 and counts[0] > counts[2] > 0
+    assert said.split(maxsplit=1)[1] in nalar_("rl", *words).out
+    measured = nalar_("eval", "f", "--k", "1").out
+    assert f"(the file has {counts[2]} of this split, 40 in all; split=test" in measured
+    measured = nalar_("eval", "f", "--k", "1", "--task", "few.jsonl,split=test").out
+    assert "(the file has 40 of this split, 40 in all)" in measured
+
+
 def test_a_reward_that_is_not_finite_is_refused_with_its_problem(here, nalar_):
     weights = ("--rl.reward.correct", "1e308", "--rl.reward.well-formed", "1e308")
     called = nalar_("rl", "--model", "base", "--task", TASK, *SIZES, *weights)
@@ -133,12 +149,27 @@ def test_a_preset_is_no_way_to_change_a_run_that_goes_on(here, nalar_):
     [
         (("--task", TASK), "--model: got no model"),
         (("--model", "base"), "--task: got no task"),
-        (("--model", "nowhere", "--task", TASK), "no such folder"),
+        (
+            ("--model", "nowhere", "--task", TASK),
+            "runs/nowhere: got no such folder\n  wanted: a run, or",
+        ),
+        (("--model", "./nowhere", "--task", TASK), "nowhere: got no such folder"),
         (("--model", "base", "--task", "chain_sun"), "did you mean 'chain_sum'?"),
         (("--model", "base", "--task", "no.py"), "no such file"),
         (("--model", "base", "--task", TASK, "--max-prompt-tokens", "5"), "a prompt of "),
         (("--model", "base", "--task", "bad.py"), "scored as wrong; the problem: 'what?"),
         (("--model", "base", "--task", TASK, "--rl.tusks", "x"), "unknown flag --rl.tusks"),
+        (("--model", "base", "--task", TASK, "--rl.steps", "3x"), "'3x'\n  wanted: a whole number"),
+        (("--model", "base", "--task", TASK, "--rl.lr", "1o"), "'1o'\n  wanted: a number"),
+        (
+            ("--model", "base", "--task", TASK, "--rl.curriculum.focus", "2"),
+            "rl.curriculum.focus: got 2.0, and no task with levels",
+        ),
+        (
+            ("base", "--rl.steps", "3"),
+            "unknown flag --rl.steps\n  wanted: --force, --dry-run, --json",
+        ),
+        (("base", "--resume"), "a run goes on by its own config"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_is_written(words, said, here, nalar_):

@@ -121,3 +121,16 @@ def test_files_of_other_names_are_no_steps(run, nalar_):
         (run.path / ROLLOUTS / name).write_text("x")
     called = nalar_("samples", "a")
     assert called.code == 0 and "(kept: 1, 30)" in called.out
+
+
+def test_a_run_that_was_killed_before_it_saved_shows_its_first_step(run, nalar_, tmp_path):
+    (run.path / "model").unlink()
+    called = nalar_("chat", "a", "--prompt", "x")
+    assert called.code == 2 and f"--run {run.path.relative_to(tmp_path)} --resume" in called.err
+    base = run.checkpoint_dir("rl-000030")
+    config = {"recipe": "rl", "model": str(base), "rl": {"steps": 30, "tasks": ["chain_sum"]}}
+    begun = Run.create(tmp_path / "runs", "b", config, "nalar rl", 0)
+    (run.path / ROLLOUTS).rename(begun.path / ROLLOUTS)
+    called = nalar_("samples", "b", "--step", "1")
+    assert called.code == 0, called.err
+    assert "problem 0  say two  even" in called.out

@@ -77,7 +77,10 @@ def test_a_file_of_train_or_test_problems_stays_what_it_is(tmp_path):
     [
         ([], "no problem"),
         ([{"question": "?"}], "fields question"),
-        ([{"problem": "Half?", "solution": "no box"}], "one answer, as the form math"),
+        (
+            [{"problem": "Half?", "solution": "no box"}],
+            "one answer, as the form math has it: problem, and answer, or",
+        ),
         ([{"question": " ", "answer": "5"}], "a question"),
         ([*sums(3), {"question": "what is 1  and 1 ?", "answer": 3}], ":4.*line 2 again"),
         ([*sums(2), ["a list"]], ":3"),

@@ -13,6 +13,7 @@ from nalar.recipes.registry import RECIPES
 from nalar.run import Run, run_folders
 
 RUNS = Path("runs")
+_RUN_OR_MODEL = "a run, or a model's folder, which has a config.json"
 C = TypeVar("C", bound=RunConfig)
 
 
@@ -35,7 +36,8 @@ def run_path(name: str) -> Path:
         path = Path(name).expanduser()
     except RuntimeError as error:
         raise UserError(at=name, got="no such user", want="a folder's path") from error
-    return path if path.is_dir() or len(path.parts) != 1 else RUNS / name
+    is_bare = len(path.parts) == 1 and not name.startswith("./")
+    return RUNS / name if is_bare and not path.is_dir() else path
 
 
 def free_run_path(stem: str) -> Path:
@@ -45,8 +47,11 @@ def free_run_path(stem: str) -> Path:
     return RUNS / f"{stem}-{last + 1}"
 
 
-def open_run(name: str) -> Run:
-    """The run of this name or path; UserError that names the nearest where there is none."""
+def open_run(name: str, want: str = "a run's folder, which has a run.json") -> Run:
+    """The run of this name or path; UserError that names the nearest where there is none.
+
+    want: what may stand there, where a folder without a run may too.
+    """
     path = run_path(name)
     if not (path / "run.json").exists():
         known = [p.name for p in run_folders(RUNS)]
@@ -54,7 +59,7 @@ def open_run(name: str) -> Run:
         raise UserError(
             at=str(path),
             got="a folder that is not a run" if path.is_dir() else "no such folder",
-            want="a run's folder, which has a run.json",
+            want=want,
             hint=f"did you mean {RUNS / close}?"
             if close
             else "`nalar runs list` shows the runs there are",
@@ -96,7 +101,7 @@ def model_folder(name: str) -> Path:
     path = run_path(name)
     if (path / "config.json").is_file() and not (path / "run.json").exists():
         return path.resolve()
-    return open_run(name).model_dir().resolve()
+    return open_run(name, want=_RUN_OR_MODEL).model_dir().resolve()
 
 
 def chosen_model(name: str) -> tuple[Path, RunConfig | None]:
@@ -104,7 +109,7 @@ def chosen_model(name: str) -> tuple[Path, RunConfig | None]:
     path = run_path(name)
     if (path / "config.json").is_file() and not (path / "run.json").exists():
         return path, None
-    run = open_run(name)
+    run = open_run(name, want=_RUN_OR_MODEL)
     return run.model_dir(), stored_config(run, kind_of(run))
 
 

@@ -102,7 +102,7 @@ class LogDisplay:
 
     def stage_started(self, stage: str, *, steps: int | None, done: int = 0) -> None:
         self._ledger.steps, self._last_step, self._last = steps, done, self._now()
-        length = f", {steps} steps" if steps else ""
+        length = f", {steps} step{'s' if steps > 1 else ''}" if steps else ""
         self._line(f"{stage}: {f'goes on after step {done}' if done else 'starts'}{length}")
 
     def step(self, stage: str, step: int, values: Values) -> None:

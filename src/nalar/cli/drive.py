@@ -30,7 +30,7 @@ from nalar.pipeline.preflight import (
     this_machine,
 )
 from nalar.pipeline.state import Outcome
-from nalar.pipeline.tasks import refuse_bad_tasks
+from nalar.pipeline.tasks import refuse_bad_tasks, sizes_of_files
 from nalar.run import ROLLOUTS, Run
 
 AnyConfig = ZeroConfig | RlRunConfig | SftConfig
@@ -99,6 +99,8 @@ def show_plan(config: AnyConfig, path: Path | None, out: Output) -> int:
         out.text(f"recipe        {config.recipe}, seed {config.seed}, {how}")
         for line in forecast_lines(plan):
             out.text(line)
+        for line in sizes_of_files(config) if path and isinstance(config, TaskRunConfig) else ():
+            out.text(f"problems      {line}")
         out.text(forecast_table(plan))
         if path:
             out.text(f"would write   {path} (nothing was written)")
@@ -151,6 +153,9 @@ def drive(job: Job, out: Output) -> int:
     spent = {total.name: total.usd for total in run.stage_totals()}
     out.text(f"run folder: {run.path}")
     out.text(f"computing on: {job.config.device}, in {job.config.dtype}")
+    if job.is_new and isinstance(job.config, TaskRunConfig):
+        for line in sizes_of_files(job.config):
+            out.text(f"problems of {line}")
     if not job.is_new and (moved := _moved(run)):
         out.text(f"this run began with {moved}: it goes on, but not to the bit")
     try:

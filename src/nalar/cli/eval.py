@@ -17,8 +17,9 @@ from nalar.evals.results import TaskResult
 from nalar.pipeline.config import TaskRunConfig
 from nalar.pipeline.tasks import open_as_set
 from nalar.sandbox.config import ToolsConfig
-from nalar.tasks.problem import Split
+from nalar.tasks.problem import Split, Task
 from nalar.tasks.registry import refuse_unknown_task
+from nalar.tasks.text import TextProblems
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,13 +80,22 @@ def run(args: Sequence[str]) -> int:
     results: dict[str, TaskResult] = {}
     for name in config.tasks:
         what = f"up to {config.problems} problems of the {asked.split} split × {config.k} samples"
-        out.text(f"{name}: {what}")
+        out.text(f"{name}: {what}{_of_file(tasks[name], asked.split)}")
         results[name] = measure(
             sampler, tasks[name], config, split=asked.split, tools=tools, **seed
         )
     out.text(results_table(results))
     out.document(EvalDocument.model_validate(results))
     return 0
+
+
+def _of_file(task: Task, split: Split) -> str:
+    """Of a file of problems, how many it has: without a setting most of them are left to training."""
+    if not isinstance(task, TextProblems):
+        return ""
+    found, every = len(task.all_of(split)), sum(len(task.all_of(one)) for one in task.splits)
+    more = "" if found == every else "; split=test behind the file's name asks all of them"
+    return f" (the file has {found} of this split, {every} in all{more})"
 
 
 def _config(asked: Eval, own: EvalConfig) -> EvalConfig:

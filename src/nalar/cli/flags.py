@@ -30,6 +30,13 @@ _FIELD_ERROR = re.compile(
 _VALUE_ERROR = re.compile(
     r"Error parsing (?P<at>--\S+): (?P<got>.*?)(?: Argument helptext:| For full)"
 )
+_NO_NUMBER = re.compile(
+    r"(?P<kind>invalid literal for int|could not convert string to float).*?: (?P<got>.*)"
+)
+_NUMBERS = {
+    "invalid literal for int": "a whole number",
+    "could not convert string to float": "a number",
+}
 
 _KINDS = tyro.constructors.ConstructorRegistry()
 """How flags spell what is no number and no text."""
@@ -137,6 +144,9 @@ def _in_our_words(complaint: str, prog: str) -> UserError:
         return UserError(at=at, got=found["got"], want=found["want"])
     if found := _VALUE_ERROR.search(text):
         want = f"a value of the kind that `{prog} --help` shows"
-        return UserError(at=found["at"], got=found["got"], want=want)
+        got = found["got"]
+        if number := _NO_NUMBER.fullmatch(got):
+            got, want = number["got"], _NUMBERS[number["kind"]]
+        return UserError(at=found["at"], got=got, want=want)
     text = text.split(" For full helptext")[0]
     return UserError(at=prog, got=text, want=f"flags as `{prog} --help` shows them")

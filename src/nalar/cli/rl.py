@@ -104,7 +104,7 @@ def _with_tasks(asked: Rl, words: Sequence[str]) -> RlRunConfig:
 
 def _go_on(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
-    asked = flags.parse(GoOn, args, verb="rl")
+    asked = _asked_to_go_on(args)
     found = open_run(asked.run)
     config: ZeroConfig | RlRunConfig
     if kind_of(found) is RlRunConfig:
@@ -123,6 +123,19 @@ def _go_on(args: Sequence[str]) -> int:
         force=asked.force,
     )
     return drive(job, out)
+
+
+def _asked_to_go_on(args: Sequence[str]) -> GoOn:
+    """Not in the words of `nalar rl --help`, which lists the flags of a run that begins."""
+    try:
+        return flags.parse(GoOn, args, verb="rl")
+    except UserError as error:
+        raise UserError(
+            at="nalar rl RUN",
+            got=error.got,
+            want="--force, --dry-run, --json or none: a run goes on by its own config",
+            hint="other settings are another run: nalar rl --model MODEL --task TASK --run NAME",
+        ) from None
 
 
 def _refuse_without_base(found: Run) -> None:

@@ -13,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from nalar.cli import flags
-from nalar.cli.choice import open_run
+from nalar.cli.choice import kind_of, open_run, stored_config
 from nalar.cli.output import Document, Output
 from nalar.config import UserError, lookup
 from nalar.evals import units
 from nalar.evals.text import printable
+from nalar.pipeline.config import RlRunConfig
 from nalar.run import ROLLOUTS, Run
 
 SHOWN_PROBLEMS = 4
@@ -119,11 +120,18 @@ def _files(found: Run) -> Mapping[int, Path]:
     return dict(numbered)
 
 
+def _model_folder(found: Run) -> Path:
+    """Whose tokenizer reads the samples: until RL has saved once, that of the model that it began with."""
+    if kind_of(found) is RlRunConfig and not (found.path / "model").is_dir():
+        return Path(stored_config(found, RlRunConfig).model)
+    return found.model_dir()
+
+
 def _read(path: Path, found: Run) -> list[Group]:
     from nalar.data.tokenizer import Tokenizer
     from nalar.rl.store import RolloutRow, read_rows
 
-    tokenizer = Tokenizer.load(found.model_dir())
+    tokenizer = Tokenizer.load(_model_folder(found))
 
     def said(row: RolloutRow) -> Said:
         rollout = row.rollout(tokenizer)

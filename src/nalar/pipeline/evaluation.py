@@ -132,7 +132,7 @@ def describe(task_id: str, result: TaskResult) -> str:
     return (
         f"{task_id}: pass@1 {one.mean:.1%} [{one.ci95[0]:.1%}, {one.ci95[1]:.1%}], "
         f"pass@{result.k} {k.mean:.1%}, majority@{result.k} {maj.mean:.1%}, "
-        f"{result.mean_response_tokens:.0f} tokens a response ({result.n} problems)"
+        f"{result.mean_response_tokens:.0f} tokens a response ({result.n} problem{'s' if result.n > 1 else ''})"
     )
 
 

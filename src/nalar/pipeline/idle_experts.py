@@ -27,5 +27,5 @@ class IdleExperts:
         rest = f" and {len(dead) - NAMED} more" if len(dead) > NAMED else ""
         return (
             f"idle experts: {named}{rest} got no token in {self.in_a_row} reports in a row and no longer "
-            "learn; a higher balance_speed brings them back"
+            "learn; a higher --pretrain.balance-speed or --rl.balance-speed brings them back"
         )

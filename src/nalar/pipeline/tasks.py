@@ -11,8 +11,10 @@ from nalar.pipeline.config import RunConfig, TaskRunConfig, ZeroConfig
 from nalar.rl.rewards import gold_reward
 from nalar.run import Run
 from nalar.tasks.check import check_tasks
+from nalar.tasks.levels import Leveled
 from nalar.tasks.problem import Problem, Split, Task
 from nalar.tasks.registry import FAMILIES, is_file, open_task
+from nalar.tasks.text import TextProblems
 
 EVAL_SEED = 7  # the same problems and samples' seeds before and after
 TASKS_FILE = "tasks.json"
@@ -52,6 +54,7 @@ def test_problems(task: Task, config: TaskRunConfig) -> list[Problem]:
 def refuse_bad_tasks(config: TaskRunConfig) -> None:
     """UserError that shows the first problem at fault: a wrong gold answer, a repeat, an overlap, an empty split."""
     tasks = tasks_of(config)
+    refuse_idle_curriculum(config, tasks)
     only_measured = [word for word in config.evals.tasks if word not in config.rl.tasks]
     check_tasks(
         [tasks[word] for word in config.rl.tasks],
@@ -66,6 +69,30 @@ def refuse_bad_tasks(config: TaskRunConfig) -> None:
                 want="problems to be measured on before and after",
                 hint="--evals.tasks names other tasks than those that are trained on",
             )
+
+
+def refuse_idle_curriculum(config: TaskRunConfig, tasks: Mapping[str, Task]) -> None:
+    """UserError where levels are to be chosen and no task has any: the setting would do nothing."""
+    if config.rl.curriculum.focus is None:
+        return
+    if any(isinstance(tasks[word], Leveled) for word in config.rl.tasks):
+        return
+    raise UserError(
+        at="rl.curriculum.focus",
+        got=f"{config.rl.curriculum.focus}, and no task with levels",
+        want="a task with levels, for it chooses among them",
+        hint="a range makes levels: chain_sum,min_terms=2..5,max_terms=2..5 (docs/tasks.md)",
+    )
+
+
+def sizes_of_files(config: TaskRunConfig) -> list[str]:
+    """A line for each file of problems: how many of them are of each split, which is few where the file is small."""
+    files = [task for task in tasks_of(config).values() if isinstance(task, TextProblems)]
+    return [
+        f"{task.config.path}: {len(task.all_of('train'))} problems to train on, "
+        f"{len(task.all_of('valid'))} valid, {len(task.all_of('test'))} test"
+        for task in files
+    ]
 
 
 def refuse_long_prompts(

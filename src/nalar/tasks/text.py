@@ -24,6 +24,11 @@ BOXED = " Put the final answer in \\boxed{}."
 
 
 Form = Literal["gsm8k", "math", "plain"]
+_FIELDS: Mapping[Form, str] = {
+    "gsm8k": "question, and answer with #### before its number",
+    "math": "problem, and answer, or solution with a box",
+    "plain": "question or prompt, and answer",
+}
 
 
 class TextConfig(Config):
@@ -220,6 +225,6 @@ def _question_and_gold(record: Mapping[str, Any], form: Form, where: str) -> tup
         raise UserError(
             at=where,
             got=json.dumps(record, ensure_ascii=False)[:120],
-            want=f"{lacking}, as the form {form} has it",
+            want=f"{lacking}, as the form {form} has it: {_FIELDS[form]}",
         )
     return question.strip(), gold.strip()
