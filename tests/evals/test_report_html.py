@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from nalar.evals.baselines import GuessBaseline
 from nalar.evals.report import build_report
 from nalar.evals.report_html import marked, render_html, shown_folder, write_report
 from nalar.run import Run
@@ -83,6 +84,17 @@ def test_marks_are_pieces_of_their_own():
 
 def test_characters_that_act_on_a_screen_are_replaced():
     assert marked("a\x1b[2Jb\u202ec") == [("a\ufffd[2Jb\ufffdc", "")]
+
+
+def test_a_guess_is_no_constant_and_search_is_explained_where_there_is_one(report, page):
+    assert "Blind search makes" in page and "nalar samples runs/demo" in page
+    guess = GuessBaseline(guesses=4, pass_at_1=report.results.after["countdown"].pass_at_1)
+    baselines = report.baselines.model_copy(
+        update={"constant": {}, "guess": {"countdown": guess}, "blind_search": []}
+    )
+    other = render_html(report.model_copy(update={"baselines": baselines}), folder="x")
+    assert "one blind guess<small>of the right form, nothing solved" in other
+    assert "the best constant answer" not in other and "Blind search makes" not in other
 
 
 def test_written_twice_gives_the_same_bytes(synthetic, tmp_path):

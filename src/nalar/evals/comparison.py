@@ -45,6 +45,8 @@ class BaselineRow:
     pass_at_1: Estimate
     mean_tries: float | None
     """Of a search; None where there is nothing to try."""
+    about: str
+    """What the label means, in a few words."""
     standing: str | None
     """`above`, `level` (the intervals overlap) or `below`; None where there is no model after RL."""
 
@@ -139,24 +141,30 @@ def baseline_rows(report: Report) -> list[BaselineRow]:
     """All baselines, task by task."""
     if report.baselines is None:
         return []
-    found: list[tuple[str, str, Estimate, float | None]] = [
-        (task, f"always {printable(c.answer)}", c.pass_at_1, None)
+    found: list[tuple[str, str, Estimate, float | None, str]] = [
+        (task, f"always {printable(c.answer)}", c.pass_at_1, None, "the best constant answer")
         for task, c in report.baselines.constant.items()
     ]
     found += [
-        (task, "one blind guess", guess.pass_at_1, None)
+        (task, "one blind guess", guess.pass_at_1, None, "of the right form, nothing solved")
         for task, guess in report.baselines.guess.items()
     ]
     found += [
-        (blind.task, blind_label(blind), blind.pass_at_1, blind.mean_tries)
+        (
+            blind.task,
+            blind_label(blind),
+            blind.pass_at_1,
+            blind.mean_tries,
+            f"{blind.mean_tries:.1f} tries on average",
+        )
         for blind in report.baselines.blind_search
     ]
     order = list(dict.fromkeys(task for task, *_ in found))
     rows = []
-    for task, label, value, tries in sorted(found, key=lambda row: order.index(row[0])):
+    for task, label, value, tries, about in sorted(found, key=lambda row: order.index(row[0])):
         after = report.results.after.get(task)
         stands = standing(after.pass_at_1, value) if after else None
-        rows.append(BaselineRow(task, label, value, tries, stands))
+        rows.append(BaselineRow(task, label, value, tries, about, stands))
     return rows
 
 

@@ -96,7 +96,7 @@ def _probe_passed(session: Session[ZeroConfig], learner: Learner, slice_number: 
     earlier = [entry.model_dump() for entry in read_probe(session.run)]
     kept = [entry for entry in earlier if entry["slice"] < slice_number]  # a resume may go back
     session.run.write_json("probe.json", [*kept, result.model_dump() | {"slice": slice_number}])
-    verdict = "passed" if result.passed else "not yet"
+    verdict = "passed, so pretraining ends" if result.passed else "not yet"
     session.observer.note(
         f"probe after slice {slice_number}: {verdict}: {result.reason} "
         f"(recall {result.recall:.0%} of {result.hits} hits, "
