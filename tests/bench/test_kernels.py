@@ -16,6 +16,7 @@ from kernel_cases import Case, Place, cases, difference
 pytest.importorskip("triton")
 
 
+@pytest.mark.slow  # a minute and a half of Triton's interpreter; each kernel has its own tests
 def test_every_case_is_walked_through_and_right(tmp_path, capsys):
     out = tmp_path / "kernels.json"
     kernels.main(["--device", "cpu", "--tiny", "--out", str(out)])

@@ -165,6 +165,7 @@ def test_a_limit_that_allows_no_try_is_a_search_that_finds_nothing(repeats, limi
     assert not found.tokens_R.any()
 
 
+@pytest.mark.slow
 def test_where_tries_cannot_be_listed_they_are_guessed():
     task = Countdown(CountdownConfig(num_numbers=6, max_number=25, max_intermediate=1000))
     problems = task.problems("test", 3, 0)

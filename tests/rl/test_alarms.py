@@ -191,6 +191,6 @@ def test_series_of_any_numbers_raise_nothing():
     names = ["reward", "samples", "silent_groups", "kept_groups", "verifier_errors", "timeouts"]
     names += ["response_tokens/a", "entropy", "looping_frac", "loss/kl", "held_out_pass_at_1/a"]
     for _ in range(30):
-        watch = Watch(RLConfig(steps=50))
+        watch = Watch(RLConfig(steps=50), "float32")
         for step in range(1, 30):
             watch.see(step, {name: rng.choice(odd) for name in names if rng.random() < 0.8})

@@ -45,7 +45,9 @@ def losses(model, optimizer, batches, steps):
 
 
 @pytest.mark.parametrize("kernels", [False, True])
-@pytest.mark.parametrize("settings", [{"qk_clip_tau": 2.0}, {"name": "adamw"}])
+@pytest.mark.parametrize(
+    "settings", [{"qk_clip_tau": 2.0}, pytest.param({"name": "adamw"}, marks=pytest.mark.slow)]
+)
 def test_it_learns_what_the_step_of_a_cpu_learns(
     make_model, make_optimizer, batches, as_on_a_gpu, device, kernels, settings
 ):

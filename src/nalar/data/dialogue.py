@@ -228,7 +228,7 @@ class Parser:
         if self._inside is None and token_id == self._tokenizer.end_think_id:
             if self._part == "thought":
                 return self._leave("answer")
-        elif tools is not None:
+        elif tools is not None and token_id in self._tokenizer.tool_ids:
             return self._tool(token_id, tools)
         self._has_stray = True
         return Delta()

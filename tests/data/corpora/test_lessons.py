@@ -15,7 +15,7 @@ from nalar.data.corpora.procedural import documents
 from nalar.data.template import END
 from nalar.recipes.ladder import RUNGS, ladder
 from nalar.recipes.zero import zero_cpu
-from nalar.tasks import expression
+from nalar.sandbox import expression
 from nalar.tasks.family import split_of_key
 from nalar.tasks.linear import lowest_terms
 from nalar.tasks.programs import LAST, MIDDLE

@@ -106,6 +106,7 @@ def test_it_follows_each_rows_temperature():
     assert (found.processed_B[2::6] == 0).all()
 
 
+@pytest.mark.slow
 def test_draws_follow_the_softmax():
     probs_V = torch.tensor([0.02, 0.4, 0.0, 0.1, 0.3, 0.08, 0.1])
     num_rows = 400
