@@ -4,6 +4,7 @@ import json
 import math
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -19,6 +20,19 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 if not os.path.exists("/dev/nvidia0"):  # noqa: PTH110 - nothing is imported yet
     # Read where a kernel is defined. The interpreter knows nothing of races, shared memory or speed.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """`few(n)`: where a test has many cases, `make test` runs the first n and `make test-all` all of them."""
+    seen = Counter()
+    for item in items:
+        mark = item.get_closest_marker("few")
+        if mark is not None:
+            test = item.nodeid.partition("[")[0]
+            seen[test] += 1
+            if seen[test] > mark.args[0]:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from load import MODELS, Loaded, make_folder, measure, rows_of
 from nalar.model.shards import stored_tensors
 
 
+@pytest.mark.slow
 def test_loading_many_shards_holds_the_weights_once(tmp_path):
     """The bound of 1.15, interpreter aside: here the weights are smaller than it."""
     config = MODELS["mixture"].model_copy(update={"num_hidden_layers": 3, "vocab_size": 4000})

@@ -17,6 +17,8 @@ from nalar.kernels.grouped import NeedsHost, by_expert
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 
+pytestmark = pytest.mark.few(3)
+
 WAITS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "bincount", "lift_fresh")
 """Operations for which a host waits for the device, or whose shapes the device knows alone."""
 

@@ -16,6 +16,8 @@ from nalar.engine.scheduler import Scheduler
 from nalar.engine.sequence import Request, SamplingParams, ThinkingParams
 from nalar.kernels import switch
 
+pytestmark = pytest.mark.few(4)
+
 END = 12
 
 

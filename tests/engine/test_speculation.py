@@ -13,6 +13,8 @@ from nalar.engine.engine import Engine
 from nalar.engine.sequence import Request, SamplingParams, Speculated, ThinkingParams
 from nalar.kernels.sampling import Shaping, draw, stream_key, uniforms
 
+pytestmark = pytest.mark.few(3)
+
 END = 4
 PLAIN = {"max_model_len": 300}
 

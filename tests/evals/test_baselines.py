@@ -137,6 +137,7 @@ def test_tries_are_counted_by_their_marks():
     assert mean_tries([]) is None
 
 
+@pytest.mark.slow
 def test_all_baselines_take_seconds_and_repeat():
     tasks = [Countdown(), ChainSum()]
     problems = {task.id: task.problems("test", 40, 0) for task in tasks}

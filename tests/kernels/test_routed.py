@@ -10,6 +10,8 @@ from nalar.kernels.grouped import grouped_outer, grouped_product, order, sort_ro
 from nalar.kernels.routed import RoutedExperts, plain_sum, swiglu, swiglu_backward, weighted_sum
 
 permute = pytest.importorskip("nalar.kernels.gpu.permute")
+
+pytestmark = pytest.mark.few(4)
 KERNELS = ("routed_experts", "route_sort", "swiglu", "spread_choices", "sum_choices")
 
 

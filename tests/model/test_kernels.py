@@ -55,10 +55,9 @@ def steps(model, pages, ids):
     "family",
     [
         "deepseek_v3",
-        "qwen3",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("deepseek_v3-other_order", "qwen2-yarn", "granitemoe")
+            for name in ("qwen3", "deepseek_v3-other_order", "qwen2-yarn", "granitemoe")
         ),
     ],
 )

@@ -12,6 +12,8 @@ from nalar.optim import muonclip
 from nalar.optim.config import OptimConfig
 from nalar.optim.muonclip import MuonClip
 
+pytestmark = pytest.mark.few(3)
+
 CONFIG = OptimConfig(lr=0.02, adamw_lr=0.005, weight_decay=0.1, clip_grad_norm=0.1)
 TRUNCATED = 2**-7
 

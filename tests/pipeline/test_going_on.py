@@ -22,6 +22,8 @@ from nalar.train import checkpoint as checkpoint_module
 from nalar.train import step as step_module
 from nalar.train.checkpoint import MANIFEST, read_progress
 
+pytestmark = pytest.mark.few(1)
+
 CLOCK = {"wall_s", "usd", "energy_wh", "tokens_per_s", "mfu_frac"}
 STEPS = 20  # of the one slice that the probe lets pass
 

@@ -11,6 +11,8 @@ from nalar.pipeline.sampler import load_sampler
 from nalar.pipeline.zero import Outcome
 from nalar.recipes.registry import RECIPES
 
+pytestmark = pytest.mark.few(1)
+
 
 @pytest.fixture(scope="module")
 def rounded(shrunk: ZeroConfig) -> ZeroConfig:

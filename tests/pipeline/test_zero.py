@@ -19,6 +19,8 @@ from nalar.pipeline.zero import Outcome
 from nalar.plan.model import count_parameters, flops_per_token, sequence_flops
 from nalar.run import Run
 
+pytestmark = pytest.mark.few(1)
+
 STAGES = ["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
 TIME = {"wall_s", "usd", "tokens_per_s"}
 CLOCK = TIME | {"mfu_frac"}

@@ -99,7 +99,7 @@ def retrace(model: Transformer, rollouts: list[Rollout]) -> list[Retraced]:
     return [found[i] for i in range(len(rollouts))]
 
 
-@pytest.mark.parametrize("kind", ["untrained", "trained"])
+@pytest.mark.parametrize("kind", ["untrained", pytest.param("trained", marks=pytest.mark.slow)])
 def test_sampled_logprobs_are_the_trainers(kind, tokenizer, rl_config):
     model = untrained() if kind == "untrained" else trained(tokenizer)
     tasks = [Countdown(), ChainSum()]

@@ -44,7 +44,7 @@ def losses(model, optimizer, batches, steps):
     return torch.tensor(seen)
 
 
-@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "settings", [{"qk_clip_tau": 2.0}, pytest.param({"name": "adamw"}, marks=pytest.mark.slow)]
 )

@@ -16,6 +16,8 @@ from nalar.kernels.experts import Dense, dense, experts_reference, infer_experts
 gpu = pytest.importorskip("nalar.kernels.gpu.experts")
 lines = pytest.importorskip("nalar.kernels.gpu.expert_lines")
 
+pytestmark = pytest.mark.few(3)
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

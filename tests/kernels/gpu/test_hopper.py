@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton")
+
+pytestmark = pytest.mark.few(3)
 MOST_SHARED = 227 * 1024
 
 

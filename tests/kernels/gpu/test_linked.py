@@ -7,6 +7,8 @@ import pytest
 
 from nalar.kernels import switch
 
+pytestmark = pytest.mark.few(3)
+
 FOLDER = Path(switch.__file__).parent / "gpu"
 
 

@@ -12,6 +12,8 @@ from nalar.kernels.paging import Paging
 pytest.importorskip("triton")
 from nalar.kernels.gpu import paged
 
+pytestmark = pytest.mark.few(3)
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

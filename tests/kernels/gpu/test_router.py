@@ -10,6 +10,8 @@ from nalar.model.moe import Router
 
 gpu = pytest.importorskip("nalar.kernels.gpu.router")
 
+pytestmark = pytest.mark.few(3)
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 BASE = {

@@ -6,6 +6,8 @@ from nalar.kernels.rows import keep, newest
 
 pytest.importorskip("triton")
 
+pytestmark = pytest.mark.few(3)
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -22,6 +22,8 @@ import triton.language as tl  # noqa: E402
 
 from nalar.kernels.gpu import sampling  # noqa: E402
 
+pytestmark = pytest.mark.few(3)
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 V = 2500  # three tiles, the last one ragged
 
@@ -86,6 +88,7 @@ def test_it_draws_the_tokens_of_the_plain_form(width):
     assert_agree(by_kernel(logits_BV, uniform_B), plainly(logits_BV, uniform_B))
 
 
+@pytest.mark.slow
 def test_tokens_differ_from_the_plain_form_only_within_rounding_of_a_boundary():
     """A flat distribution has most boundaries: here 2,500 of them."""
     logits_BV, uniform_B = logits_of(150, scale=0.3), uniforms(*streams(150))
