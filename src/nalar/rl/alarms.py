@@ -270,8 +270,7 @@ RULES: Mapping[str, tuple[Rule, str]] = {
     ),
     "verifier fails": (
         _share_above("verifier_errors", ("samples",), "max_verifier_error_frac", at_once=True),
-        "Its samples have no reward. See verifier_errors by task, and the error of a sample: "
-        "nalar samples RUN.",
+        "Its samples have no reward. The error stands beside a sample: nalar samples RUN.",
     ),
     "checks run over their time": (
         _share_above("timeouts", ("samples",), "max_timeout_frac"),
