@@ -23,7 +23,7 @@ def zero_h200_small() -> ZeroConfig:
         recipe="zero-h200-small",
         device="cuda",
         dtype="bfloat16",
-        threads=8,
+        threads=4,
         model=ModelConfig(
             vocab_size=320,
             hidden_size=256,
