@@ -16,7 +16,7 @@ _CAP = 320
 
 
 def zero_h200_small() -> ZeroConfig:
-    """Countdown with 3 or 4 numbers up to 12, chains of 6 to 10 digits, linear equations: sized by docs/ladder.md."""
+    """Countdown with 3 or 4 numbers up to 12, chains of 6 to 10 digits, linear equations (docs/ladder.md)."""
     full = zero_cpu()
     tasks = ("countdown", "chain_sum", _LINEAR)
     return ZeroConfig(
