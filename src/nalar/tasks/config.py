@@ -6,6 +6,7 @@ from pydantic import Field
 
 from nalar.config import Config, ConfigError, lookup
 from nalar.sandbox.config import Tier
+from nalar.tasks.language import LANGUAGES, Language
 
 
 class CountdownConfig(Config):
@@ -275,6 +276,30 @@ class ProgramsConfig(Config):
         _ordered(self, "programs", "min_steps", "max_steps")
 
 
+Act = Literal["greet", "thank", "ask", "invite", "wish", "apologise", "describe"]
+
+
+class GeneralConfig(Config):
+    """Say in one sentence what is asked for: greet, thank, invite, describe."""
+
+    acts: str = "greet+thank+ask+invite+wish+apologise+describe"
+    """Joined by +. ask: for a thing. wish: luck. describe: somebody's thing, from two words about it."""
+    languages: str = "en+id"
+    """Of the requests, joined by +: each is answered in its own."""
+
+    @property
+    def chosen_acts(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.acts.split("+"))
+
+    @property
+    def chosen_languages(self) -> tuple[Language, ...]:
+        return _languages("general", self.languages)
+
+    def model_post_init(self, _context: object) -> None:
+        _known("general", "acts", self.chosen_acts, get_args(Act))
+        _languages("general", self.languages)
+
+
 def _ordered(config: Config, task: str, low: str, high: str) -> None:
     if getattr(config, low) > getattr(config, high):
         raise ConfigError(
@@ -282,6 +307,12 @@ def _ordered(config: Config, task: str, low: str, high: str) -> None:
             got=str(getattr(config, low)),
             want=f"at most {high}={getattr(config, high)}",
         )
+
+
+def _languages(task: str, names: str) -> tuple[Language, ...]:
+    """Joined by +; ConfigError where one is unknown."""
+    known: dict[str, Language] = {language: language for language in LANGUAGES}
+    return tuple(lookup(name.strip(), known, at=f"{task}.languages") for name in names.split("+"))
 
 
 def _known(task: str, field: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:

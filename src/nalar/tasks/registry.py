@@ -13,6 +13,7 @@ from nalar.tasks.calendar import Calendar
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.check import refuse_bad_task
 from nalar.tasks.countdown import Countdown
+from nalar.tasks.general import General
 from nalar.tasks.graph import GraphPath
 from nalar.tasks.grid import LogicGrid
 from nalar.tasks.gym import PREFIX, open_gym
@@ -48,6 +49,7 @@ FAMILIES: Mapping[str, Entry] = {
     "units": Entry(Units, settings.UnitsConfig),
     "calendar": Entry(Calendar, settings.CalendarConfig),
     "programs": Entry(Programs, settings.ProgramsConfig),
+    "general": Entry(General, settings.GeneralConfig),
 }
 """By task id."""
 
