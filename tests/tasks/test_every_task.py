@@ -30,6 +30,7 @@ HARDER = [
     "units,imperial=True,decimals=2,quantities=length+mass+temperature",
     "calendar,max_days=400,first_year=1899",
     "general,acts=thank+describe,languages=id",
+    "safety,languages=en,harmful_frac=0.8",
 ]
 COSTLY = "programs"
 """Scored in a sandbox: it keeps the same promises on fewer problems, and has tests of its own."""
@@ -49,6 +50,7 @@ BLIND = {
     "units": (0.03, 0.10),
     "calendar": (0.09, 0.15),
     "general": (0.01, 0.01),
+    "safety": (0.3, 0.55),
 }
 HOSTILE = [
     "",
@@ -253,6 +255,7 @@ def test_a_program_of_other_steps_is_hardly_ever_right():
         ("units,quantities=weight", "one of"),
         ("calendar,first_year=2040", "last_year"),
         ("general,languages=en+fr", "one of"),
+        ("safety,harmful_frac=2", "less than or equal to 1"),
         ("general,acts=thanks", "did you mean 'thank'"),
     ],
 )

@@ -300,6 +300,22 @@ class GeneralConfig(Config):
         _languages("general", self.languages)
 
 
+class SafetyConfig(Config):
+    """Decline what is harmful, help with what is harmless."""
+
+    languages: str = "en+id"
+    """Of the requests, joined by +: each is answered in its own."""
+    harmful_frac: float = Field(default=0.5, ge=0, le=1)
+    """Share of harmful requests."""
+
+    @property
+    def chosen_languages(self) -> tuple[Language, ...]:
+        return _languages("safety", self.languages)
+
+    def model_post_init(self, _context: object) -> None:
+        _languages("safety", self.languages)
+
+
 def _ordered(config: Config, task: str, low: str, high: str) -> None:
     if getattr(config, low) > getattr(config, high):
         raise ConfigError(

@@ -16,8 +16,12 @@ from nalar.tasks.phrases import (
     holds,
     is_one_sentence,
     is_plain,
+    pairs,
+    said_as,
     says_once,
     sentence,
+    stammered,
+    vocabulary,
     words_of,
 )
 from nalar.tasks.problem import Problem, Score
@@ -239,24 +243,17 @@ _FILLERS: Mapping[Language, tuple[str, ...]] = {
 }
 _MOST_WORDS = 12
 
-
-def _pairs(text: str) -> dict[str, Mapping[Language, str]]:
-    """Of `cake/kue tea/teh`, by the English word."""
-    pairs = (pair.replace("_", " ").split("/") for pair in text.split())
-    return {en: {"en": en, "id": indonesian} for en, indonesian in pairs}
-
-
 THINGS: Mapping[str, Mapping[str, Mapping[Language, str]]] = {
-    "greet": _pairs(_TIMES),
-    "thank": _pairs(_GOODS),
-    "ask": _pairs(_GOODS),
-    "invite": _pairs(_EVENTS),
-    "wish": _pairs(_TRIALS),
-    "apologise": _pairs(_FAULTS),
-    "describe": _pairs(_THINGS),
+    "greet": pairs(_TIMES),
+    "thank": pairs(_GOODS),
+    "ask": pairs(_GOODS),
+    "invite": pairs(_EVENTS),
+    "wish": pairs(_TRIALS),
+    "apologise": pairs(_FAULTS),
+    "describe": pairs(_THINGS),
 }
 """What an act may be about."""
-SIZES, COLOURS = _pairs(_SIZES), _pairs(_COLOURS)
+SIZES, COLOURS = pairs(_SIZES), pairs(_COLOURS)
 _WORDS = {en: pair for table in (SIZES, COLOURS, *THINGS.values()) for en, pair in table.items()}
 
 
@@ -314,7 +311,7 @@ class General(Family):
             "language": bool(words) and not _foreign(language, words),
             "name": named == 1 and not others & {word.removesuffix("'s") for word in words},
             "thing": all(
-                _is_said(words, _WORDS[data[part]][language], language)
+                said_as(words, _WORDS[data[part]][language], language)
                 for part in ("thing", "size", "colour")
                 if part in data
             ),
@@ -352,7 +349,7 @@ class General(Family):
         if flaw == "padded":
             fillers = rng.sample(_FILLERS[language], 2)
             return " ".join([good, *fillers] if rng.random() < 0.7 else [fillers[0], good])
-        return f"{good} {good}" if rng.random() < 0.5 else _stammered(rng, good)
+        return f"{good} {good}" if rng.random() < 0.5 else stammered(rng, good)
 
     def guess(self, rng: random.Random, problem: Problem) -> str:
         return self.another_answer(rng)
@@ -414,43 +411,16 @@ def _nameless(text: str, name: str) -> str:
     return text.replace(f"{name} ", "")
 
 
-def _stammered(rng: random.Random, text: str) -> str:
-    """One word of it, several times in a row."""
-    words = text.split(" ")
-    at = rng.randrange(len(words) - 1)
-    return " ".join([*words[:at], *[words[at].rstrip(",")] * 3, *words[at:]])
-
-
-def _is_said(words: Sequence[str], phrase: str, language: Language) -> bool:
-    return holds(words, phrase) or (language == "id" and holds(words, f"{phrase}nya"))
-
-
 def _foreign(language: Language, words: Sequence[str]) -> set[str]:
     """Those of them that belong to another language alone."""
-    own = _vocabulary(language)
-    return {
-        word
-        for other in LANGUAGES
-        if other != language
-        for word in words
-        if word in _vocabulary(other) and word not in own
-    }
+    others = (_vocabulary(other) for other in LANGUAGES if other != language)
+    return {word for other in others for word in words if word in other} - _vocabulary(language)
 
 
 @lru_cache
 def _vocabulary(language: Language) -> frozenset[str]:
-    """All words of a language that occur in what is accepted, or fills."""
-    texts = [pair[language] for pair in _WORDS.values()] + list(_FILLERS[language])
+    """All words of a language that occur in what is accepted, or in a flaw."""
+    patterns = [pair[language] for pair in _WORDS.values()]
     for act in ACTS.values():
-        texts += [text for core in act[language].cores for text in expanded(core)]
-        texts.append(act[language].rude)
-    texts += list(_CALLS[language])
-    words = {word for text in texts for word in words_of(text.format_map(_Slots()))}
-    return frozenset(words | {f"{word}nya" for word in words if language == "id"})
-
-
-class _Slots(dict[str, str]):
-    """Fills what a pattern leaves open with nothing."""
-
-    def __missing__(self, key: str) -> str:
-        return ""
+        patterns += [*act[language].cores, act[language].rude]
+    return vocabulary([*patterns, *_CALLS[language], *_FILLERS[language]], language)

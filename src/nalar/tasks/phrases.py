@@ -1,12 +1,16 @@
 """Short answers in words: the sentences that a pattern allows, and what can be told of any text. Imports no torch."""
 
 import itertools
+import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from nalar.tasks.language import Language
 
 MAX_CHARS = 200
 """Of an answer in words; longer ones are no answer."""
 MARKS = ".!?"
+_SLOT = re.compile(r"\{\w+\}")
 _CHOICE = re.compile(r"\[([^]]*)\]")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
@@ -77,3 +81,28 @@ def cut(text: str, keep: float) -> str:
     """A sentence that breaks off: this share of its words, one at least, and no mark."""
     words = text.rstrip(MARKS).split(" ")
     return " ".join(words[: max(1, min(len(words) - 1, round(len(words) * keep)))]).rstrip(",")
+
+
+def stammered(rng: random.Random, text: str) -> str:
+    """A sentence with one word of it several times in a row."""
+    words = text.split(" ")
+    at = rng.randrange(len(words) - 1)
+    return " ".join([*words[:at], *[words[at].rstrip(",")] * 3, *words[at:]])
+
+
+def pairs(text: str) -> dict[str, Mapping[Language, str]]:
+    """Of `cake/kue tea/teh`, by the English word; `_` stands for a space."""
+    found = (pair.replace("_", " ").split("/") for pair in text.split())
+    return {en: {"en": en, "id": indonesian} for en, indonesian in found}
+
+
+def said_as(words: Sequence[str], phrase: str, language: Language) -> bool:
+    """Whether a phrase stands among the words; an Indonesian one may end in -nya."""
+    return holds(words, phrase) or (language == "id" and holds(words, f"{phrase}nya"))
+
+
+def vocabulary(patterns: Iterable[str], language: Language) -> frozenset[str]:
+    """The words of all texts of the patterns, Indonesian ones with -nya too."""
+    texts = (_SLOT.sub("", text) for pattern in patterns for text in expanded(pattern))
+    words = {word for text in texts for word in words_of(text)}
+    return frozenset(words | ({f"{word}nya" for word in words} if language == "id" else set()))

@@ -22,6 +22,7 @@ from nalar.tasks.linear import Linear
 from nalar.tasks.own import OwnTask, OwnTaskConfig
 from nalar.tasks.problem import Task
 from nalar.tasks.programs import Programs
+from nalar.tasks.safety import Safety
 from nalar.tasks.sequence import NumberSequence
 from nalar.tasks.sorting import Sorting
 from nalar.tasks.strings import Strings
@@ -50,6 +51,7 @@ FAMILIES: Mapping[str, Entry] = {
     "calendar": Entry(Calendar, settings.CalendarConfig),
     "programs": Entry(Programs, settings.ProgramsConfig),
     "general": Entry(General, settings.GeneralConfig),
+    "safety": Entry(Safety, settings.SafetyConfig),
 }
 """By task id."""
 
