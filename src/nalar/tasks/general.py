@@ -285,14 +285,14 @@ class General(Family):
         )
 
     def gold(self, problem: Problem) -> str:
-        return self._accepted(problem)[0]
+        return self.accepted(problem)[0]
 
     def score(self, problem: Problem, answer: str) -> Score:
         """Correct: one of the sentences by which the act is done, to the letter. Well-formed: a line of ASCII."""
         said = answer.strip(" \t\r\n")
         if not is_plain(said):
             return NOT_READ
-        return Score(correct=said in self._accepted(problem), well_formed=True, canonical=said)
+        return Score(correct=said in self.accepted(problem), well_formed=True, canonical=said)
 
     def quality(self, problem: Problem, answer: str) -> float:
         """Share of the points of the rubric that are met."""
@@ -316,14 +316,13 @@ class General(Family):
                 if part in data
             ),
             "polite": not act.polite or any(holds(words, formula) for formula in act.polite),
-            "one sentence": is_one_sentence(said),
-            "short": says_once(words, _MOST_WORDS),
-            "act": said in self._accepted(problem),
+            "one sentence": is_one_sentence(said) and says_once(words, _MOST_WORDS),
+            "act": said in self.accepted(problem),
         }
 
     def variants(self, rng: random.Random, problem: Problem) -> list[Variant]:
         """Three that are good, and one of every flaw."""
-        good = self._accepted(problem)
+        good = self.accepted(problem)
         texts: list[tuple[str, str | None]] = [(text, None) for text in rng.sample(good, 3)]
         texts += [(self.flawed(rng, problem, flaw), flaw) for flaw in FLAWS]
         rng.shuffle(texts)
@@ -333,17 +332,17 @@ class General(Family):
         """A wrong answer of one of `FLAWS`."""
         data = problem.data
         language: Language = data["language"]
-        good = rng.choice(self._accepted(problem))
+        good = rng.choice(self.accepted(problem))
         if flaw == "rude":
             return sentence(_filled(ACTS[data["act"]][language].rude, data, language))
         if flaw == "no_name":
             return sentence(_nameless(good, data["name"]))
         if flaw == "wrong_name":
             other = rng.choice([name for name in NAMES if name != data["name"]])
-            return rng.choice(accepted(*_frozen({**data, "name": other}, language)))
+            return rng.choice(_ways(*_frozen({**data, "name": other}, language)))
         if flaw == "wrong_language":
             other_language = next(one for one in LANGUAGES if one != language)
-            return rng.choice(accepted(*_frozen(data, other_language)))
+            return rng.choice(_ways(*_frozen(data, other_language)))
         if flaw == "unfinished":
             return cut(good, rng.uniform(0.3, 0.9))
         if flaw == "padded":
@@ -354,8 +353,9 @@ class General(Family):
     def guess(self, rng: random.Random, problem: Problem) -> str:
         return self.another_answer(rng)
 
-    def _accepted(self, problem: Problem) -> Sequence[str]:
-        return accepted(*_frozen(problem.data, problem.data["language"]))
+    def accepted(self, problem: Problem) -> tuple[str, ...]:
+        """All sentences that score correct, the plainest first."""
+        return _ways(*_frozen(problem.data, problem.data["language"]))
 
 
 FLAWS = ("rude", "no_name", "wrong_name", "wrong_language", "unfinished", "padded", "repeated")
@@ -369,7 +369,7 @@ def _frozen(
 
 
 @lru_cache(maxsize=4096)
-def accepted(language: Language, parts: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+def _ways(language: Language, parts: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """All sentences that do what a request asks for, the plainest first."""
     data = dict(parts)
     cores = [one for core in ACTS[data["act"]][language].cores for one in expanded(core)]
