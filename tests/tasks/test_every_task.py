@@ -29,6 +29,8 @@ HARDER = [
     "strings,actions=shift+dedupe,max_letters=15",
     "units,imperial=True,decimals=2,quantities=length+mass+temperature",
     "calendar,max_days=400,first_year=1899",
+    "general,acts=thank+describe,languages=id",
+    "safety,languages=en,harmful_frac=0.8",
 ]
 COSTLY = "programs"
 """Scored in a sandbox: it keeps the same promises on fewer problems, and has tests of its own."""
@@ -47,6 +49,8 @@ BLIND = {
     "strings": (0.20, 0.30),
     "units": (0.03, 0.10),
     "calendar": (0.09, 0.15),
+    "general": (0.01, 0.01),
+    "safety": (0.3, 0.55),
 }
 HOSTILE = [
     "",
@@ -250,6 +254,9 @@ def test_a_program_of_other_steps_is_hardly_ever_right():
         ("strings,actions=revers", "did you mean 'reverse'"),
         ("units,quantities=weight", "one of"),
         ("calendar,first_year=2040", "last_year"),
+        ("general,languages=en+fr", "one of"),
+        ("safety,harmful_frac=2", "less than or equal to 1"),
+        ("general,acts=thanks", "did you mean 'thank'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(word, told):

@@ -11,8 +11,12 @@ from nalar.tasks.registry import settings_of
 Format = Literal["text", "jsonl", "parquet"]
 Content = Literal["text", "dialogue"]
 
-LESSONS = ("arithmetic", "linear", "sequence", "sorting", "strings", "programs")
+REPLIES = ("general", "safety")
+"""Ids of the tasks that are answered at once, in words: their lessons have no steps."""
+LESSONS = ("arithmetic", "linear", "sequence", "sorting", "strings", "programs", *REPLIES)
 """Ids of the tasks that the procedural corpus has lessons on (`corpora/lessons.py`)."""
+WORDED = ("arithmetic", "linear")
+"""Of these, those whose steps are calculations, which words can join (`corpora/wording.py`)."""
 
 
 class ProceduralSource(Config):
@@ -138,11 +142,13 @@ class LessonConfig(Config):
     attempts: float = Field(default=0.8, ge=0)
     """Share of documents, as in `weights`: dialogues that try a problem."""
     pieces: float = Field(default=0.2, ge=0)
-    """Share of documents: lists of single steps of the work, without a problem."""
+    """Share of documents: lists of single steps of the work, without a problem. 0 where a task has no steps."""
+    wording: Literal["symbols", "words"] = "symbols"
+    """symbols: `3-2=1,-4-5=-9`. words: `3-2 is 1, maka -4-5 jadi -9`, each step in a language drawn at random."""
     slip_frac: float = Field(default=0.01, ge=0, le=1)
     """A step that goes wrong; what follows goes on from it."""
     blurt_frac: float = Field(default=0.45, ge=0, le=1)
-    """Attempts that answer at once."""
+    """Attempts that answer at once; all do where a task has no steps, and this and what is next count for nothing."""
     partial_frac: float = Field(default=0.25, ge=0, le=1)
     """Attempts that give up on the way and guess; the rest are worked through."""
     guess_right_frac: float = Field(default=0.15, ge=0, le=1)
@@ -155,6 +161,18 @@ class LessonConfig(Config):
 
     def model_post_init(self, _context: object) -> None:
         lookup(self.name, {name: name for name in LESSONS}, at="corpus.lessons")
+        if self.name in REPLIES and self.pieces:
+            raise ConfigError(
+                at="corpus.lessons",
+                got=f"pieces={self.pieces} of {self.name}",
+                want="pieces=0: it is answered at once, and has no steps",
+            )
+        if self.wording == "words" and self.name not in WORDED:
+            raise ConfigError(
+                at="corpus.lessons",
+                got=f"wording=words for {self.name}",
+                want=f"wording=symbols: words join the steps of {' and '.join(WORDED)} alone",
+            )
         if self.blurt_frac + self.partial_frac > 1:
             raise ConfigError(
                 at="corpus.lessons",

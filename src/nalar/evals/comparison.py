@@ -79,6 +79,8 @@ def measures(report: Report, task: str) -> list[Measure]:
     ]
     if shown.self_check_frac is not None:
         plain.append(("with a self-check", lambda r: units.percent(r.self_check_frac)))
+    if any(r is not None and r.readable_frac is not None for r in (before, after)):
+        plain.append(("readable thoughts", lambda r: units.percent(r.readable_frac)))
     rows = []
     for label, take in estimates:
         pair = [take(result) if result else None for result in (before, after)]

@@ -13,8 +13,12 @@ from nalar.engine.turns import MakeEnvironment, generate_turns
 from nalar.evals.config import EvalConfig
 from nalar.evals.results import TaskResult, estimate
 from nalar.stats import majority, pass_at_k
+from nalar.tasks.language import is_readable, says_language
 from nalar.tasks.problem import Problem, Score, Task
 from nalar.tasks.traces import checks_itself
+
+_WORDED_FRAC = 0.1
+"""Thoughts that have small words, at least, for a share of them to say something."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +120,21 @@ def summarise(samples: Sequence[Sequence[Sample]], *, searches: bool, seed: int)
         well_formed_frac=fmean(s.parsed.well_formed and s.score.well_formed for s in flat),
         mean_response_tokens=fmean(len(s.completion.token_ids) for s in flat),
         self_check_frac=fmean(checks_itself(s.parsed.thought) for s in flat) if searches else None,
+        readable_frac=readable_frac([s.parsed.thought for s in flat]),
         verifier_errors=sum(s.score.error is not None for s in flat),
         timeouts=sum(s.score.timed_out for s in flat),
         tool_calls=tools.calls,
         called_frac=tools.called_frac,
         tool_error_frac=tools.error_frac,
     )
+
+
+def readable_frac(thoughts: Sequence[str]) -> float | None:
+    """Of the thoughts with words to tell a language by, those that are readable; None where these are few."""
+    worded = [thought for thought in thoughts if says_language(thought)]
+    if not worded or len(worded) < _WORDED_FRAC * len(thoughts):
+        return None
+    return fmean(map(is_readable, worded))
 
 
 def _majority_correct(group: Sequence[Sample]) -> bool:

@@ -53,6 +53,9 @@ class TaskResult(Finite):
     mean_response_tokens: float
     self_check_frac: float | None
     """Share of responses in which a try marked wrong is followed by another; None where nothing is searched."""
+    readable_frac: float | None = None
+    """Of the responses whose thought has small words, the share that is in one language and does not loop; None where
+    hardly a thought has any."""
     verifier_errors: int = 0
     """Responses without a verdict. They count as wrong here, so the figures are a lower bound where there are any."""
     timeouts: int = 0

@@ -275,6 +275,48 @@ class ProgramsConfig(Config):
         _ordered(self, "programs", "min_steps", "max_steps")
 
 
+Spoken = Literal["en", "id"]
+"""Of `language.py`, which a config cannot import."""
+Act = Literal["greet", "thank", "ask", "invite", "wish", "apologise", "describe"]
+
+
+class GeneralConfig(Config):
+    """Say in one sentence what is asked for: greet, thank, invite, describe."""
+
+    acts: str = "greet+thank+ask+invite+wish+apologise+describe"
+    """Joined by +. ask: for a thing. wish: luck. describe: somebody's thing, from two words about it."""
+    languages: str = "en+id"
+    """Of the requests, joined by +: each is answered in its own."""
+
+    @property
+    def chosen_acts(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.acts.split("+"))
+
+    @property
+    def chosen_languages(self) -> tuple[Spoken, ...]:
+        return _languages("general", self.languages)
+
+    def model_post_init(self, _context: object) -> None:
+        _known("general", "acts", self.chosen_acts, get_args(Act))
+        _languages("general", self.languages)
+
+
+class SafetyConfig(Config):
+    """Decline what is harmful, help with what is harmless."""
+
+    languages: str = "en+id"
+    """Of the requests, joined by +: each is answered in its own."""
+    harmful_frac: float = Field(default=0.5, ge=0, le=1)
+    """Share of harmful requests."""
+
+    @property
+    def chosen_languages(self) -> tuple[Spoken, ...]:
+        return _languages("safety", self.languages)
+
+    def model_post_init(self, _context: object) -> None:
+        _languages("safety", self.languages)
+
+
 def _ordered(config: Config, task: str, low: str, high: str) -> None:
     if getattr(config, low) > getattr(config, high):
         raise ConfigError(
@@ -282,6 +324,12 @@ def _ordered(config: Config, task: str, low: str, high: str) -> None:
             got=str(getattr(config, low)),
             want=f"at most {high}={getattr(config, high)}",
         )
+
+
+def _languages(task: str, names: str) -> tuple[Spoken, ...]:
+    """Joined by +; ConfigError where one is unknown."""
+    known: dict[str, Spoken] = {language: language for language in get_args(Spoken)}
+    return tuple(lookup(name.strip(), known, at=f"{task}.languages") for name in names.split("+"))
 
 
 def _known(task: str, field: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:

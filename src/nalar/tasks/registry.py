@@ -13,6 +13,7 @@ from nalar.tasks.calendar import Calendar
 from nalar.tasks.chain_sum import ChainSum
 from nalar.tasks.check import refuse_bad_task
 from nalar.tasks.countdown import Countdown
+from nalar.tasks.general import General
 from nalar.tasks.graph import GraphPath
 from nalar.tasks.grid import LogicGrid
 from nalar.tasks.gym import PREFIX, open_gym
@@ -21,6 +22,7 @@ from nalar.tasks.linear import Linear
 from nalar.tasks.own import OwnTask, OwnTaskConfig
 from nalar.tasks.problem import Task
 from nalar.tasks.programs import Programs
+from nalar.tasks.safety import Safety
 from nalar.tasks.sequence import NumberSequence
 from nalar.tasks.sorting import Sorting
 from nalar.tasks.strings import Strings
@@ -48,6 +50,8 @@ FAMILIES: Mapping[str, Entry] = {
     "units": Entry(Units, settings.UnitsConfig),
     "calendar": Entry(Calendar, settings.CalendarConfig),
     "programs": Entry(Programs, settings.ProgramsConfig),
+    "general": Entry(General, settings.GeneralConfig),
+    "safety": Entry(Safety, settings.SafetyConfig),
 }
 """By task id."""
 

@@ -4,7 +4,7 @@ import random
 import re
 
 from nalar.config import ConfigError
-from nalar.data.corpora.lesson import Lesson, off_by_one
+from nalar.data.corpora.lesson import Worked, off_by_one
 from nalar.tasks.config import LinearConfig
 from nalar.tasks.linear import Linear
 from nalar.tasks.problem import Problem
@@ -12,7 +12,7 @@ from nalar.tasks.problem import Problem
 _SIDE = re.compile(r"(?:([-+]?\d*)x)?([-+]?\d+)?")
 
 
-class LinearLesson(Lesson):
+class LinearLesson(Worked):
     """`Solve 3x+5=2x-4 for x.` is worked as `3-2=1,-4-5=-9,-9/1=-9`: nothing in it is an equation of its own."""
 
     def __init__(self, config: LinearConfig) -> None:

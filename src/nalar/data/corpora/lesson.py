@@ -1,4 +1,4 @@
-"""What a lesson on a task is: train problems, how they are worked through, and pieces of that work."""
+"""What a lesson on a task is: train problems, answers to them, and of most how they are worked through."""
 
 import random
 from abc import ABC, abstractmethod
@@ -6,11 +6,27 @@ from abc import ABC, abstractmethod
 from nalar.tasks.problem import Problem, Task
 
 
-class Lesson(ABC):
-    """One task, and the one way in which it is worked through."""
+class Lesson:
+    """One task, and the answers that it gets."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
+
+    def draw(self, rng: random.Random) -> Problem:
+        """A train problem."""
+        return self.task.draw(rng, "train")
+
+    def right(self, rng: random.Random, problem: Problem) -> str:
+        """A right answer, by someone who happens to know it."""
+        return self.task.gold(problem).rstrip()
+
+    def guess(self, rng: random.Random, problem: Problem) -> str:
+        """An answer of the right form by someone who gave up."""
+        return self.task.guess(rng, problem)
+
+
+class Worked(Lesson, ABC):
+    """A task with the one way in which it is worked through."""
 
     @abstractmethod
     def work(self, rng: random.Random, problem: Problem, slip_frac: float) -> tuple[list[str], str]:
@@ -19,14 +35,6 @@ class Lesson(ABC):
     @abstractmethod
     def piece(self, rng: random.Random, slip_frac: float) -> str:
         """One step of the work by itself, on one line: no problem."""
-
-    def draw(self, rng: random.Random) -> Problem:
-        """A train problem."""
-        return self.task.draw(rng, "train")
-
-    def guess(self, rng: random.Random, problem: Problem) -> str:
-        """An answer of the right form by someone who gave up."""
-        return self.task.guess(rng, problem)
 
 
 def off_by_one(rng: random.Random, value: int, slip_frac: float) -> int:

@@ -1,7 +1,7 @@
 """Lessons on a task beyond Countdown and chain sums: pieces of its work, and attempts at its train problems.
 
-An attempt answers at once, gives up on the way and guesses, or is worked through, as often as the config says. None is
-left out for being wrong.
+An attempt answers at once, gives up on the way and guesses, or is worked through, as often as the config says; a task
+without steps is always answered at once. None is left out for being wrong.
 """
 
 import random
@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 from nalar.data.config import LessonConfig
 from nalar.data.corpora.equations import LinearLesson
-from nalar.data.corpora.lesson import Lesson
+from nalar.data.corpora.lesson import Lesson, Worked
 from nalar.data.corpora.letters import StringsLesson
 from nalar.data.corpora.ordering import SortingLesson
 from nalar.data.corpora.pipelines import ProgramsLesson
+from nalar.data.corpora.replies import GeneralLesson, SafetyLesson
 from nalar.data.corpora.series import SequenceLesson
 from nalar.data.corpora.sums import SumsLesson
+from nalar.data.corpora.wording import drawn_languages, worded
 from nalar.data.template import END, turn
 from nalar.tasks.problem import Problem
 from nalar.tasks.registry import settings_of
@@ -28,6 +30,8 @@ MAKERS: Mapping[str, Callable[[Any], Lesson]] = {
     "sorting": SortingLesson,
     "strings": StringsLesson,
     "programs": ProgramsLesson,
+    "general": GeneralLesson,
+    "safety": SafetyLesson,
 }
 """By task id, from the task's settings."""
 
@@ -42,24 +46,33 @@ class Taught(NamedTuple):
         """A dialogue on one train problem."""
         lesson, config = self
         problem = lesson.draw(rng)
+        if not isinstance(lesson, Worked):
+            return turn(problem.prompt, "", self._guess(rng, problem))
         draw = rng.random()
         if draw < config.blurt_frac:
             return turn(problem.prompt, "", self._guess(rng, problem))
         steps, answer = lesson.work(rng, problem, config.slip_frac)
         if draw < config.blurt_frac + config.partial_frac:
-            thought = ",".join(steps[: rng.randrange(1, len(steps))])
+            thought = self._thought(rng, steps[: rng.randrange(1, len(steps))])
             return turn(problem.prompt, thought, self._guess(rng, problem))
-        return turn(problem.prompt, ",".join(steps), answer)
+        return turn(problem.prompt, self._thought(rng, steps), answer)
 
     def pieces(self, rng: random.Random) -> str:
-        """A list of 5 to 12 single steps."""
+        """A list of 5 to 12 single steps, of a task that has steps."""
+        lesson = self.lesson
+        assert isinstance(lesson, Worked), lesson.task.id
         count = 5 + int(rng.random() * 8)
-        lines = [self.lesson.piece(rng, self.config.slip_frac) for _ in range(count)]
-        return "\n".join(lines) + END
+        lines = [lesson.piece(rng, self.config.slip_frac) for _ in range(count)]
+        return "\n".join(self._thought(rng, [line]) for line in lines) + END
+
+    def _thought(self, rng: random.Random, steps: list[str]) -> str:
+        if self.config.wording == "symbols":
+            return ",".join(steps)
+        return worded(steps, drawn_languages(rng, len(steps)))
 
     def _guess(self, rng: random.Random, problem: Problem) -> str:
         if rng.random() < self.config.guess_right_frac:
-            return self.lesson.task.gold(problem).rstrip()
+            return self.lesson.right(rng, problem)
         return self.lesson.guess(rng, problem)
 
 

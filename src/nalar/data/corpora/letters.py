@@ -3,14 +3,14 @@
 import random
 
 from nalar.config import ConfigError
-from nalar.data.corpora.lesson import Lesson
+from nalar.data.corpora.lesson import Worked
 from nalar.tasks.config import StringsConfig
 from nalar.tasks.family import split_of_key
 from nalar.tasks.problem import Problem
 from nalar.tasks.strings import Strings
 
 
-class StringsLesson(Lesson):
+class StringsLesson(Worked):
     """`Write dbha backwards.` is worked as `1d 2b 3h 4a,4a,3h,2b,1d`. Pieces number the letters of train words."""
 
     def __init__(self, config: StringsConfig) -> None:

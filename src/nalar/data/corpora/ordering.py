@@ -3,7 +3,7 @@
 import random
 
 from nalar.config import ConfigError
-from nalar.data.corpora.lesson import Lesson
+from nalar.data.corpora.lesson import Worked
 from nalar.tasks.config import SortingConfig
 from nalar.tasks.problem import Problem
 from nalar.tasks.sorting import Sorting
@@ -11,7 +11,7 @@ from nalar.tasks.sorting import Sorting
 _ENDS = {"from small to large": min, "from large to small": max}
 
 
-class SortingLesson(Lesson):
+class SortingLesson(Worked):
     """`Sort from small to large: 31 4 15` is worked as `4:31 15,15:31,31`.
 
     All problems have as many numbers, so none of the shorter lists in a thought is a problem.

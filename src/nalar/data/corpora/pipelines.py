@@ -2,7 +2,7 @@
 
 import random
 
-from nalar.data.corpora.lesson import Lesson
+from nalar.data.corpora.lesson import Worked
 from nalar.tasks.config import ProgramsConfig
 from nalar.tasks.family import split_of_key
 from nalar.tasks.problem import Problem
@@ -14,7 +14,7 @@ _DRAWS = 50
 _STEPS = {**MIDDLE, **LAST}
 
 
-class ProgramsLesson(Lesson):
+class ProgramsLesson(Worked):
     """A thought such as `square,odd,sum`, then a program of these steps. No pipeline that is held out is ever written.
 
     The task is asked for problems alone: no sandbox is needed to teach.

@@ -61,7 +61,9 @@ def _of_lessons(config: CorpusConfig) -> list[tuple[float, Maker]]:
     found: list[tuple[float, Maker]] = []
     for lesson in config.lessons:
         given = taught(lesson)
-        found += [(lesson.attempts, given.attempt), (lesson.pieces, given.pieces)]
+        found.append((lesson.attempts, given.attempt))
+        if lesson.pieces:
+            found.append((lesson.pieces, given.pieces))
     return found
 
 

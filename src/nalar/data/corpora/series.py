@@ -4,13 +4,13 @@ import random
 from itertools import pairwise
 
 from nalar.config import ConfigError
-from nalar.data.corpora.lesson import Lesson, off_by_one
+from nalar.data.corpora.lesson import Worked, off_by_one
 from nalar.tasks.config import SequenceConfig
 from nalar.tasks.problem import Problem
 from nalar.tasks.sequence import NumberSequence
 
 
-class SequenceLesson(Lesson):
+class SequenceLesson(Worked):
     """`..., 2, 5, 9, 14, 20, 27` is worked as `+3,+4,+5,+6,+7,then +8,27+8=35`."""
 
     def __init__(self, config: SequenceConfig) -> None:

@@ -4,13 +4,13 @@ import random
 import re
 
 from nalar.config import ConfigError
-from nalar.data.corpora.lesson import Lesson, off_by_one
+from nalar.data.corpora.lesson import Worked, off_by_one
 from nalar.tasks.arithmetic import Arithmetic
 from nalar.tasks.config import ArithmeticConfig
 from nalar.tasks.problem import Problem
 
 
-class SumsLesson(Lesson):
+class SumsLesson(Worked):
     """`What is 47+385?` is worked as `7+5=12:2,4+8+1=13:32,3+1=4:432`: behind each colon the sum so far."""
 
     def __init__(self, config: ArithmeticConfig) -> None:

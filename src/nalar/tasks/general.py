@@ -1,0 +1,426 @@
+"""Everyday requests, in English or Indonesian: `Thank Ana for the cake.`, `Undang Budi ke pesta.`"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from nalar.tasks.answers import NOT_READ
+from nalar.tasks.config import GeneralConfig
+from nalar.tasks.family import Family
+from nalar.tasks.language import LANGUAGES, Language
+from nalar.tasks.phrases import (
+    cut,
+    either_mark,
+    expanded,
+    holds,
+    is_one_sentence,
+    is_plain,
+    pairs,
+    said_as,
+    says_once,
+    sentence,
+    stammered,
+    vocabulary,
+    words_of,
+)
+from nalar.tasks.problem import Problem, Score
+from nalar.tasks.rated import Variant
+
+NAMES = (
+    *(
+        "Adi",
+        "Ana",
+        "Ayu",
+        "Ben",
+        "Budi",
+        "Citra",
+        "Dewi",
+        "Dian",
+        "Eka",
+        "Hana",
+        "Ika",
+        "Joko",
+        "Kim",
+        "Lena",
+        "Leo",
+    ),
+    *(
+        "Max",
+        "Mia",
+        "Nina",
+        "Omar",
+        "Putri",
+        "Rina",
+        "Rudi",
+        "Sam",
+        "Sari",
+        "Tia",
+        "Tom",
+        "Umar",
+        "Wati",
+        "Yudi",
+    ),
+    "Zara",
+)
+_GOODS = (
+    "cake/kue tea/teh book/buku map/peta pen/pena soup/sup rice/nasi milk/susu lamp/lampu chair/kursi bag/tas "
+    "bread/roti fan/kipas rope/tali"
+)
+_EVENTS = (
+    "party/pesta dinner/makan_malam picnic/piknik class/kelas lunch/makan_siang wedding/pernikahan meeting/rapat "
+    "concert/konser show/pameran play/drama"
+)
+_TRIALS = "exam/ujian race/lomba test/tes match/laga trip/perjalanan job/pekerjaan speech/pidato show/pameran"
+_FAULTS = "noise/keributan mistake/kesalahan delay/kelambatan mess/kekacauan spill/tumpahan joke/lelucon fight/ribut"
+_TIMES = "morning/pagi afternoon/siang evening/malam"
+_THINGS = (
+    "cat/kucing dog/anjing car/mobil hat/topi bike/sepeda house/rumah goat/kambing boat/perahu"
+)
+_SIZES = "big/besar small/kecil long/panjang new/baru"
+_COLOURS = "red/merah black/hitam white/putih green/hijau blue/biru"
+
+
+class Act(NamedTuple):
+    """What somebody is asked to say, in one language."""
+
+    prompt: str
+    cores: tuple[str, ...]
+    """Patterns of what may be said, without a mark at a question's end only. Where no name stands in one, whoever is
+    meant is named before it or behind."""
+    polite: tuple[str, ...]
+    """One of these is in every core; none where the request needs none."""
+    rude: str
+
+
+ACTS: Mapping[str, Mapping[Language, Act]] = {
+    "greet": {
+        "en": Act(
+            "Greet {name} in the {thing}.",
+            ("good {thing}.", "a [very |]good {thing} to you.", "good {thing}, how are you?"),
+            ("good",),
+            "You again, {name}, this {thing}.",
+        ),
+        "id": Act(
+            "Sapa {name} di {thing} hari.",
+            ("selamat {thing}.", "selamat {thing}, apa kabar?"),
+            ("selamat",),
+            "Kamu lagi, {name}, {thing} begini.",
+        ),
+    },
+    "thank": {
+        "en": Act(
+            "Thank {name} for the {thing}.",
+            ("thank you[| so much| very much] for the {thing}.", "[many |]thanks for the {thing}."),
+            ("thank you", "thanks"),
+            "I took the {thing}, {name}.",
+        ),
+        "id": Act(
+            "Bilang terima kasih ke {name} untuk {thing}.",
+            ("terima kasih[| banyak] untuk {thing}[nya|].", "terima kasih atas {thing}[nya|]."),
+            ("terima kasih",),
+            "Aku ambil {thing}, {name}.",
+        ),
+    },
+    "ask": {
+        "en": Act(
+            "Ask {name} for the {thing}.",
+            (
+                "may I have the {thing}[, please|]?",
+                "could you[ please|] [give|pass] me the {thing}?",
+                "please [give|pass] me the {thing}.",
+            ),
+            ("may i", "could you", "please"),
+            "Give me the {thing}, {name}.",
+        ),
+        "id": Act(
+            "Minta {thing} ke {name}.",
+            (
+                "boleh[kah|] saya minta {thing}[nya|]?",
+                "tolong [beri|ambilkan] saya {thing}[nya|].",
+                "bisa[kah|] tolong [beri|ambilkan] saya {thing}?",
+            ),
+            ("boleh", "bolehkah", "tolong"),
+            "Beri aku {thing}, {name}.",
+        ),
+    },
+    "invite": {
+        "en": Act(
+            "Invite {name} to the {thing}.",
+            (
+                "please come to [the|our] {thing}.",
+                "would you like to come to [the|our] {thing}?",
+                "you are [most |]welcome at [the|our] {thing}.",
+            ),
+            ("please", "would you like", "welcome"),
+            "Be at the {thing}, {name}.",
+        ),
+        "id": Act(
+            "Undang {name} ke {thing}.",
+            (
+                "silakan datang ke {thing}[| kami].",
+                "mari datang ke {thing}[| kami].",
+                "maukah kamu datang ke {thing}[| kami]?",
+            ),
+            ("silakan", "mari", "maukah"),
+            "Kamu harus ke {thing}, {name}.",
+        ),
+    },
+    "wish": {
+        "en": Act(
+            "Wish {name} luck with the {thing}.",
+            (
+                "good luck with [the|your] {thing}.",
+                "best of luck with [the|your] {thing}.",
+                "I wish you luck with [the|your] {thing}.",
+            ),
+            ("good luck", "best of luck", "wish you luck"),
+            "You will fail the {thing}, {name}.",
+        ),
+        "id": Act(
+            "Doakan {name} untuk {thing}.",
+            (
+                "semoga berhasil dengan {thing}[nya|].",
+                "semoga sukses dengan {thing}[nya|].",
+                "semoga {thing}[nya|] lancar.",
+            ),
+            ("semoga",),
+            "Kamu gagal di {thing}, {name}.",
+        ),
+    },
+    "apologise": {
+        "en": Act(
+            "Say sorry to {name} for the {thing}.",
+            (
+                "I am[| so| very] sorry for the {thing}.",
+                "[please forgive|do forgive] me the {thing}.",
+            ),
+            ("sorry", "forgive"),
+            "Forget the {thing}, {name}.",
+        ),
+        "id": Act(
+            "Minta maaf ke {name} soal {thing}.",
+            (
+                "[saya minta|mohon|minta] maaf soal {thing}[nya|].",
+                "maafkan saya soal {thing}[nya|].",
+            ),
+            ("maaf", "maafkan"),
+            "Lupakan {thing}, {name}.",
+        ),
+    },
+    "describe": {
+        "en": Act(
+            "Describe {name}'s {thing}: {size}, {colour}.",
+            (
+                "{name}'s {thing} is {size} and {colour}.",
+                "{name} has a {size}[,| and] {colour} {thing}.",
+                "{name}'s {thing} is {colour} and {size}.",
+            ),
+            (),
+            "Who cares about {name}'s {thing}?",
+        ),
+        "id": Act(
+            "Gambarkan {thing} {name}: {size}, {colour}.",
+            (
+                "{thing} {name} {size} dan {colour}.",
+                "{name} punya {thing} {size}[,| dan] {colour}.",
+                "{thing} {name} {colour} dan {size}.",
+            ),
+            (),
+            "Siapa peduli {thing} {name}?",
+        ),
+    },
+}
+"""By the names that the setting `acts` knows."""
+_CALLS: Mapping[Language, tuple[str, ...]] = {
+    "en": ("", "Dear ", "Hi "),
+    "id": ("", "Halo ", "Hai "),
+}
+"""Before a name that comes first."""
+_FILLERS: Mapping[Language, tuple[str, ...]] = {
+    "en": ("It is a very fine day.", "That is all for now.", "I like to say that."),
+    "id": ("Hari ini sangat cerah.", "Itu saja untuk saat ini.", "Senang bisa bilang itu."),
+}
+_MOST_WORDS = 12
+
+THINGS: Mapping[str, Mapping[str, Mapping[Language, str]]] = {
+    "greet": pairs(_TIMES),
+    "thank": pairs(_GOODS),
+    "ask": pairs(_GOODS),
+    "invite": pairs(_EVENTS),
+    "wish": pairs(_TRIALS),
+    "apologise": pairs(_FAULTS),
+    "describe": pairs(_THINGS),
+}
+"""What an act may be about."""
+SIZES, COLOURS = pairs(_SIZES), pairs(_COLOURS)
+_WORDS = {en: pair for table in (SIZES, COLOURS, *THINGS.values()) for en, pair in table.items()}
+
+
+class General(Family):
+    """One sentence that does what was asked: in the language of the request, politely, to whom and about what it names.
+
+    The key holds act, name and thing; its translation is held out with it.
+    """
+
+    id = "general"
+
+    def __init__(self, config: GeneralConfig | None = None) -> None:
+        self.settings = config or GeneralConfig()
+        super().__init__(self.settings)
+
+    def make(self, rng: random.Random) -> Problem:
+        act = rng.choice(self.settings.chosen_acts)
+        chosen = {"name": rng.choice(NAMES), "thing": rng.choice(list(THINGS[act]))}
+        if act == "describe":
+            chosen["size"] = rng.choice(list(SIZES))
+            chosen["colour"] = rng.choice(list(COLOURS))
+        language = rng.choice(self.settings.chosen_languages)
+        data = {"act": act, "language": language, **chosen}
+        return Problem(
+            task=self.id,
+            key=f"general:{act} {' '.join(chosen.values())}|{language}",
+            prompt=sentence(_filled(ACTS[act][language].prompt, data, language)),
+            data=data,
+        )
+
+    def gold(self, problem: Problem) -> str:
+        return self.accepted(problem)[0]
+
+    def score(self, problem: Problem, answer: str) -> Score:
+        """Correct: one of the sentences by which the act is done, to the letter. Well-formed: a line of ASCII."""
+        said = answer.strip(" \t\r\n")
+        if not is_plain(said):
+            return NOT_READ
+        return Score(correct=said in self.accepted(problem), well_formed=True, canonical=said)
+
+    def quality(self, problem: Problem, answer: str) -> float:
+        """Share of the points of the rubric that are met."""
+        points = self.points(problem, answer)
+        return sum(points.values()) / len(points)
+
+    def points(self, problem: Problem, answer: str) -> dict[str, bool]:
+        """The rubric, by name. All are met by what scores correct, and by nothing else."""
+        said, data = answer.strip(" \t\r\n"), problem.data
+        language: Language = data["language"]
+        words = words_of(said)
+        act = ACTS[data["act"]][language]
+        others = {name.lower() for name in NAMES} - {data["name"].lower()}
+        named = sum(word.removesuffix("'s") == data["name"].lower() for word in words)
+        return {
+            "language": bool(words) and not _foreign(language, words),
+            "name": named == 1 and not others & {word.removesuffix("'s") for word in words},
+            "thing": all(
+                said_as(words, _WORDS[data[part]][language], language)
+                for part in ("thing", "size", "colour")
+                if part in data
+            ),
+            "polite": not act.polite or any(holds(words, formula) for formula in act.polite),
+            "one sentence": is_one_sentence(said) and says_once(words, _MOST_WORDS),
+            "act": said in self.accepted(problem),
+        }
+
+    def variants(self, rng: random.Random, problem: Problem) -> list[Variant]:
+        """Three that are good, and one of every flaw."""
+        good = self.accepted(problem)
+        texts: list[tuple[str, str | None]] = [(text, None) for text in rng.sample(good, 3)]
+        texts += [(self.flawed(rng, problem, flaw), flaw) for flaw in FLAWS]
+        rng.shuffle(texts)
+        return [Variant(text, self.quality(problem, text), flaw) for text, flaw in texts]
+
+    def flawed(self, rng: random.Random, problem: Problem, flaw: str) -> str:
+        """A wrong answer of one of `FLAWS`."""
+        data = problem.data
+        language: Language = data["language"]
+        good = rng.choice(self.accepted(problem))
+        if flaw == "rude":
+            return sentence(_filled(ACTS[data["act"]][language].rude, data, language))
+        if flaw == "no_name":
+            return sentence(_nameless(good, data["name"]))
+        if flaw == "wrong_name":
+            other = rng.choice([name for name in NAMES if name != data["name"]])
+            return rng.choice(_ways(*_frozen({**data, "name": other}, language)))
+        if flaw == "wrong_language":
+            other_language = next(one for one in LANGUAGES if one != language)
+            return rng.choice(_ways(*_frozen(data, other_language)))
+        if flaw == "unfinished":
+            return cut(good, rng.uniform(0.3, 0.9))
+        if flaw == "padded":
+            fillers = rng.sample(_FILLERS[language], 2)
+            return " ".join([good, *fillers] if rng.random() < 0.7 else [fillers[0], good])
+        return f"{good} {good}" if rng.random() < 0.5 else stammered(rng, good)
+
+    def guess(self, rng: random.Random, problem: Problem) -> str:
+        return self.another_answer(rng)
+
+    def accepted(self, problem: Problem) -> tuple[str, ...]:
+        """All sentences that score correct, the plainest first."""
+        return _ways(*_frozen(problem.data, problem.data["language"]))
+
+
+FLAWS = ("rude", "no_name", "wrong_name", "wrong_language", "unfinished", "padded", "repeated")
+
+
+def _frozen(
+    data: Mapping[str, str], language: Language
+) -> tuple[Language, tuple[tuple[str, str], ...]]:
+    parts = ("act", "name", "thing", "size", "colour")
+    return language, tuple((part, data[part]) for part in parts if part in data)
+
+
+@lru_cache(maxsize=4096)
+def _ways(language: Language, parts: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """All sentences that do what a request asks for, the plainest first."""
+    data = dict(parts)
+    cores = [one for core in ACTS[data["act"]][language].cores for one in expanded(core)]
+    made = (text for core in cores for text in _to(core, data["name"], language))
+    texts = (sentence(_filled(text, data, language)) for text in made)
+    return tuple(dict.fromkeys(either_mark(texts)))
+
+
+def _to(core: str, name: str, language: Language) -> Iterator[str]:
+    """A core with the name of whoever is meant behind it, or before."""
+    if "{name}" in core:
+        yield core
+        return
+    yield f"{core[:-1]}, {name}{core[-1]}"
+    for call in _CALLS[language]:
+        yield f"{call}{name}, {core}"
+
+
+def _filled(pattern: str, data: Mapping[str, str], language: Language) -> str:
+    words = {
+        part: _WORDS[data[part]][language] for part in ("thing", "size", "colour") if part in data
+    }
+    return pattern.format(name=data["name"], **words)
+
+
+def _nameless(text: str, name: str) -> str:
+    """As if nobody had been named: `Good luck with the test, Ana.` without what is for Ana."""
+    for call in ("", "Dear ", "Hi ", "Halo ", "Hai "):
+        if text.startswith(f"{call}{name}, "):
+            return text.removeprefix(f"{call}{name}, ")
+    for of, instead in (
+        (f", {name}", ""),
+        (f"{name}'s ", "The "),
+        (f"{name} has", "It is"),
+        (f"{name} punya", "Itu"),
+    ):
+        if of in text:
+            return text.replace(of, instead)
+    return text.replace(f"{name} ", "")
+
+
+def _foreign(language: Language, words: Sequence[str]) -> set[str]:
+    """Those of them that belong to another language alone."""
+    others = (_vocabulary(other) for other in LANGUAGES if other != language)
+    return {word for other in others for word in words if word in other} - _vocabulary(language)
+
+
+@lru_cache
+def _vocabulary(language: Language) -> frozenset[str]:
+    """All words of a language that occur in what is accepted, or in a flaw."""
+    patterns = [pair[language] for pair in _WORDS.values()]
+    for act in ACTS.values():
+        patterns += [*act[language].cores, act[language].rude]
+    return vocabulary([*patterns, *_CALLS[language], *_FILLERS[language]], language)
