@@ -1,6 +1,6 @@
 """Samples that go on behind what an environment adds."""
 
-from nalar.engine.sequence import Completion, Request, SamplingParams
+from nalar.engine.sequence import Completion, Request, SamplingParams, ThinkingParams
 from nalar.engine.turns import generate_turns
 
 STOP, END = 7, 0
@@ -75,3 +75,24 @@ def test_a_sample_that_was_cut_is_not_replied_to():
     environment = Echo(0)
     generate_turns(engine, [asked()], lambda i: environment)
     assert environment.seen == []
+
+
+def test_a_thought_that_goes_on_behind_a_reply_has_what_is_left_of_its_budget():
+    thinking = ThinkingParams(start_id=90, end_id=91, budget_tokens=5)
+    params = SamplingParams(max_tokens=40, stop_token_ids=(END, STOP), seed=5, thinking=thinking)
+    engine = Scripted(((4, STOP), "stop"), ((5, 5, STOP), "stop"), ((91, 6, END), "stop"))
+    generate_turns(engine, [Request((3, 90), params)], Echo)
+    budgets = [request.params.thinking.budget_tokens for (request,) in engine.asked]
+    assert budgets == [5, 3, 0]  # replies are not drawn, and cost nothing of it
+
+
+def test_what_counts_against_a_budget_is_what_was_drawn_within_thoughts():
+    thinking = ThinkingParams(start_id=1, end_id=2, budget_tokens=4)
+    assert thinking.count((3, 1), (7, 8, 2, 9)) == 2
+    assert thinking.count((3, 1, 2), (7, 8)) == 0  # asked with the thought closed
+    assert thinking.count((3, 1, 2), (7, 1, 8, 1, 2, 9)) == 2  # in an open one a mark is a token
+    assert thinking.count((3, 1), (7, 8, 9, 2), forced=(1, 2, 3)) == 1
+    assert thinking.count((3,), (7, 8)) == 0
+    assert thinking.after(3).budget_tokens == 1 and thinking.after(9).budget_tokens == 0
+    free = ThinkingParams(start_id=1, end_id=2)
+    assert free.after(3) == free

@@ -13,10 +13,12 @@ import torch
 from nalar.data.dialogue import encode_dialogue
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
+from nalar.evals.protocol import evaluate
 from nalar.kernels.documents import Documents
 from nalar.kernels.logprobs import token_logprobs
 from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
+from nalar.pipeline import vigil as vigil_module
 from nalar.pipeline.corpus import named_or_learned
 from nalar.pipeline.policy import rl_values
 from nalar.pipeline.vigil import Vigil
@@ -204,3 +206,22 @@ def test_a_run_can_stop_at_the_first_alarm(base, tokenizer):
     limits = AlarmsConfig(stop=True, held_out_every_steps=None, window_steps=4)
     alarms, accuracy = heard(base, tokenizer, Echo(dead=True), alarms=limits)
     assert alarms == ["verifier fails"] and len(accuracy) == 1
+
+
+@pytest.mark.parametrize(("frac", "looks"), [(0.0, {"echo"}), (0.2, {"echo", "echo,thinking=off"})])
+def test_held_out_problems_are_tried_in_every_way_that_rl_asks(
+    base, tokenizer, frac, looks, monkeypatch
+):
+    asked = []
+
+    def tried(engine, tokenizer, task, problems, config, **_):
+        asked.append(config.thinking)
+        return evaluate(engine, tokenizer, task, problems[:2], config, seed=0)
+
+    monkeypatch.setattr(vigil_module, "evaluate", tried)
+    alarms = AlarmsConfig(held_out_every_steps=1, held_out_k=1, audit_every_steps=None)
+    config = RLConfig(steps=1, max_tokens=4, alarms=alarms, no_thinking_frac=frac)
+    engine = Engine(base, EngineConfig(max_model_len=64))
+    found = Vigil(config, base, engine, tokenizer, [Echo()], lambda groups: None).look(1, [])
+    assert {name.partition("/")[2] for name in found} == looks
+    assert asked == ["on", "off"][: len(looks)]

@@ -37,6 +37,8 @@ class Chat:
     """Answer this and end. None: ask."""
     no_thinking: bool = False
     """Let the model answer at once."""
+    thinking_budget: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Tokens of a thought at most: then it is closed, and the answer follows. None: no limit but the cap."""
     temperature: float = 1.0
     """0: greedy, which at this size loops."""
     max_tokens: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -85,6 +87,7 @@ def run(args: Sequence[str]) -> int:
         raise UserError(at="--temperature", got=str(asked.temperature), want="0 (greedy) or more")
     if asked.max_tokens is not None and asked.max_tokens < 1:
         raise UserError(at="--max-tokens", got=str(asked.max_tokens), want="at least 1")
+    _check_budget(asked)
     folder, config = chosen_model(asked.model)
     evals = config.evals if isinstance(config, TaskRunConfig) else EvalConfig()
     cap = asked.max_tokens or evals.max_tokens
@@ -101,6 +104,14 @@ def run(args: Sequence[str]) -> int:
         return 0
     _converse(speaker, asked, out)
     return 0
+
+
+def _check_budget(asked: Chat) -> None:
+    budget = asked.thinking_budget
+    if budget is not None and (budget < 0 or asked.no_thinking):
+        got = f"{budget} with --no-thinking" if asked.no_thinking else str(budget)
+        want = "no --no-thinking beside it" if asked.no_thinking else "0 or more"
+        raise UserError(at="--thinking-budget", got=got, want=want)
 
 
 def say(speaker: Speaker, prompt: str, seed: int, out: Output) -> Reply:
@@ -170,6 +181,7 @@ def _load(folder: Path, config: RunConfig | None, asked: Chat, cap: int) -> Spea
     from nalar.data.dialogue import Parser, encode_prompt
     from nalar.data.tool_use import ToolUse
     from nalar.engine.sequence import Request, SamplingParams
+    from nalar.evals.protocol import thinking_params
     from nalar.pipeline.sampler import load_sampler  # imports torch
     from nalar.sandbox.tools import open_tools
 
@@ -185,8 +197,10 @@ def _load(folder: Path, config: RunConfig | None, asked: Chat, cap: int) -> Spea
         prompt_ids = tuple(encode_prompt(tokenizer, messages, thinking=thinking))
         parser, ids = Parser(tokenizer, thinking=thinking), list[int]()
         tool_use = ToolUse(tokenizer, tools, limits) if tools else None
+        thought, forced = thinking_params(tokenizer, asked.thinking_budget), list[int]()
         given: tuple[int, ...] | None = ()
         while given is not None and len(ids) + len(given) < cap:
+            forced += range(len(ids), len(ids) + len(given))
             ids += given
             yield from map(parser.feed, given)
             params = SamplingParams(
@@ -194,6 +208,9 @@ def _load(folder: Path, config: RunConfig | None, asked: Chat, cap: int) -> Spea
                 temperature=asked.temperature,
                 stop_token_ids=tokenizer.stop_ids,
                 seed=seed + len(ids),
+                thinking=None
+                if asked.thinking_budget is None
+                else thought.after(thought.count(prompt_ids, ids, forced)),
             )
             for token_id, _ in sampler.engine.stream(Request((*prompt_ids, *ids), params)):
                 ids.append(token_id)

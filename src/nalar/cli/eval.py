@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,6 +45,10 @@ class Eval:
     """Cap on a response. None: the run's own."""
     greedy: bool = False
     """Short for --temperature 0 --k 1."""
+    thinking: Literal["on", "off"] | None = None
+    """off: ask with the thought closed, and count replies that think all the same. None: the run's own."""
+    thinking_budget: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Tokens of a thought at most: then it is closed, and the answer follows. None: the run's own."""
     split: Split = "test"
     """Problems to ask: choose settings on valid, and read test once."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -104,8 +108,12 @@ def _config(asked: Eval, own: EvalConfig) -> EvalConfig:
         raise UserError(at="--temperature", got=str(asked.temperature), want="0 (greedy) or more")
     if asked.seed is not None and asked.seed < 0:
         raise UserError(at="--seed", got=str(asked.seed), want="0 or more")
-    fields = ("problems", "k", "temperature", "max_tokens")
+    if asked.thinking_budget is not None and asked.thinking_budget < 0:
+        raise UserError(at="--thinking-budget", got=str(asked.thinking_budget), want="0 or more")
+    fields = ("problems", "k", "temperature", "max_tokens", "thinking", "thinking_budget")
     given = {name: value for name in fields if (value := getattr(asked, name)) is not None}
+    if asked.thinking == "off":
+        given.setdefault("thinking_budget", None)  # the run's own, if it has one
     greedy = {"k": 1, "temperature": 0.0} if asked.greedy else {}
     tasks = {"tasks": tuple(dict.fromkeys(asked.task)) or own.tasks}
     return EvalConfig(**(own.model_dump() | tasks | given | greedy))

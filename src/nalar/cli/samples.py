@@ -73,6 +73,8 @@ class Group(BaseModel):
     prompt: str
     kept: bool
     """False: of equal rewards, and replaced by another problem's before training."""
+    thinking: bool = True
+    """False: asked with the thought closed."""
     samples: list[Said]
 
 
@@ -155,6 +157,7 @@ def _read(path: Path, found: Run) -> list[Group]:
                 task=first.problem.task,
                 prompt=first.problem.prompt,
                 kept=first.kept,
+                thinking=first.thinking,
                 samples=[said(row) for row in (first, *others)],
             )
         )
@@ -194,7 +197,7 @@ def _table(group: Group, *, is_whole: bool) -> Table:
     title = Text.assemble(
         (f"problem {group.problem}  ", "bold"),
         (printable(group.prompt), "bold"),
-        (f"  {group.task}{dropped}", "dim"),
+        (f"  {group.task}{'' if group.thinking else ', without thinking'}{dropped}", "dim"),
     )
     table = Table(
         title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, show_edge=False

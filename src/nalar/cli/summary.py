@@ -21,6 +21,10 @@ def results_table(results: Mapping[str, TaskResult]) -> Table:
         table.add_row(f"pass@{k}", *(_estimate(r.pass_at_k) for r in measured))
         table.add_row(f"majority@{k}", *(_estimate(r.maj_at_k) for r in measured))
     table.add_row("tokens a response", *(f"{r.mean_response_tokens:.1f}" for r in measured))
+    if all(r.thought_frac is not None for r in measured):
+        table.add_row("with a thought", *(units.percent(r.thought_frac) for r in measured))
+        table.add_row("tokens of thought", *(f"{r.mean_thought_tokens:.1f}" for r in measured))
+        table.add_row("the longest thought", *(str(r.longest_thought_tokens) for r in measured))
     table.add_row("with a self-check", *(units.percent(r.self_check_frac) for r in measured))
     if any(r.readable_frac is not None for r in measured):
         table.add_row("readable thoughts", *(units.percent(r.readable_frac) for r in measured))

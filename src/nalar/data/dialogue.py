@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from nalar.config import UserError
+from nalar.data.template import END_THINK, THINK
 from nalar.data.tokenizer import Tokenizer, ToolIds
 
 Part = Literal["thought", "answer", "after"]
@@ -191,8 +192,8 @@ class Parsed:
     closed: bool
     """The turn ended with <|end|> rather than being cut."""
     well_formed: bool
-    """Closed; with thinking exactly one </think>, without none; an answer that is not blank; every call ended and
-    answered, no output without a call; no other special id."""
+    """Closed; with thinking exactly one </think>, without none, not even spelled out; an answer that is not blank;
+    every call ended and answered, no output without a call; no other special id."""
     calls: tuple[ToolCall, ...] = ()
 
 
@@ -204,7 +205,7 @@ class Parser:
     """
 
     def __init__(self, tokenizer: Tokenizer, *, thinking: bool = True) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._thinking = tokenizer, thinking
         self._part: Part = "thought" if thinking else "answer"
         self._inside: Literal["call", "output"] | None = None
         self._texts: dict[str, list[str]] = {"thought": [], "answer": [], "call": [], "output": []}
@@ -271,7 +272,8 @@ class Parser:
         """All that was read so far. Incomplete characters are missing before flush."""
         thought, answer = ("".join(self._texts[part]) for part in ("thought", "answer"))
         closed = self._part == "after"
-        well_formed = closed and bool(answer.strip()) and not self._has_stray
+        is_stray = self._has_stray or (not self._thinking and spells_a_thought(answer))
+        well_formed = closed and bool(answer.strip()) and not is_stray
         return Parsed(thought, answer, closed, well_formed, tuple(self._calls))
 
     def _leave(self, part: Part) -> Delta:
@@ -314,5 +316,22 @@ def parse(tokenizer: Tokenizer, ids: Iterable[int], *, thinking: bool = True) ->
             has_stray = True
             part = [token_id for token_id in part if token_id not in tokenizer.special_ids]
         texts.append(tokenizer.decode(part))
+    has_stray = has_stray or (not thinking and spells_a_thought(texts[1]))
     well_formed = closed and bool(texts[1].strip()) and not has_stray
     return Parsed(texts[0], texts[1], closed, well_formed)
+
+
+def spells_a_thought(text: str) -> bool:
+    """Whether a mark of a thought stands in a text, letter by letter: what a reply without thinking must not have."""
+    return THINK in text or END_THINK in text
+
+
+def has_thought(
+    tokenizer: Tokenizer, ids: Iterable[int], parsed: Parsed, *, thinking: bool = True
+) -> bool:
+    """Whether a reply thinks: asked with thinking, a thought that is not blank; without, any mark of a thought, as an
+    id or spelled out."""
+    if thinking:
+        return bool(parsed.thought.strip())
+    marks = {tokenizer.think_id, tokenizer.end_think_id}
+    return not marks.isdisjoint(ids) or spells_a_thought(parsed.answer)

@@ -66,6 +66,26 @@ class ThinkingParams(Config):
     def closing(self) -> tuple[int, ...]:
         return self.closing_ids or (self.end_id,)
 
+    def count(self, prompt_ids: Seq[int], token_ids: Seq[int], forced: Seq[int] = ()) -> int:
+        """Tokens of thought among the ids behind a prompt, by what counts against the budget: those of the places
+        `forced`, such as a closing or a tool's output, were not drawn and do not."""
+        marks, given = (self.start_id, self.end_id), set(forced)
+        is_open = next((i for i in reversed(prompt_ids) if i in marks), None) == self.start_id
+        tokens = 0
+        for place, token_id in enumerate(token_ids):
+            if is_open:
+                is_open = token_id != self.end_id
+                tokens += is_open and place not in given
+            else:
+                is_open = token_id == self.start_id
+        return tokens
+
+    def after(self, tokens: int) -> "ThinkingParams":
+        """For whoever goes on with a sample that has thought so many tokens."""
+        if self.budget_tokens is None:
+            return self
+        return self.model_copy(update={"budget_tokens": max(0, self.budget_tokens - tokens)})
+
 
 class SamplingParams(Config):
     """How to sample one request. Names and meanings as in vLLM."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from nalar.engine.sequence import Completion, Request
+from nalar.engine.sequence import Completion, Request, ThinkingParams
 from nalar.tasks.problem import Problem
 
 
@@ -53,12 +53,20 @@ class _Episode:
             self.done = replace(self.done, finish_reason="length")
             return None
         self.done = _with_given(self.done, ids)
+        params = {"n": 1, "max_tokens": left, "thinking": self._left_to_think()}
         return replace(
             self.request,
             prompt_ids=self.request.prompt_ids + self.done.token_ids,
-            params=self.request.params.model_copy(update={"n": 1, "max_tokens": left}),
+            params=self.request.params.model_copy(update=params),
             first_stream=self.request.first_stream + self.sample_id,
         )
+
+    def _left_to_think(self) -> ThinkingParams | None:
+        """A thought that goes on behind a reply has what is left of its budget, not all of it again."""
+        thinking, done = self.request.params.thinking, self.done
+        if thinking is None:
+            return None
+        return thinking.after(thinking.count(self.request.prompt_ids, done.token_ids, done.forced))
 
 
 def generate_turns(

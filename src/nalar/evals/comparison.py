@@ -77,6 +77,8 @@ def measures(report: Report, task: str) -> list[Measure]:
         ("well-formed", lambda r: units.percent(r.well_formed_frac)),
         ("cut off by the cap", lambda r: units.percent(r.truncated_frac)),
     ]
+    if shown.mean_thought_tokens is not None:
+        plain.insert(1, ("tokens of thought", _thought))
     if shown.self_check_frac is not None:
         plain.append(("with a self-check", lambda r: units.percent(r.self_check_frac)))
     if any(r is not None and r.readable_frac is not None for r in (before, after)):
@@ -95,6 +97,11 @@ def measures(report: Report, task: str) -> list[Measure]:
         ]
         rows.append(Measure("tries a response", said[0], said[1]))
     return rows
+
+
+def _thought(result: TaskResult) -> str:
+    mean = result.mean_thought_tokens
+    return units.NONE if mean is None else f"{mean:.1f}"
 
 
 def headline(report: Report) -> str:

@@ -1,5 +1,9 @@
 """Settings of evaluation and of the probe. Imports no torch."""
 
+from typing import Literal
+
+from pydantic import Field
+
 from nalar.config import Config, ConfigError
 
 MAX_PROBLEMS = 100_000
@@ -18,9 +22,19 @@ class EvalConfig(Config):
     temperature: float = 1.0
     max_tokens: int = 264
     """Cap on a response."""
+    thinking: Literal["on", "off"] = "on"
+    """off: asked with the thought closed (docs/thinking.md)."""
+    thinking_budget: int | None = Field(default=None, ge=0)
+    """Tokens of a thought at most: then the engine closes it, and the answer follows. None: no limit but the cap."""
 
     def model_post_init(self, _context: object) -> None:
         _at_least_one(self, "evals", "problems", "k", "max_tokens")
+        if self.thinking == "off" and self.thinking_budget is not None:
+            raise ConfigError(
+                at="evals.thinking_budget",
+                got=f"{self.thinking_budget} with evals.thinking=off",
+                want="None: there is no thought to limit",
+            )
         _at_most(self, "evals", problems=MAX_PROBLEMS)
         if not 0 <= self.temperature < float("inf"):
             raise ConfigError(

@@ -4,11 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from nalar.data.dialogue import Parsed, encode_prompt, parse
+from nalar.data.dialogue import Parsed, encode_prompt, has_thought, parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.data.tool_use import tally
 from nalar.engine.engine import Engine
-from nalar.engine.sequence import BannedTokens, Completion, Request, SamplingParams
+from nalar.engine.sequence import (
+    BannedTokens,
+    Completion,
+    Request,
+    SamplingParams,
+    ThinkingParams,
+)
 from nalar.engine.turns import MakeEnvironment, generate_turns
 from nalar.evals.config import EvalConfig
 from nalar.evals.results import TaskResult, estimate
@@ -30,6 +36,9 @@ class Sample:
     completion: Completion
     parsed: Parsed
     score: Score
+    thought_tokens: int = 0
+    """Drawn within thoughts."""
+    has_thought: bool = False
 
     @property
     def num_response_tokens(self) -> int:
@@ -49,6 +58,13 @@ class Measured:
     """By problem."""
 
 
+def thinking_params(tokenizer: Tokenizer, budget_tokens: int | None = None) -> ThinkingParams:
+    """What a thought is in a tokenizer's ids, and how long it may be."""
+    return ThinkingParams(
+        start_id=tokenizer.think_id, end_id=tokenizer.end_think_id, budget_tokens=budget_tokens
+    )
+
+
 def sample_problems(
     engine: Engine,
     tokenizer: Tokenizer,
@@ -57,15 +73,19 @@ def sample_problems(
     params: SamplingParams,
     banned_tokens: Sequence[BannedTokens | None] | None = None,
     make_environment: MakeEnvironment | None = None,
+    *,
+    thinking: bool = True,
 ) -> list[list[Sample]]:
     """`params.n` scored responses to each problem; each problem has a seed of its own, from its place.
 
+    thinking: False: they are asked with the thought closed, and read so. A budget is among the params.
     make_environment: what each sample talks to where it stops, as in RL. None: a sample that stops is over.
     """
     requests = []
     for i, problem in enumerate(problems):
         own = {"stop_token_ids": tokenizer.stop_ids, "seed": params.seed * 1_000_003 + i}
-        prompt_ids = encode_prompt(tokenizer, [{"role": "user", "content": problem.prompt}])
+        messages = [{"role": "user", "content": problem.prompt}]
+        prompt_ids = encode_prompt(tokenizer, messages, thinking=thinking)
         banned = banned_tokens[i] if banned_tokens else None
         requests.append(Request(tuple(prompt_ids), params.model_copy(update=own), banned))
     if make_environment is None:
@@ -73,15 +93,33 @@ def sample_problems(
     else:
         make = make_environment
         groups = generate_turns(engine, requests, lambda i: make(problems[i]))
-    out = []
-    for request, problem, completions in zip(requests, problems, groups, strict=True):
-        group = []
-        for completion in completions:
-            parsed = parse(tokenizer, completion.token_ids)
-            score = task.score(problem, parsed.answer)
-            group.append(Sample(problem, len(request.prompt_ids), completion, parsed, score))
-        out.append(group)
-    return out
+    return [
+        [_read(tokenizer, task, problem, request, one, thinking=thinking) for one in completions]
+        for request, problem, completions in zip(requests, problems, groups, strict=True)
+    ]
+
+
+def _read(
+    tokenizer: Tokenizer,
+    task: Task,
+    problem: Problem,
+    request: Request,
+    completion: Completion,
+    *,
+    thinking: bool,
+) -> Sample:
+    ids = completion.token_ids
+    parsed = parse(tokenizer, ids, thinking=thinking)
+    marks = thinking_params(tokenizer)
+    return Sample(
+        problem,
+        len(request.prompt_ids),
+        completion,
+        parsed,
+        task.score(problem, parsed.answer),
+        thought_tokens=marks.count(request.prompt_ids, ids, completion.forced),
+        has_thought=has_thought(tokenizer, ids, parsed, thinking=thinking),
+    )
 
 
 def evaluate(
@@ -95,11 +133,22 @@ def evaluate(
     make_environment: MakeEnvironment | None = None,
 ) -> Measured:
     """Sample and summarise."""
+    budget = config.thinking_budget
     params = SamplingParams(
-        n=config.k, max_tokens=config.max_tokens, temperature=config.temperature, seed=seed
+        n=config.k,
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        seed=seed,
+        thinking=None if budget is None else thinking_params(tokenizer, budget),
     )
     samples = sample_problems(
-        engine, tokenizer, task, problems, params, make_environment=make_environment
+        engine,
+        tokenizer,
+        task,
+        problems,
+        params,
+        make_environment=make_environment,
+        thinking=config.thinking == "on",
     )
     return Measured(summarise(samples, searches=task.searches, seed=seed), samples)
 
@@ -126,6 +175,9 @@ def summarise(samples: Sequence[Sequence[Sample]], *, searches: bool, seed: int)
         tool_calls=tools.calls,
         called_frac=tools.called_frac,
         tool_error_frac=tools.error_frac,
+        mean_thought_tokens=fmean(s.thought_tokens for s in flat),
+        longest_thought_tokens=max(s.thought_tokens for s in flat),
+        thought_frac=fmean(s.has_thought for s in flat),
     )
 
 

@@ -66,6 +66,12 @@ class TaskResult(Finite):
     """Share of responses that call a tool."""
     tool_error_frac: float = 0.0
     """Of the calls, answered by an error."""
+    mean_thought_tokens: float | None = None
+    """Drawn within thoughts, a response. None: from before this was measured."""
+    longest_thought_tokens: int | None = None
+    """Of the response that thought longest."""
+    thought_frac: float | None = None
+    """Share of responses that think. Asked without thinking: those in which any mark of a thought stands."""
 
 
 class ProbeResult(Finite):

@@ -6,7 +6,14 @@ from pydantic import BaseModel
 
 from nalar.data.config import PackingConfig
 from nalar.model.config import ModelConfig
-from nalar.pipeline.config import RlRunConfig, RunConfig, SftConfig, TaskRunConfig, ZeroConfig
+from nalar.pipeline.config import (
+    CollectConfig,
+    RlRunConfig,
+    RunConfig,
+    SftConfig,
+    TaskRunConfig,
+    ZeroConfig,
+)
 from nalar.plan.cost import BYTES_OF, FP32_BYTES, Dtype, training_memory
 from nalar.plan.model import count_parameters, flops_per_token, sampling_flops
 from nalar.rl.config import RLConfig
@@ -109,6 +116,24 @@ def forecast_sft(config: SftConfig, model: ModelConfig, epoch_tokens: int) -> Fo
         context,
         checkpoints=epochs + config.checkpoint.keep + 1,
     )
+
+
+def forecast_collect(config: CollectConfig, model: ModelConfig) -> Forecast:
+    """The same for sampling alone: nothing is trained, and nothing is saved but text."""
+    problems = config.problems_per_task * len(config.tasks)
+    context = PROMPT_TOKENS + config.max_tokens
+    tokens, flops = _sampling(model, problems, config.samples, config.max_tokens)
+    stage = _stage(config, "collect", tokens, flops, flops / SAMPLE_FLOPS_PER_S)
+    found = _forecast(config, model, [stage], _Peak(1, context, 256), context / 2, checkpoints=0)
+    weights_bytes = BYTES_OF[config.dtype] * found.total_params
+    cache_bytes = BYTES_OF[config.dtype] * model.num_hidden_layers * model.cache_dim
+    work_bytes = weights_bytes + 256 * context * cache_bytes
+    on_gpu = config.device == "cuda"
+    found.memory_bytes = INTERPRETER_BYTES + (0 if on_gpu else work_bytes)
+    found.gpu_bytes = work_bytes if on_gpu else 0
+    found.disk_bytes += problems * config.samples * ROW_BYTES + tokens * TOKEN_BYTES
+    found.assumptions[-1:-1] = [_FILL]
+    return found
 
 
 @dataclass(frozen=True)

@@ -135,13 +135,22 @@ class Session(Generic[C]):
         self.observer.note(f"{lost.at}: {lost.got}; {lost.stage} goes back to what was before")
         self._state.without(lost.stage).write(self.run)
 
-    def start(self, stage: str, *, steps: int | None, resumed: Resumed | None = None) -> Meter:
+    def start(
+        self,
+        stage: str,
+        *,
+        steps: int | None,
+        resumed: Resumed | None = None,
+        kept: Progress | None = None,
+    ) -> Meter:
         """Begin a stage, or go on with it; the meter counts from what earlier sessions have used.
 
         The logs go back to where they were then, and so do the process's random generators.
+        kept: how far a stage has come that keeps what it did in files of its own, and draws from no generator of the
+        process.
         """
         if resumed is None:
-            lost = self._go_back(self._state.start_of_next())
+            lost = self._go_back(kept.logs if kept else self._state.start_of_next())
             seed_all(self.config.seed, stage)
         else:
             lost = self._go_back(resumed.progress.logs)
@@ -151,7 +160,8 @@ class Session(Generic[C]):
         self.recorded_tokens = earlier.tokens if earlier else 0
         self.recorded_flops = earlier.flops if earlier else 0.0
         self.last_line = None
-        done = resumed.progress.step if resumed else 0
+        until = resumed.progress if resumed else kept
+        done = until.step if until else 0
         self.observer.stage_started(stage, steps=steps, done=done)
         return Meter(earlier, lost)
 

@@ -1,7 +1,7 @@
 """The tasks of a run: opened by the words of its config, refused before it begins. Imports no torch."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -115,9 +115,12 @@ def refuse_long_prompts(
 
 def keep_tasks(run: Run, config: TaskRunConfig) -> None:
     """Write down what the files of a run's tasks hold. UserError where it is not what the run began with."""
-    names = dict.fromkeys(
-        word.partition(",")[0] for word in (*config.rl.tasks, *config.evals.tasks)
-    )
+    keep_files(run, (*config.rl.tasks, *config.evals.tasks))
+
+
+def keep_files(run: Run, words: Iterable[str]) -> None:
+    """The same of words that are tasks, or files with settings."""
+    names = dict.fromkeys(word.partition(",")[0] for word in words)
     files = {name: _digest(name) for name in names if is_file(name)}
     if not files:
         return

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from typing import Literal
 
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
@@ -78,17 +79,26 @@ class Vigil:
         return said
 
     def _held_out(self, engine: Engine) -> dict[str, float]:
+        """With thinking; without beside it, as a task of its own, where RL asks so too."""
+        found = self._tried(engine, "on")
+        if self._config.no_thinking_frac:
+            found |= self._tried(engine, "off")
+        return found
+
+    def _tried(self, engine: Engine, thinking: Literal["on", "off"]) -> dict[str, float]:
         alarms, found = self._config.alarms, dict[str, float]()
         measuring = EvalConfig(
             tasks=tuple(task.id for task in self._tasks),
             problems=alarms.held_out_problems,
             k=alarms.held_out_k,
             max_tokens=self._config.max_tokens,
+            thinking=thinking,
         )
         for task in {task.id: task for task in self._tasks}.values():
             problems = task.problems("valid", alarms.held_out_problems, SEED)
             if not problems:
                 continue
+            name = task.id if thinking == "on" else f"{task.id},thinking=off"
             measured = evaluate(
                 engine,
                 self._tokenizer,
@@ -99,8 +109,8 @@ class Vigil:
                 make_environment=self._make_environment,
             )
             self._count(measured.samples)
-            found[f"held_out_pass_at_1/{task.id}"] = measured.result.pass_at_1.mean
-            found[f"held_out_pass_at_k/{task.id}"] = measured.result.pass_at_k.mean
+            found[f"held_out_pass_at_1/{name}"] = measured.result.pass_at_1.mean
+            found[f"held_out_pass_at_k/{name}"] = measured.result.pass_at_k.mean
         return found
 
 

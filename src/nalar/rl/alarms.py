@@ -147,6 +147,12 @@ def _collapsed(metric: str, field: str) -> Rule:
     return rule
 
 
+def _shortened(series: Series, config: RLConfig) -> Iterator[Finding]:
+    """Lengths with and without thinking are not compared with each other: each falls from its own first ones."""
+    metric = "mode_tokens" if config.no_thinking_frac else "response_tokens"
+    yield from _collapsed(metric, "min_length_frac")(series, config)
+
+
 def _apart(series: Series, config: RLConfig) -> Iterator[Finding]:
     """Of steps with tokens of this policy alone: between an older one and the trainer there is more than rounding."""
     looked = series.get("first_log_ratio_rms", [])
@@ -287,7 +293,7 @@ RULES: Mapping[str, tuple[Rule, str]] = {
         "rl.objective.entropy_coef or rl.kl.coef, or stop here.",
     ),
     "responses collapse": (
-        _collapsed("response_tokens", "min_length_frac"),
+        _shortened,
         "Responses are a fraction of what they were: the base may not check its own work (nalar demo "
         "probes that), or a length penalty is too strong.",
     ),

@@ -14,6 +14,7 @@ from nalar.rl.group import Carried, Group
 from nalar.rl.response import NOTHING
 from nalar.rl.rollout import Collected, Rollout, is_silent, rewarded
 from nalar.rl.sampler import Drawing, Sampler
+from nalar.rl.thinking import thinks
 from nalar.rl.verdicts import Verdicts
 from nalar.tasks.problem import Problem, Task
 
@@ -108,7 +109,8 @@ class Collector:
             if slot in taken:
                 continue
             seed = _seed(self._seed * 100_003 + step.number, again * len(problems) + slot)
-            group = _begun(self._tokenizer, self._config, problem, seed)
+            thinking = thinks(self._config, seed=self._seed, step=step.number, slot=slot)
+            group = _begun(self._tokenizer, self._config, problem, seed, thinking=thinking)
             group.step, group.again, group.slot = step.number, again, slot
             step.open.append(group)
             step.num_begun += 1
@@ -152,7 +154,14 @@ def collect(
 ) -> list[list[Rollout]]:
     """A whole group of `config.group_size` scored samples for each problem."""
     groups = [
-        _begun(tokenizer, config, problem, _seed(seed, i)) for i, problem in enumerate(problems)
+        _begun(
+            tokenizer,
+            config,
+            problem,
+            _seed(seed, i),
+            thinking=thinks(config, seed=seed, step=0, slot=i),
+        )
+        for i, problem in enumerate(problems)
     ]
     drawing = _drawing(tokenizer, config, make_environment)
     with Verdicts(tokenizer, tasks, config.reward) as verdicts, Sampler(engine, drawing) as sampler:
@@ -181,10 +190,13 @@ def _seed(seed: int, i: int) -> int:
     return seed * 1_000_003 + i
 
 
-def _begun(tokenizer: Tokenizer, config: RLConfig, problem: Problem, seed: int) -> Group:
-    prompt_ids = tuple(encode_prompt(tokenizer, [{"role": "user", "content": problem.prompt}]))
+def _begun(
+    tokenizer: Tokenizer, config: RLConfig, problem: Problem, seed: int, *, thinking: bool
+) -> Group:
+    messages = [{"role": "user", "content": problem.prompt}]
+    prompt_ids = tuple(encode_prompt(tokenizer, messages, thinking=thinking))
     n = config.group_size
-    return Group(problem, prompt_ids, seed, [NOTHING] * n, [None] * n)
+    return Group(problem, prompt_ids, seed, [NOTHING] * n, [None] * n, thinking=thinking)
 
 
 def _drawing(
@@ -200,4 +212,11 @@ def _drawing(
 
 def _rewarded(group: Group, config: RLConfig) -> list[Rollout]:
     verdicts = [one for one in group.judged if one is not None]
-    return rewarded(group.problem, group.prompt_ids, group.responses, verdicts, config)
+    return rewarded(
+        group.problem,
+        group.prompt_ids,
+        group.responses,
+        verdicts,
+        config,
+        thinking=group.thinking,
+    )

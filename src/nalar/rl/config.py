@@ -19,7 +19,7 @@ class RewardWeights(Config):
     well_formed: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     """Also earned by correct responses: thought closed, an answer that parses, the end token."""
     language: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Times the share of the thought that is in target_language, by its small words."""
+    """Times the share of the thought (without one, of the answer) that is in target_language, by its small words."""
     overlong: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Taken away at the cap on a response, and less and less down to overlong_from_frac of it."""
     length: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -304,6 +304,9 @@ class RLConfig(Config):
     """Cap on a response, thought and answer together."""
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Logits are divided by it, in sampling and in training: what is drawn is what is trained."""
+    no_thinking_frac: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the groups of every task that is asked with the thought closed: there a reply with a thought is not
+    whole, and earns nothing (docs/thinking.md). 0: all think."""
     minibatches: int = Field(default=2, ge=1)
     """Optimizer steps per rollout; each sees its share of the groups once."""
     advantage: AdvantageConfig = AdvantageConfig()

@@ -33,6 +33,8 @@ class Group:
     """How many rounds of refills this step had had by then."""
     slot: int = 0
     """Its place in the step, whose task it has."""
+    thinking: bool = True
+    """False: asked with the thought closed, and read so."""
 
     @property
     def is_whole(self) -> bool:
@@ -66,12 +68,13 @@ class _Saved(BaseModel):
     step: int
     again: int
     slot: int
+    thinking: bool = True
     responses: list[Response]
     scores: list[Score | None]
     by_judge: list[float | None]
 
 
-_SAME = ("problem", "prompt_ids", "seed", "step", "again", "slot", "responses")
+_SAME = ("problem", "prompt_ids", "seed", "step", "again", "slot", "thinking", "responses")
 
 
 class _Document(BaseModel):
@@ -141,7 +144,9 @@ def _objection(saved: _Saved, vocab_size: int) -> str | None:
 def _opened(saved: _Saved, tokenizer: Tokenizer) -> Group:
     fields = {name: getattr(saved, name) for name in _Saved.model_fields if name in _SAME}
     verdicts = [
-        None if score is None else Judged(parse(tokenizer, response.token_ids), score, by_judge)
+        None
+        if score is None
+        else Judged(parse(tokenizer, response.token_ids, thinking=saved.thinking), score, by_judge)
         for response, score, by_judge in zip(
             saved.responses, saved.scores, saved.by_judge, strict=True
         )

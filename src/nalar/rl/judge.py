@@ -70,14 +70,13 @@ def judge(cases: Sequence[Case], config: JudgeConfig) -> list[Verdict]:
 def asked(case: Case, config: JudgeConfig) -> list[Message]:
     """What the judge is told of a case: a function of case and config alone."""
     answer = case.answer[: config.max_answer_chars]
-    # A line that the answer holds would have to be its own hash.
-    fence = "=" * 8 + hashlib.sha256(case.answer.encode("utf-8", "replace")).hexdigest()[:24]
+    fence = fence_of(case.answer)
     left = len(case.answer) - len(answer)
     cut = f" It is cut: {left} more characters are left out." if left else ""
     slots = {
         "problem": case.problem,
         "gold": case.gold or "",
-        "answer": f"{fence}\n{_TOKEN.sub(_broken, answer)}\n{fence}",
+        "answer": f"{fence}\n{defused(answer)}\n{fence}",
     }
     lines = (config.question or QUESTION).split("\n")
     if case.gold is None:
@@ -86,6 +85,16 @@ def asked(case: Case, config: JudgeConfig) -> list[Message]:
     question = _SLOT.sub(lambda slot: slots[slot[1]], "\n".join(lines))
     told = _MARKED.format(fence=fence, cut=cut) + _LAST_LINE[config.verdict]
     return [{"role": "system", "content": told}, {"role": "user", "content": question}]
+
+
+def fence_of(text: str) -> str:
+    """A line to stand before and behind a text, which it cannot hold itself: it would have to be its own hash."""
+    return "=" * 8 + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:24]
+
+
+def defused(text: str) -> str:
+    """A text in which no control token of a dialogue is whole."""
+    return _TOKEN.sub(_broken, text)
 
 
 def _broken(sign: re.Match[str]) -> str:

@@ -135,7 +135,9 @@ class _Loop:
             self._source.load(self._model.state_dict(), version=step)
             if self._save_dir is not None and _is_kept(step, config):
                 save_rollouts(self._save_dir, step, collected)
-            on_step(progress(step, self._tasks, collected, updates, mismatch), collected.whole)
+            by_mode = bool(config.no_thinking_frac)
+            report = progress(step, self._tasks, collected, updates, mismatch, by_mode=by_mode)
+            on_step(report, collected.whole)
         return step
 
     def _updates(

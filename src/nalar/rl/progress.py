@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 from statistics import fmean
 
@@ -11,7 +11,7 @@ from nalar.rl.correction import Mismatch
 from nalar.rl.looping import ends_in_a_loop
 from nalar.rl.rollout import Collected, Rollout, is_silent
 from nalar.rl.step import UpdateMetrics
-from nalar.tasks.problem import Problem, Task
+from nalar.tasks.problem import Task
 from nalar.tasks.traces import checks_itself
 
 
@@ -31,7 +31,7 @@ class RLProgress:
     response_tokens: dict[str, float]
     """Mean length by task id."""
     self_check_frac: float | None
-    """Of the responses to tasks that search: a try marked wrong and another after it."""
+    """Of the responses to tasks that search and are asked to think: a try marked wrong and another after it."""
     truncated_frac: float
     looping_frac: float
     """Of the responses, those that end in a loop."""
@@ -92,6 +92,10 @@ class RLProgress:
     max_staleness: int
     tools: ToolTally | None = None
     """How tools were used; None where no response called one."""
+    mode_accuracy: dict[str, float] = field(default_factory=dict)
+    """By task and how it was asked, as `id,thinking=on`; empty where all groups of a run think."""
+    mode_tokens: dict[str, float] = field(default_factory=dict)
+    """Mean length of responses, likewise."""
 
 
 def progress(
@@ -100,12 +104,20 @@ def progress(
     collected: Collected,
     updates: Sequence[UpdateMetrics],
     mismatch: Mismatch | None = None,
+    *,
+    by_mode: bool = False,
 ) -> RLProgress:
-    """The report on what a step gathered and learned, `step` steps being done by now."""
+    """The report on what a step gathered and learned, `step` steps being done by now.
+
+    by_mode: some groups of the run are asked without thinking.
+    """
     groups = collected.whole
     flat = [r for group in groups for r in group]
-    by_task = _by(flat, lambda problem: problem.task)
-    by_level = _by(flat, lambda problem: problem.level and f"{problem.task},{problem.level}")
+    by_task = _by(flat, lambda one: one.problem.task)
+    by_level = _by(
+        flat, lambda one: one.problem.level and f"{one.problem.task},{one.problem.level}"
+    )
+    modes = _by(flat, asked_as) if by_mode else {}
     idle, ages = _idle_throughout(updates), _ages(collected)
     return RLProgress(
         step=step,
@@ -114,6 +126,8 @@ def progress(
         accuracy={t: fmean(r.correct for r in rs) for t, rs in by_task.items()},
         level_accuracy={t: fmean(r.correct for r in rs) for t, rs in by_level.items()},
         level_frac={t: len(rs) / len(by_task[rs[0].problem.task]) for t, rs in by_level.items()},
+        mode_accuracy={m: fmean(r.correct for r in rs) for m, rs in modes.items()},
+        mode_tokens={m: fmean(len(r.response) for r in rs) for m, rs in modes.items()},
         response_tokens={t: fmean(len(r.response) for r in rs) for t, rs in by_task.items()},
         self_check_frac=_self_check_frac(flat, tasks),
         truncated_frac=fmean(r.truncated for r in flat),
@@ -153,20 +167,26 @@ def progress(
     )
 
 
+def asked_as(rollout: Rollout) -> str:
+    """The task and whether it was asked to think, such as `countdown,thinking=off`."""
+    return f"{rollout.problem.task},thinking={'on' if rollout.thinking else 'off'}"
+
+
 def _by(
-    flat: Iterable[Rollout], name_of: Callable[[Problem], str | None]
+    flat: Iterable[Rollout], name_of: Callable[[Rollout], str | None]
 ) -> dict[str, list[Rollout]]:
-    """Rollouts by what their problems are called; without those that are called nothing."""
+    """Rollouts by what they are called; without those that are called nothing."""
     found: dict[str, list[Rollout]] = {}
     for rollout in flat:
-        if name := name_of(rollout.problem):
+        if name := name_of(rollout):
             found.setdefault(name, []).append(rollout)
     return found
 
 
 def _self_check_frac(flat: Iterable[Rollout], tasks: Sequence[Task]) -> float | None:
     searches = {task.id for task in tasks if task.searches}
-    return _mean(checks_itself(r.parsed.thought) for r in flat if r.problem.task in searches)
+    thoughts = [r.parsed.thought for r in flat if r.thinking and r.problem.task in searches]
+    return _mean(checks_itself(thought) for thought in thoughts)
 
 
 def _mean_terms(updates: Sequence[UpdateMetrics]) -> dict[str, float]:

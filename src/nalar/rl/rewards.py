@@ -18,6 +18,7 @@ class Facts:
     is_whole: bool
     """Whether thought and turn are closed, and nothing stands where it should not."""
     thought: str = ""
+    """Of a response without thinking, its answer: what its language is told by."""
     num_tokens: int = 0
     max_tokens: int | None = None
     """Cap on the response. None: there was none."""

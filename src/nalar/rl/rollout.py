@@ -27,6 +27,8 @@ class Rollout:
     """The sum of its parts; where the verifier failed, the mean of the group's others."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """What each part earned, weighted; empty where the verifier failed."""
+    thinking: bool = True
+    """False: asked with the thought closed."""
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -92,10 +94,16 @@ def draw_problems(
 
 
 def judge_response(
-    tokenizer: Tokenizer, task: Task, problem: Problem, response: Response, config: RewardConfig
+    tokenizer: Tokenizer,
+    task: Task,
+    problem: Problem,
+    response: Response,
+    config: RewardConfig,
+    *,
+    thinking: bool = True,
 ) -> Judged:
     """Read a response and check its answer; a model that judges is asked last."""
-    parsed = parse(tokenizer, response.token_ids)
+    parsed = parse(tokenizer, response.token_ids, thinking=thinking)
     score = task.score(problem, parsed.answer)
     if not config.weights_of(problem.task).judge:
         return Judged(parsed, score)
@@ -110,14 +118,17 @@ def rewarded(
     responses: Sequence[Response],
     verdicts: Sequence[Judged],
     config: RLConfig,
+    *,
+    thinking: bool = True,
 ) -> list[Rollout]:
-    """The responses to one problem, beside each other."""
+    """The responses to one problem, beside each other, all asked alike."""
     facts = [
         Facts(
             task=problem.task,
             score=one.score,
             is_whole=one.parsed.well_formed,
-            thought=one.parsed.thought,
+            # Without a thought the language is that of what is said.
+            thought=one.parsed.thought if thinking else one.parsed.answer,
             num_tokens=len(response),
             max_tokens=config.max_tokens,
             judged=one.by_judge,
@@ -126,7 +137,7 @@ def rewarded(
     ]
     parts = group_rewards(facts, config.reward)
     return [
-        Rollout(problem, prompt_ids, response, one.parsed, one.score, reward, part or {})
+        Rollout(problem, prompt_ids, response, one.parsed, one.score, reward, part or {}, thinking)
         for response, one, reward, part in zip(
             responses, verdicts, totals(parts), parts, strict=True
         )

@@ -43,14 +43,23 @@ class RolloutRow(BaseModel):
     score: Score
     parts: dict[str, float]
     reward: float
+    thinking: bool = True
+    """False: asked with the thought closed."""
 
     def rollout(self, tokenizer: Tokenizer) -> Rollout:
         response = Response(
             self.token_ids, self.logprobs, self.drawn, self.versions, self.finish_reason
         )
-        parsed = parse(tokenizer, self.token_ids)
+        parsed = parse(tokenizer, self.token_ids, thinking=self.thinking)
         return Rollout(
-            self.problem, self.prompt_ids, response, parsed, self.score, self.reward, self.parts
+            self.problem,
+            self.prompt_ids,
+            response,
+            parsed,
+            self.score,
+            self.reward,
+            self.parts,
+            self.thinking,
         )
 
 
@@ -87,6 +96,7 @@ def _row(rollout: Rollout, step: int, version: int, group: int, kept: bool) -> R
         score=rollout.score,
         parts=dict(rollout.parts),
         reward=rollout.reward,
+        thinking=rollout.thinking,
     )
 
 

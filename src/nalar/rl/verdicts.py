@@ -35,7 +35,13 @@ class Verdicts:
     def ask(self, group: Group, i: int) -> None:
         task = self._tasks[group.problem.task]
         self._coming[group, i] = self._pool.submit(
-            judge_response, self._tokenizer, task, group.problem, group.responses[i], self._config
+            judge_response,
+            self._tokenizer,
+            task,
+            group.problem,
+            group.responses[i],
+            self._config,
+            thinking=group.thinking,
         )
 
     def settle(self, group: Group) -> None:
