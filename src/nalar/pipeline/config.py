@@ -150,6 +150,13 @@ class ZeroConfig(TaskRunConfig):
     def _check_model(self) -> None:
         """What the model must be for its family's folder to say it, and for the recipe to train it."""
         lookup(self.model.model_type, FAMILIES, at="model.model_type").publish_config(self.model)
+        if self.model.num_labels is not None:
+            raise ConfigError(
+                at="model.num_labels",
+                got=str(self.model.num_labels),
+                want="None: a base predicts tokens",
+                hint="`nalar reward` makes a model that scores out of a base",
+            )
         if self.model.qk_norm and self.pretrain.optim.qk_clip_tau is not None:
             raise ConfigError(
                 at="pretrain.optim.qk_clip_tau",
