@@ -6,7 +6,14 @@ from pydantic import BaseModel
 
 from nalar.data.config import PackingConfig
 from nalar.model.config import ModelConfig
-from nalar.pipeline.config import RlRunConfig, RunConfig, SftConfig, TaskRunConfig, ZeroConfig
+from nalar.pipeline.config import (
+    RewardRunConfig,
+    RlRunConfig,
+    RunConfig,
+    SftConfig,
+    TaskRunConfig,
+    ZeroConfig,
+)
 from nalar.plan.cost import BYTES_OF, FP32_BYTES, Dtype, training_memory
 from nalar.plan.model import count_parameters, flops_per_token, sampling_flops
 from nalar.rl.config import RLConfig
@@ -106,6 +113,27 @@ def forecast_sft(config: SftConfig, model: ModelConfig, epoch_tokens: int) -> Fo
         model,
         [_training(config, model, "sft", config.epochs * epoch_tokens, context)],
         _Peak(batch, config.packing.document_tokens, 0, batch < config.packing.step_tokens),
+        context,
+        checkpoints=epochs + config.checkpoint.keep + 1,
+    )
+
+
+def forecast_reward(
+    config: RewardRunConfig, model: ModelConfig, epoch_tokens: int, steps: int, test_tokens: int
+) -> Forecast:
+    """The same for a reward model: tokens and steps of an epoch, tokens of the test, each of which is passed twice."""
+    step_tokens = epoch_tokens // steps
+    batch = min(config.micro_batch_tokens or step_tokens, step_tokens)
+    context = DOCUMENT_FILL_FRAC * config.max_tokens / 2
+    flops = 2 * test_tokens * flops_per_token(model, context, backward=False)
+    test = _stage(config, "reward_test", test_tokens, flops, flops / TRAIN_FLOPS_PER_S)
+    trained = _training(config, model, "reward", config.epochs * epoch_tokens, context)
+    epochs = config.epochs if config.checkpoint.keep_slices else 0
+    return _forecast(
+        config,
+        model,
+        [trained, test] if config.epochs else [test],
+        _Peak(batch, config.max_tokens, 0, batch < step_tokens),
         context,
         checkpoints=epochs + config.checkpoint.keep + 1,
     )

@@ -58,7 +58,7 @@ def _pretrain(session: Session[ZeroConfig], force: bool) -> Outcome:
     learner = _base(config, resumed, tokenizer, session.place)
     trained = train_slices(
         session,
-        Training("pretrain", learner, batches, config.pretrain, SPIKE_REMEDY),
+        Training.on_tokens("pretrain", learner, batches, config.pretrain, remedy=SPIKE_REMEDY),
         resumed,
         lambda number: _probe_passed(session, learner, number),
     )

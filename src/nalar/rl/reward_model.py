@@ -3,18 +3,24 @@
 # S sequences · D hidden
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
-from nalar.model.transformer import Transformer
+from nalar.kernels.documents import Documents, without_waiting
+from nalar.model.transformer import Hidden, Transformer
 from nalar.model.weights import load_model
 from nalar.plan.model import sequence_flops
+
+Ids = tuple[int, ...]
+MOST_TOKENS = 16_384
+"""Of a batch that is scored."""
 
 
 def with_score_head(model: Transformer, *, seed: int) -> Transformer:
@@ -35,7 +41,7 @@ def with_score_head(model: Transformer, *, seed: int) -> Transformer:
 
 
 class RewardModel:
-    """Scores whole sequences, frozen. A score depends on its sequence alone, to the bit."""
+    """Scores whole sequences, frozen."""
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -55,30 +61,59 @@ class RewardModel:
         model = load_model(folder, device=device, dtype=dtype, scores=True)
         return cls(model, Tokenizer.load(Path(folder)))
 
+    @property
+    def longest(self) -> int:
+        """Ids of a sequence at most."""
+        return self.model.config.max_position_embeddings
+
     @torch.inference_mode()
     def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """One number each, without bounds. Sequences are passed one by one, equal ones once.
+        """One number each, without bounds, by a function of the set of these sequences: their order makes no difference
+        to the bit, and the company of others none beyond rounding. UserError where one is empty or too long.
 
-        Side by side they would be faster where they are short, and products of other shapes round otherwise: a reward
-        would depend on who else is scored. Long ones fill the machine by themselves.
+        Equal sequences are passed once. Where nothing but rounding may ever differ, as between two runs of one seed, a
+        caller asks for the same sequences together: RL for those of one group.
         """
-        known: dict[tuple[int, ...], float] = {}
-        for sequence in map(tuple, sequences):
-            if sequence not in known:
-                known[sequence] = self._score(sequence)
+        known: dict[Ids, float] = {}
+        for batch in batches_of(sorted({tuple(one) for one in sequences}), MOST_TOKENS):
+            known |= zip(batch, self._scores(batch), strict=True)
         return [known[tuple(sequence)] for sequence in sequences]
 
-    def _score(self, ids: tuple[int, ...]) -> float:
-        if not 0 < len(ids) <= self.model.config.max_position_embeddings:
-            raise UserError(
-                at="reward model",
-                got=f"{len(ids)} ids to score",
-                want=f"1 to {self.model.config.max_position_embeddings}, as the model has positions",
-            )
-        ids_1T = torch.tensor([ids], device=self.model.head_weight.device)
-        states_D = self.model(ids_1T).states[0, -1]
-        self.flops += sequence_flops(self.model.config, len(ids), backward=False)
-        return float(self.model.scores(states_D))
+    def _scores(self, batch: Sequence[Ids]) -> list[float]:
+        lengths = [len(ids) for ids in batch]
+        for length in (lengths[0], lengths[-1]):
+            if not 0 < length <= self.longest:
+                raise UserError(
+                    at="reward model",
+                    got=f"{length} ids to score",
+                    want=f"1 to {self.longest}, as the model has positions",
+                )
+        self.flops += sum(
+            sequence_flops(self.model.config, length, backward=False) for length in lengths
+        )
+        scores_S: list[float] = last_scores(self.model, batch)[0].tolist()
+        return scores_S
+
+
+def last_scores(model: Transformer, sequences: Sequence[Ids]) -> tuple[Tensor, Hidden]:
+    """fp32 [S]: the score at the last id of each sequence, in one flat batch; and all that the pass gave."""
+    device, lengths = model.head_weight.device, [len(ids) for ids in sequences]
+    ids_N = without_waiting(torch.tensor(list(chain.from_iterable(sequences))), device)
+    last_S = without_waiting(torch.tensor(list(accumulate(lengths))) - 1, device)
+    hidden = model(ids_N, Documents.of(lengths, device=device))
+    return model.scores(hidden.states.index_select(0, last_S)), hidden
+
+
+def batches_of(sequences: Sequence[Ids], max_tokens: int) -> Iterator[list[Ids]]:
+    """Shortest first, each batch of at most `max_tokens` (one sequence at least)."""
+    batch: list[Ids] = []
+    for ids in sorted(sequences, key=len):
+        if batch and sum(map(len, batch)) + len(ids) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(ids)
+    if batch:
+        yield batch
 
 
 def squashed(score: float) -> float:
