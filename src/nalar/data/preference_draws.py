@@ -85,9 +85,9 @@ def draw_labels(
     def make(rng: random.Random, problem: Problem, variants: Sequence[Variant]) -> Judgement | None:
         nonlocal is_safe_due
         clear = [one for one in variants if abs(one.quality - SAFE_FROM) >= min_gap / 2]
-        pairs = [(answer, thought) for answer, thought in permutations(clear, 2)]
-        if rng.random() >= _DRAFT_FRAC:
-            pairs = [(answer, None) for answer in clear]
+        pairs: list[tuple[Variant, Variant | None]] = [(answer, None) for answer in clear]
+        if rng.random() < _DRAFT_FRAC:
+            pairs = [(answer, thought) for answer, thought in permutations(clear, 2)]
         due = [pair for pair in pairs if _is_safe(*pair) == is_safe_due]
         if not due:
             return None

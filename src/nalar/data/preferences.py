@@ -4,7 +4,7 @@ A line of a JSONL file is one of
 
     {"messages": [user turns], "chosen": ANSWER, "rejected": ANSWER}        also {"prompt": TEXT or messages, ...}
     {"chosen": [messages], "rejected": [messages]}                          which differ in their last message alone
-    {"messages": [user turns, the assistant's], "safe": true or false}      also {"prompt": ..., "response": ..., "safe": ...}
+    {"messages": [user turns, the assistant's], "safe": true or false}      also {"prompt": ..., "response": ANSWER, ..}
 
 and ANSWER a text, a message of the assistant or a list that ends in one. Imports no torch.
 """
@@ -12,7 +12,7 @@ and ANSWER a text, a message of the assistant or a list that ends in one. Import
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -220,14 +220,11 @@ def _coin(messages: Messages, chosen: Answer, rejected: Answer) -> bool:
     return is_first == (chosen.text < rejected.text)
 
 
-def balanced(
-    judgements: Sequence[Judgement], sizes: Mapping[int, tuple[int, int]]
-) -> list[Judgement]:
-    """Pairs less those that would teach that length is what counts.
+def balanced(sizes: Mapping[int, tuple[int, int]]) -> set[int]:
+    """Which pairs to leave out, so that length is not what they teach.
 
-    sizes: tokens of better and worse by the number of the judgement. Pairs whose better side is the longer one and those
-    whose worse side is end up with (nearly) the same sum of differences; of the heavier kind the largest go first, so
-    that the fewest go. Labels stay as they are.
+    sizes: tokens of better and worse by number. Of what is left, better sides are about as long as worse ones; of the
+    pairs that lean to the heavier side the largest go first, so that few go.
     """
     leads = {i: better - worse for i, (better, worse) in sizes.items()}
     left, dropped = sum(leads.values()), set[int]()
@@ -235,4 +232,4 @@ def balanced(
         if abs(left - leads[i]) < abs(left):
             left -= leads[i]
             dropped.add(i)
-    return [one for i, one in enumerate(judgements) if i not in dropped]
+    return dropped

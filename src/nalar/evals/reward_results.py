@@ -1,4 +1,7 @@
-"""How good a reward model is on judgements that it was not trained on: accuracy, biases, calibration. Imports no torch."""
+"""How good a reward model is on judgements that it was not trained on: accuracy, biases, calibration.
+
+Imports no torch.
+"""
 
 import math
 from collections import defaultdict
@@ -65,7 +68,7 @@ class PositionBias(Finite):
     largest_by_company: float
     """The largest change of a margin when each answer is scored by itself: rounding."""
     first_preferred_frac: float | None
-    """Of the pairs, those in which the side that was given first scores higher: near a half, for which side is better was
+    """Of the pairs, those in which the side that was given first scores higher: near a half, for which side that is was
     drawn. None: there are no pairs."""
 
 
@@ -163,9 +166,7 @@ def _accuracy(judged: Iterable[Judged], seed: int) -> Estimate | None:
 
 
 def _position(judged: Sequence[Judged]) -> PositionBias:
-    pairs = [
-        (one, swapped) for one in judged if (swapped := one.margin_swapped) is not None
-    ]
+    pairs = [(one, swapped) for one in judged if (swapped := one.margin_swapped) is not None]
     alone = [(one, margin) for one in judged if (margin := one.margin_alone) is not None]
     return PositionBias(
         verdicts_changed_frac=fmean(one.is_right != (m > 0) for one, m in pairs) if pairs else 0.0,

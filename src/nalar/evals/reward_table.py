@@ -28,7 +28,9 @@ def reward_table(results: RewardResults) -> Table:
     if results.kind == "preference":
         changed = units.percent(position.verdicts_changed_frac)
         table.add_row("verdicts that change with the order", changed, "", "0.0%")
-        table.add_row("largest change of a margin by order", f"{position.largest_by_order:.1e}", "", "0")
+        table.add_row(
+            "largest change of a margin by order", f"{position.largest_by_order:.1e}", "", "0"
+        )
         first = units.percent(position.first_preferred_frac)
         table.add_row("the side given first is preferred", first, "", "50%")
     company = f"{position.largest_by_company:.1e}"

@@ -126,7 +126,7 @@ class ModelConfig(Config):
     num_nextn_predict_layers: int = Field(default=0, ge=0)
     """Depth of multi-token prediction: blocks behind the last layer, which predict tokens after the next."""
     num_labels: Literal[1] | None = None
-    """1: a head that gives one score in the place of the output head, as a reward model has. None: it predicts tokens."""
+    """1: a head that gives one score in place of the output head, as a reward model has. None: it predicts tokens."""
     model_type: str = "deepseek_v3"
     """The family in whose form the model is written."""
 

@@ -288,7 +288,7 @@ class RewardRunConfig(RunConfig):
     model: str
     """A run, or a folder with a model and its tokenizer: what it is made of. One that scores already goes on."""
     data: str = "procedural"
-    """Judgements: a JSONL file (docs/reward-models.md), or `procedural`, which are made from tasks that rate answers."""
+    """Judgements: a JSONL file (docs/reward-models.md), or `procedural`: made from tasks that rate answers."""
     tasks: tuple[str, ...] | None = None
     """Of procedural judgements. None: `general` for preference, `safety` for safety."""
     pairs: int | None = Field(default=None, ge=1)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,8 +87,8 @@ def load_judgements(config: RewardRunConfig, tokenizer: Tokenizer) -> Judgements
 def _drawn(config: RewardRunConfig) -> tuple[list[Judgement], list[Judgement]]:
     tasks = [rated(open_task(word, at="tasks"), at=f"tasks {word!r}") for word in config.task_words]
     count = config.wanted or 0
-    draw: Callable[[int, Split], list[Judgement]] = lambda n, split: _draw(config, tasks, n, split)
-    return draw(count, "train"), draw(max(1, round(count * config.held_out_frac)), "test")
+    held = max(1, round(count * config.held_out_frac))
+    return _draw(config, tasks, count, "train"), _draw(config, tasks, held, "test")
 
 
 def _draw(
@@ -132,7 +132,8 @@ def _balanced(encoded: list[Encoded], config: RewardRunConfig) -> list[Encoded]:
         for i, one in enumerate(encoded)
         if one.example.better and one.example.worse
     }
-    kept = balanced(encoded, sizes)
+    dropped = balanced(sizes)
+    kept = [one for i, one in enumerate(encoded) if i not in dropped]
     if len(kept) * 2 < len(encoded):
         longer = sum(better > worse for better, worse in sizes.values())
         raise UserError(

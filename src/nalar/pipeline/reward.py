@@ -24,13 +24,15 @@ from nalar.pipeline.state import Outcome
 from nalar.pipeline.training import Trained, Training, run_stages, train_slices
 from nalar.rl.reward_model import Ids, RewardModel, with_score_head
 from nalar.rl.reward_step import Epochs, train_epoch
+from nalar.rl.reward_step import Side as RewardSide
 from nalar.run import Run
 from nalar.train.checkpoint import load_optimizer
 
 _SEED = 7
 """Of intervals."""
 _AT_ONCE = 64
-"""Judgements of the test from one look at whether to stop to the next; of the first ones each answer is scored alone too."""
+"""Judgements of the test from one look at whether to stop to the next. Answers of the first ones are scored alone
+too."""
 
 
 def run_reward(
@@ -45,7 +47,7 @@ def run_reward(
 
 
 def read_base(config: RewardRunConfig) -> tuple[ModelConfig, Tokenizer]:
-    """What the reward model is made of. UserError where a part is missing or does not fit the others or the settings."""
+    """What it is made of. UserError where a part of it is missing or does not fit the others or the settings."""
     model, tokenizer = read_folder(Path(config.model))
     if config.max_tokens > model.max_position_embeddings:
         raise UserError(
@@ -173,7 +175,7 @@ def tried(model: RewardModel, encoded: Encoded, *, alone: bool) -> Judged:
             return None
         return Side(scores[name], len(ids) - encoded.prompt_tokens, quality)
 
-    def margin(of: Mapping[str, float]) -> float:
+    def margin(of: Mapping[RewardSide, float]) -> float:
         return of.get("better", 0.0) - of.get("worse", 0.0)
 
     return Judged(

@@ -119,8 +119,8 @@ def batches_of(sequences: Sequence[Ids], max_tokens: int) -> Iterator[list[Ids]]
 def squashed(score: float) -> float:
     """Between 0 and 1: the sigmoid, without overflow.
 
-    Scores of the Bradley-Terry model have neither bounds nor a zero of their own, and a policy that finds an answer far
-    outside of what the model has seen could earn any number. Squashed, a part of the reward is worth its weight at most.
+    Scores of the Bradley-Terry model have no bounds, and a policy that finds an answer far outside of what the model
+    has seen could earn any number. Squashed, this part of the reward is worth its weight at most.
     """
     if score >= 0:
         return 1.0 / (1.0 + math.exp(-score))

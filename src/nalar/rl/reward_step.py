@@ -100,7 +100,9 @@ def margins(model: Transformer, examples: Sequence[Example]) -> tuple[Tensor, Se
         sequences += there.values()
     scores_S, hidden = last_scores(model, sequences)
     padded = torch.cat([scores_S, scores_S.new_zeros(1)])
-    better_M, worse_M = (padded[torch.tensor(place, device=padded.device)] for place in places.values())
+    better_M, worse_M = (
+        padded[torch.tensor(place, device=padded.device)] for place in places.values()
+    )
     return better_M - worse_M, hidden.loads
 
 

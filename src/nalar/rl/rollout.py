@@ -7,7 +7,7 @@ from typing import Protocol
 
 from nalar.data.dialogue import Parsed, parse
 from nalar.data.tokenizer import Tokenizer
-from nalar.rl.config import RewardConfig, RLConfig
+from nalar.rl.config import RewardConfig, RLConfig, ScoredBy
 from nalar.rl.judge import Case
 from nalar.rl.response import Response
 from nalar.rl.rewards import Facts, group_rewards, totals, with_verdicts
@@ -27,6 +27,8 @@ class Rollout:
     """The sum of its parts; where the verifier failed, the mean of the group's others."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """What each part earned, weighted; empty where the verifier failed."""
+    scores: Mapping[ScoredBy, float] = field(default_factory=dict)
+    """What models gave, from 0 to 1; empty where none was asked."""
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -110,8 +112,11 @@ def rewarded(
     responses: Sequence[Response],
     verdicts: Sequence[Judged],
     config: RLConfig,
+    scores: Sequence[Mapping[ScoredBy, float]] | None = None,
 ) -> list[Rollout]:
-    """The responses to one problem, beside each other."""
+    """The responses to one problem, beside each other. scores: of models that score; None: they have no say."""
+    scored: Sequence[Mapping[ScoredBy, float] | None]
+    scored = [None] * len(responses) if scores is None else scores
     facts = [
         Facts(
             task=problem.task,
@@ -121,14 +126,17 @@ def rewarded(
             num_tokens=len(response),
             max_tokens=config.max_tokens,
             judged=one.by_judge,
+            scores=given,
         )
-        for one, response in zip(verdicts, responses, strict=True)
+        for one, response, given in zip(verdicts, responses, scored, strict=True)
     ]
     parts = group_rewards(facts, config.reward)
     return [
-        Rollout(problem, prompt_ids, response, one.parsed, one.score, reward, part or {})
-        for response, one, reward, part in zip(
-            responses, verdicts, totals(parts), parts, strict=True
+        Rollout(
+            problem, prompt_ids, response, one.parsed, one.score, reward, part or {}, given or {}
+        )
+        for response, one, reward, part, given in zip(
+            responses, verdicts, totals(parts), parts, scored, strict=True
         )
     ]
 

@@ -13,6 +13,7 @@ from nalar.data.dialogue import parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.disk import encode, read_lines, write_atomic
 from nalar.engine.sequence import FinishReason
+from nalar.rl.config import ScoredBy
 from nalar.rl.response import Response
 from nalar.rl.rollout import Collected, Rollout
 from nalar.tasks.problem import Problem, Score
@@ -43,6 +44,8 @@ class RolloutRow(BaseModel):
     score: Score
     parts: dict[str, float]
     reward: float
+    scores: dict[ScoredBy, float] = {}
+    """Of models, from 0 to 1, before their weight."""
 
     def rollout(self, tokenizer: Tokenizer) -> Rollout:
         response = Response(
@@ -50,7 +53,14 @@ class RolloutRow(BaseModel):
         )
         parsed = parse(tokenizer, self.token_ids)
         return Rollout(
-            self.problem, self.prompt_ids, response, parsed, self.score, self.reward, self.parts
+            self.problem,
+            self.prompt_ids,
+            response,
+            parsed,
+            self.score,
+            self.reward,
+            self.parts,
+            self.scores,
         )
 
 
@@ -87,6 +97,7 @@ def _row(rollout: Rollout, step: int, version: int, group: int, kept: bool) -> R
         score=rollout.score,
         parts=dict(rollout.parts),
         reward=rollout.reward,
+        scores=dict(rollout.scores),
     )
 
 

@@ -218,7 +218,7 @@ def _is_scoring(published: Mapping[str, Any]) -> bool:
 
 
 def _read_labels(published: Mapping[str, Any]) -> int | None:
-    """1 of a model that gives one score; None of one that predicts tokens. Some say the number, some name the labels."""
+    """1 of a model that gives one score; None of one that predicts tokens. Some give the number, some name labels."""
     if not _is_scoring(published):
         return None
     names = published.get("id2label")
