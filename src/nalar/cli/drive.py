@@ -16,10 +16,19 @@ from nalar.cli.summary import forecast_lines, forecast_table
 from nalar.config import UserError, refuse_change
 from nalar.disk import only_writer
 from nalar.evals.report import build_report
+from nalar.evals.reward_results import REWARD_RESULTS, RewardResults
+from nalar.evals.reward_table import reward_table
 from nalar.evals.table import samples, summary
 from nalar.evals.text import printable
 from nalar.machine import environment
-from nalar.pipeline.config import RlRunConfig, RunConfig, SftConfig, TaskRunConfig, ZeroConfig
+from nalar.pipeline.config import (
+    RewardRunConfig,
+    RlRunConfig,
+    RunConfig,
+    SftConfig,
+    TaskRunConfig,
+    ZeroConfig,
+)
 from nalar.pipeline.forecast import Forecast, forecast
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.preflight import (
@@ -33,7 +42,7 @@ from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import refuse_bad_tasks, sizes_of_files
 from nalar.run import ROLLOUTS, Run
 
-AnyConfig = ZeroConfig | RlRunConfig | SftConfig
+AnyConfig = ZeroConfig | RlRunConfig | SftConfig | RewardRunConfig
 C = TypeVar("C", bound=RunConfig)
 Until = Literal["pretrain", "report"]
 
@@ -58,6 +67,8 @@ class RunDocument(Document):
     """The command that goes on; None where nothing is left to do."""
     report: dict[str, Any] | None
     """report.json, where the run came that far."""
+    reward: dict[str, Any] | None = None
+    """reward.json, of a run of `reward`."""
     error: ErrorBody | None = None
 
 
@@ -116,6 +127,10 @@ def _planned(config: AnyConfig) -> Forecast:
         from nalar.pipeline.rl import plan_rl  # imports torch
 
         return plan_rl(config)
+    if isinstance(config, RewardRunConfig):
+        from nalar.pipeline.reward import plan_reward  # imports torch
+
+        return plan_reward(config)
     from nalar.pipeline.sft import plan_sft  # imports torch
 
     return plan_sft(config)
@@ -183,6 +198,10 @@ def _train(job: Job, run: Run, observer: Observer, should_stop: Callable[[], boo
         from nalar.pipeline.sft import run_sft
 
         return run_sft(job.config, run, observer, should_stop)
+    if isinstance(job.config, RewardRunConfig):
+        from nalar.pipeline.reward import run_reward
+
+        return run_reward(job.config, run, observer, should_stop)
     if isinstance(job.config, RlRunConfig):
         from nalar.pipeline.rl import run_rl
 
@@ -265,7 +284,24 @@ def _probe_failed(job: Job, run: Run, out: Output) -> int:
     return 1
 
 
+def _tested(job: Job, run: Run, out: Output) -> int:
+    """The end of a run of `reward`."""
+    results = RewardResults.model_validate(run.read_json(REWARD_RESULTS))
+    out.text("")
+    out.text(reward_table(results))
+    for line in _how_to_go_on(job, has_report=False):
+        out.text(line)
+    reward = results.model_dump(mode="json")
+    ended = RunDocument(
+        run=str(run.path), outcome="finished", resume=None, report=None, reward=reward
+    )
+    out.document(ended)
+    return 0
+
+
 def _finished(job: Job, run: Run, out: Output) -> int:
+    if isinstance(job.config, RewardRunConfig):
+        return _tested(job, run, out)
     is_sft = isinstance(job.config, SftConfig)
     report = build_report(run) if is_sft or job.until == "report" else None
     if report is not None:
@@ -291,6 +327,10 @@ def _how_to_go_on(job: Job, *, has_report: bool) -> Sequence[str]:
     name = shlex.quote(str(job.path))
     if isinstance(job.config, SftConfig):
         return ("", "Go on:", f"  nalar chat {name}", f"  nalar report {name}")
+    if isinstance(job.config, RewardRunConfig):
+        part = f"rl.reward.{job.config.kind}"
+        flags = f"--{part} 0.5 --{part}-model {name}"
+        return ("", "In RL:", f"  nalar rl --model MODEL --task TASK {flags}")
     if not has_report:
         return ("", "The base is trained. Go on:", f"  nalar rl {name}", f"  nalar eval {name}")
     shown = [f"  nalar samples {name}"] if (job.path / ROLLOUTS).is_dir() else []

@@ -21,6 +21,7 @@ VERBS = {
     "pretrain": "train a recipe's base model and stop before RL",
     "rl": "RL on any task, from a model that is there or a pretrained run",
     "sft": "fine-tune a model on dialogues",
+    "reward": "train a model that scores answers, and test it for biases",
     "tokenizer": "learn a tokenizer from a corpus of one's own",
     "eval": "measure a run's model on held-out problems",
     "samples": "show what a model said in RL, with what it earned",

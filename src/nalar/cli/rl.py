@@ -10,7 +10,7 @@ from nalar.cli import flags
 from nalar.cli.choice import kind_of, model_folder, open_run, stored_config
 from nalar.cli.drive import Job, drive, show_plan
 from nalar.cli.output import Output
-from nalar.cli.start import RunFlags, proceed, resumed_run, with_preset
+from nalar.cli.start import RunFlags, proceed, resumed_run, with_preset, with_scorers
 from nalar.config import UserError
 from nalar.pipeline.config import RlRunConfig, ZeroConfig
 from nalar.run import Run
@@ -78,6 +78,7 @@ def _begin(args: Sequence[str]) -> int:
     config = _with_tasks(asked, words)
     if flags.peek(words, "--model") is not None:
         config = config.model_copy(update={"model": str(model_folder(config.model))})
+    config = with_scorers(config, words)
     return proceed("rl", asked, config, args)
 
 

@@ -10,6 +10,7 @@ import tyro
 from nalar.cli import flags
 from nalar.cli.choice import (
     free_run_path,
+    model_folder,
     open_run,
     recipe,
     recipe_first,
@@ -60,7 +61,8 @@ def start(verb: str, cls: type[F], args: Sequence[str], *, until: Until) -> int:
     asked = flags.parse(
         cls, words, verb=verb, usage="[RECIPE]", default=cls(config=_defaults(words))
     )
-    return proceed(verb, asked, asked.config, args, until=until, force=asked.force)
+    config = with_scorers(asked.config, words)
+    return proceed(verb, asked, config, args, until=until, force=asked.force)
 
 
 def proceed(verb: str, asked: RunFlags, config: AnyConfig, args: Sequence[str], **how: Any) -> int:
@@ -108,6 +110,17 @@ def with_preset(config: T, words: Sequence[str]) -> T:
         return config
     preset = lookup(name, PRESETS, at="--preset")
     return config.model_copy(update={"rl": preset(config.rl)})
+
+
+def with_scorers(config: T, words: Sequence[str]) -> T:
+    """The config with the folders of the models that score, where the words name them: by a run as `--model` does."""
+    folders = {
+        f"{name}_model": str(model_folder(given))
+        for name, given in config.rl.reward.models.items()
+        if flags.peek(words, f"--rl.reward.{name}-model") is not None
+    }
+    reward = config.rl.reward.model_copy(update=folders)
+    return config.model_copy(update={"rl": config.rl.model_copy(update={"reward": reward})})
 
 
 def _resumed(verb: str, asked: RunFlags, config: AnyConfig) -> tuple[AnyConfig, Path]:

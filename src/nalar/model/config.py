@@ -125,6 +125,8 @@ class ModelConfig(Config):
     """Logits are divided by this."""
     num_nextn_predict_layers: int = Field(default=0, ge=0)
     """Depth of multi-token prediction: blocks behind the last layer, which predict tokens after the next."""
+    num_labels: Literal[1] | None = None
+    """1: a head that gives one score in place of the output head, as a reward model has. None: it predicts tokens."""
     model_type: str = "deepseek_v3"
     """The family in whose form the model is written."""
 
@@ -166,6 +168,9 @@ class ModelConfig(Config):
         else:
             self._check_latent_attention()
         _require("rotary_dim", self.rotary_dim, self.rotary_dim % 2 == 0, "an even number")
+        depth = self.num_nextn_predict_layers
+        want = "0: a model that scores predicts no tokens"
+        _require("num_nextn_predict_layers", depth, not (depth and self.num_labels), want)
         if self.n_routed_experts:
             self._check_mixture()
 

@@ -77,7 +77,9 @@ class Transformer(Float32Buffers):
         super().__init__()
         self.config = config
         self.model = Backbone(config)
-        if not config.tie_word_embeddings:
+        if config.num_labels is not None:
+            self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        elif not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         # On the CPU although the model may be built on the meta device: no folder holds this table.
         with torch.device("cpu"):
@@ -183,13 +185,19 @@ class Transformer(Float32Buffers):
 
     @property
     def head_weight(self) -> Tensor:
-        """The output matrix [V, D]: the embedding, where they are tied."""
+        """The output matrix [V, D]: the embedding, where they are tied. Of a model that scores [1, D]."""
+        if self.config.num_labels is not None:
+            return self.score.weight
         tied = self.config.tie_word_embeddings
         return self.model.embed_tokens.weight if tied else self.lm_head.weight
 
     def logits(self, states: Tensor) -> Tensor:
         """States [..., D] after the final norm to fp32 logits [..., V]."""
         return head_logits(states, self.head_weight, self.config.logits_scaling)
+
+    def scores(self, states: Tensor) -> Tensor:
+        """Of a model that scores: states [..., D] after the final norm to fp32 scores [...]."""
+        return head_logits(states, self.score.weight, 1.0).squeeze(-1)
 
     def extend(self, ids_N: Tensor, cache_LPSC: Tensor, paging: Paging) -> Tensor:
         """The tokens of one step of the engine: states [N, D], after the final norm.

@@ -49,6 +49,7 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     with_mtp: bool = True,
+    scores: bool = False,
 ) -> Transformer:
     """The model in a folder, or of an id on the hub. Every key must be known, present, and of the right shape.
 
@@ -56,11 +57,14 @@ def load_model(
     their own. Headers are checked before anything is allocated; then every tensor goes from the mapped file straight
     into its parameter, so a process holds the weights once. No code of a folder is ever run.
     with_mtp: False leaves the blocks of multi-token prediction on disk, where nobody drafts or trains with them.
+    scores: whether it is to be a model that scores, of the ...ForSequenceClassification kind; UserError where it is not
+    what is wanted.
     """
     device = torch.device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     source = locate(name)
     config = read_config(source.folder)
+    _refuse_other_head(source.folder, config, scores=scores)
     source.fetch(weight_files(source.folder))
     stored = stored_tensors(source.folder)
     present = checked(source.folder, config, stored)
@@ -75,6 +79,13 @@ def load_model(
         raise UserError(at=str(source.folder), got=got, want=want) from error
     fill(model, present, stored)
     return model
+
+
+def _refuse_other_head(folder: Path, config: ModelConfig, *, scores: bool) -> None:
+    if scores == (config.num_labels is not None):
+        return
+    kinds = {True: "a model that scores", False: "a model that predicts tokens"}
+    raise UserError(at=str(folder), got=kinds[not scores], want=kinds[scores])
 
 
 def read_config(folder: Path) -> ModelConfig:

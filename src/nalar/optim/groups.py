@@ -16,6 +16,7 @@ Owner = Literal["muon", "adamw", "router"]
 PATTERNS: tuple[tuple[str, Owner], ...] = (
     ("model.embed_tokens.weight", "adamw"),
     ("lm_head.weight", "adamw"),
+    ("score.weight", "adamw"),
     ("*norm.weight", "adamw"),
     ("*.bias", "adamw"),
     ("*.mlp.gate.weight", "router"),

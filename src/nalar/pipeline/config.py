@@ -152,6 +152,13 @@ class ZeroConfig(TaskRunConfig):
     def _check_model(self) -> None:
         """What the model must be for its family's folder to say it, and for the recipe to train it."""
         lookup(self.model.model_type, FAMILIES, at="model.model_type").publish_config(self.model)
+        if self.model.num_labels is not None:
+            raise ConfigError(
+                at="model.num_labels",
+                got=str(self.model.num_labels),
+                want="None: a base predicts tokens",
+                hint="`nalar reward` makes a model that scores out of a base",
+            )
         if self.model.qk_norm and self.pretrain.optim.qk_clip_tau is not None:
             raise ConfigError(
                 at="pretrain.optim.qk_clip_tau",
@@ -373,6 +380,105 @@ class CollectConfig(RunConfig):
             )
 
 
+class RewardRunConfig(RunConfig):
+    """Train a model that scores answers, and test it on judgements that it has not seen."""
+
+    recipe: Literal["reward"] = "reward"
+    """These settings are of one kind."""
+    kind: Literal["preference", "safety"]
+    """preference: which of two answers is better, by the final answer alone. safety: whether thought and answer are
+    safe."""
+    model: str
+    """A run, or a folder with a model and its tokenizer: what it is made of. One that scores already goes on."""
+    data: str = "procedural"
+    """Judgements: a JSONL file (docs/reward-models.md), or `procedural`: made from tasks that rate answers."""
+    tasks: tuple[str, ...] | None = None
+    """Of procedural judgements. None: `general` for preference, `safety` for safety."""
+    pairs: int | None = Field(default=None, ge=1)
+    """Judgements to train on: of procedural ones so many are made, of a file at most so many are taken. None: 4,000, or
+    all of the file."""
+    held_out_frac: float = Field(default=0.1, gt=0, lt=1)
+    """Tested on and never trained on: of a file the conversations that a hash chooses; of procedural judgements as many
+    more, of the tasks' test problems."""
+    min_gap: float = Field(default=0.3, gt=0, le=1)
+    """Of procedural pairs: by how much qualities are apart at least; labels are half as far from the border. (R1: more
+    than 1 of its judge's points.)"""
+    balance_lengths: bool = True
+    """Leave out pairs of a file until better and worse sides are as long as each other."""
+    max_tokens: int = Field(default=512, ge=2)
+    """Judgements with a longer side, prompt included, are left out and counted."""
+    epochs: int = Field(default=1, ge=0)
+    """Passes over the judgements. 0: a model that scores already is tested as it is."""
+    pairs_per_step: int = Field(default=32, ge=1)
+    """Judgements of an optimizer step; R1 had 256."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak step size of every parameter, for models as small as the recipes'; R1 had 6e-6."""
+    optimizer: Literal["muon", "adamw"] = "adamw"
+    """muon: matrices under Muon, the rest under AdamW, as the recipes pretrain."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Largest global norm of the gradients. None: not clipped."""
+    schedule: ScheduleConfig = ScheduleConfig(
+        shape="cosine", warmup_steps=5, stable_frac=0.0, final_lr_frac=0.1
+    )
+    """Its horizon is all epochs."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of one forward and backward pass at most (one judgement at least). None: the whole step's."""
+    recompute: bool = False
+    """Run each block again in the backward pass instead of keeping what it computed."""
+    log_every_steps: int = Field(default=10, ge=1)
+    save_every_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps from one checkpoint to the next, beside the end of each epoch. None: only there."""
+
+    def model_post_init(self, context: object) -> None:
+        RunConfig.model_post_init(self, context)
+        if self.is_procedural:
+            for word in self.task_words:
+                refuse_unknown_task(word, at="tasks")
+        elif self.tasks is not None:
+            raise ConfigError(
+                at="tasks",
+                got=f"{', '.join(self.tasks) or 'none'} with data={self.data}",
+                want="None: a file brings its judgements along",
+            )
+        elif not self.data.endswith(".jsonl"):
+            raise ConfigError(at="data", got=repr(self.data), want="procedural, or a .jsonl file")
+
+    @property
+    def is_procedural(self) -> bool:
+        return self.data == "procedural"
+
+    @property
+    def task_words(self) -> tuple[str, ...]:
+        return self.tasks or (("general",) if self.kind == "preference" else ("safety",))
+
+    @property
+    def wanted(self) -> int | None:
+        """Judgements to train on. None: all there are."""
+        return _USUAL_PAIRS if self.pairs is None and self.is_procedural else self.pairs
+
+    def training(self, epoch_tokens: int) -> PretrainConfig:
+        """The same as settings of the loop: an epoch is a slice. The routers' bias stays as it is."""
+        return PretrainConfig(
+            slice_tokens=epoch_tokens,
+            max_slices=max(self.epochs, 1),
+            optim=OptimConfig(
+                name=self.optimizer,
+                lr=self.lr,
+                adamw_lr=self.lr,
+                weight_decay=self.weight_decay,
+                clip_grad_norm=self.clip_grad_norm,
+            ),
+            schedule=self.schedule,
+            micro_batch_tokens=self.micro_batch_tokens,
+            balance_speed=0.0,
+            recompute=self.recompute,
+            log_every_steps=self.log_every_steps,
+            save_every_steps=self.save_every_steps,
+        )
+
+
+_USUAL_PAIRS = 4000
 _LARGEST = 2**53
 """No setting is larger: what is counted from them still fits a float."""
 

@@ -8,6 +8,7 @@ from nalar.data.config import PackingConfig
 from nalar.model.config import ModelConfig
 from nalar.pipeline.config import (
     CollectConfig,
+    RewardRunConfig,
     RlRunConfig,
     RunConfig,
     SftConfig,
@@ -134,6 +135,27 @@ def forecast_collect(config: CollectConfig, model: ModelConfig) -> Forecast:
     found.disk_bytes += problems * config.samples * ROW_BYTES + tokens * TOKEN_BYTES
     found.assumptions[-1:-1] = [_FILL]
     return found
+
+
+def forecast_reward(
+    config: RewardRunConfig, model: ModelConfig, epoch_tokens: int, steps: int, test_tokens: int
+) -> Forecast:
+    """The same for a reward model: tokens and steps of an epoch, tokens of the test, each of which is passed twice."""
+    step_tokens = epoch_tokens // steps
+    batch = min(config.micro_batch_tokens or step_tokens, step_tokens)
+    context = DOCUMENT_FILL_FRAC * config.max_tokens / 2
+    flops = 2 * test_tokens * flops_per_token(model, context, backward=False)
+    test = _stage(config, "reward_test", test_tokens, flops, flops / TRAIN_FLOPS_PER_S)
+    trained = _training(config, model, "reward", config.epochs * epoch_tokens, context)
+    epochs = config.epochs if config.checkpoint.keep_slices else 0
+    return _forecast(
+        config,
+        model,
+        [trained, test] if config.epochs else [test],
+        _Peak(batch, config.max_tokens, 0, batch < step_tokens),
+        context,
+        checkpoints=epochs + config.checkpoint.keep + 1,
+    )
 
 
 @dataclass(frozen=True)

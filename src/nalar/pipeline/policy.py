@@ -19,6 +19,7 @@ from nalar.pipeline.evaluation import (
     evaluate_final,
     report,
 )
+from nalar.pipeline.scorers import load_scorers
 from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tools import environments
@@ -31,6 +32,7 @@ from nalar.rl.loop import replay_rl, train_rl
 from nalar.rl.progress import RLProgress
 from nalar.rl.reference import Reference
 from nalar.rl.rollout import Rollout
+from nalar.rl.scorers import Scorers
 from nalar.run import ROLLOUTS
 from nalar.tasks.problem import Task
 from nalar.train.checkpoint import Resumed, load_optimizer, load_reference
@@ -63,6 +65,7 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
         replays = config.rl.rollout.replay_dir is not None
         engine = None if replays else engine_for(learner.model, config)
         make_environment = environments(config.tools, learner.tokenizer)
+        scorers = load_scorers(config, learner.tokenizer, session.place)
         learned = [tasks[word] for word in config.rl.tasks]
         vigil = Vigil(
             config.rl,
@@ -80,6 +83,7 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
 
         def on_step(progress: RLProgress, groups: list[list[Rollout]]) -> None:
             _count(session, model, groups)
+            session.work.flops += scorers.used_flops() if scorers else 0.0
             values = rl_values(progress) | vigil.look(progress.step, groups)
             session.log("rl", progress.step, meter, values)
             if progress.step == 1 and (agreement := replayed(config.rl, progress)):
@@ -89,7 +93,7 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
             if progress.step % config.rl.save_every_steps == 0 or progress.step == config.rl.steps:
                 save(progress.step)
 
-        loop = _loop(session, learner, engine, learned, carried, make_environment)
+        loop = _loop(session, learner, engine, learned, carried, make_environment, scorers)
         done = loop(
             first_step=first_step,
             on_step=on_step,
@@ -110,6 +114,7 @@ def _loop(
     tasks: Sequence[Task],
     carried: Carried,
     make_environment: MakeEnvironment | None,
+    scorers: Scorers | None,
 ) -> Callable[..., int]:
     """Both halves of RL, or, without an engine, the one that trains on what was saved. Returns the steps done."""
     config = session.config
@@ -135,6 +140,7 @@ def _loop(
         carried=carried,
         save_dir=session.run.path / ROLLOUTS,
         make_environment=make_environment,
+        scorers=scorers,
     )
 
 

@@ -158,7 +158,7 @@ def _sft(session: Session[SftConfig], read: _Reading) -> Outcome:
     if resumed:
         load_optimizer(resumed.folder, optimizer)
     learner = Learner(model, optimizer, tokenizer)
-    training = Training(
+    training = Training.on_tokens(
         "sft", learner, dialogues.batches, settings, remedy="a lower --lr, in a new run"
     )
     trained = train_slices(session, training, resumed)

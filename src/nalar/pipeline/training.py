@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -23,6 +24,7 @@ from nalar.train.step import StepMetrics
 
 MAX_SKIPPED = 10
 C = TypeVar("C", bound=RunConfig)
+ShouldStop = Callable[[], bool]
 
 
 class Trained(Enum):
@@ -59,16 +61,34 @@ def run_stages(
     return Outcome.FINISHED
 
 
+class TrainSlice(Protocol):
+    """Trains from a step to the end of its slice, or until told to stop; returns steps done in all."""
+
+    def __call__(
+        self, *, first_step: int, on_step: Callable[[Progress], None], should_stop: ShouldStop
+    ) -> int: ...
+
+
 @dataclass(frozen=True)
 class Training:
-    """A stage that trains on batches."""
+    """A stage that trains on batches, in equal slices."""
 
     stage: str
     learner: Learner
-    batches: Batches
     config: PretrainConfig
+    steps_per_slice: int
+    train_slice: TrainSlice
     remedy: str
     """What to try where its steps are dropped, one after another."""
+
+    @classmethod
+    def on_tokens(
+        cls, stage: str, learner: Learner, batches: Batches, config: PretrainConfig, *, remedy: str
+    ) -> "Training":
+        """Of a model that predicts the next token."""
+        per_slice = steps_per_slice(config, batches.tokens_per_step)
+        train = partial(pretrain_slice, learner.model, learner.optimizer, batches, config)
+        return cls(stage, learner, config, per_slice, train, remedy)
 
 
 def train_slices(
@@ -82,7 +102,7 @@ def train_slices(
     Logs, saves and counts on the way; the last receipt is written.
     """
     stage, learner, config = training.stage, training.learner, training.config
-    per_slice = steps_per_slice(config, training.batches.tokens_per_step)
+    per_slice = training.steps_per_slice
     total = per_slice * config.max_slices
     step = resumed.progress.step if resumed else 0
     with session.start(stage, steps=total, resumed=resumed) as meter:
@@ -110,14 +130,8 @@ def train_slices(
             if enough or step >= total:
                 session.receipt(stage, meter)
                 return Trained.ENOUGH if enough else Trained.ALL
-            step = pretrain_slice(
-                learner.model,
-                learner.optimizer,
-                training.batches,
-                config,
-                first_step=step,
-                on_step=on_step,
-                should_stop=session.should_stop,
+            step = training.train_slice(
+                first_step=step, on_step=on_step, should_stop=session.should_stop
             )
             save(step)
             if session.should_stop():

@@ -14,6 +14,7 @@ from nalar.pipeline.evaluation import Policy, engine_for
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.place import Place
 from nalar.pipeline.policy import rl_stages
+from nalar.pipeline.scorers import keep_scorers
 from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import keep_tasks, tasks_of
@@ -40,6 +41,7 @@ def run_zero(
 ) -> Outcome:
     """Do every stage up to `until` that the run has not done. `force` goes on after a failed probe."""
     keep_tasks(run, config)
+    keep_scorers(run, config)
     stages: dict[str, Callable[[Session[ZeroConfig]], Outcome]] = {
         "pretrain": lambda session: _pretrain(session, force),
         **rl_stages(tasks_of(config), lambda session: Policy.of(session.load("pretrain"))),
@@ -58,7 +60,7 @@ def _pretrain(session: Session[ZeroConfig], force: bool) -> Outcome:
     learner = _base(config, resumed, tokenizer, session.place)
     trained = train_slices(
         session,
-        Training("pretrain", learner, batches, config.pretrain, SPIKE_REMEDY),
+        Training.on_tokens("pretrain", learner, batches, config.pretrain, remedy=SPIKE_REMEDY),
         resumed,
         lambda number: _probe_passed(session, learner, number),
     )

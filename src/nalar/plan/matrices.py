@@ -8,7 +8,7 @@ expert · E experts, K of them a token · S shared experts · V vocabulary
     grouped queries    [H d, h] [k d, h] [k d, h] [h, H d]
     dense              [F, h] [F, h] [h, F]
     mixture            [E, h]; E times [f, h] [f, h] [h, f]; [S f, h] [S f, h] [h, S f]
-    head               [V, h]
+    head               [V, h]; of a model that scores [1, h]
     prediction block   [h, 2 h], attention, feed-forward, and the model's head
 """
 
@@ -44,6 +44,9 @@ def model_matrices(config: ModelConfig) -> Iterator[Matrix]:
     """All layers and the head; without multi-token prediction. The embedding is a table, not a matrix of products."""
     for layer in range(config.num_hidden_layers):
         yield from _block(config, layer)
+    if config.num_labels is not None:
+        yield Matrix("head", config.num_labels, config.hidden_size)
+        return
     yield _head(config, copies=0 if config.tie_word_embeddings else 1)
 
 

@@ -216,19 +216,34 @@ def _held_out(series: Series, name: str) -> Iterator[tuple[str, list[tuple[int, 
             yield metric.removeprefix(prefix), list(entries)
 
 
+REWARDS = ("reward", "preference_score", "safety_score")
+"""What a policy is trained to raise: all together, and by models that score, who can be fooled. A model's score may rise
+at the price of a correct answer while their sum hardly moves."""
+
+
 def _reward_apart(series: Series, config: RLConfig) -> Iterator[Finding]:
-    """The reward of training rose since its start, and held-out problems are solved less often."""
+    """A reward rose since its first steps, and held-out problems are solved less often than since then at best."""
+    begins = [begin for name in REWARDS if (begin := _risen(series.get(name, ()), config))]
+    for task, entries in _held_out(series, "pass_at_1") if begins else ():
+        limits = [_best_since(entries, begin) - config.alarms.min_change for begin in begins]
+        if entries[-1][1] < max(limits):
+            yield Finding(f"held_out_pass_at_1/{task}", entries[-1][1], max(limits))
+
+
+def _risen(entries: Sequence[tuple[int, float]], config: RLConfig) -> int | None:
+    """The first step of a reward that has risen by more than `min_change`; None where it has not."""
     window = config.alarms.window_steps
-    rewards = [value for _, value in series.get("reward", ())]
-    if len(rewards) < 2 * window:
-        return
-    first, now = _mean(rewards[:window]), _mean(rewards[-window:])
-    if now - first <= config.alarms.min_change:
-        return
-    for task, entries in _held_out(series, "pass_at_1"):
-        limit = max(value for _, value in entries) - config.alarms.min_change
-        if entries[-1][1] < limit:
-            yield Finding(f"held_out_pass_at_1/{task}", entries[-1][1], limit)
+    values = [value for _, value in entries]
+    if len(values) < 2 * window:
+        return None
+    has_risen = _mean(values[-window:]) - _mean(values[:window]) > config.alarms.min_change
+    return entries[0][0] if has_risen else None
+
+
+def _best_since(entries: Sequence[tuple[int, float]], begin: int) -> float:
+    """Of the looks from a step on, and the last one before it."""
+    before = [value for step, value in entries if step < begin][-1:]
+    return max([*before, *(value for step, value in entries if step >= begin)])
 
 
 def _narrowed(series: Series, config: RLConfig) -> Iterator[Finding]:
@@ -284,8 +299,9 @@ RULES: Mapping[str, tuple[Rule, str]] = {
     ),
     "reward and truth part": (
         _reward_apart,
-        "The reward rises while held-out problems are solved less often: the reward is gamed or is "
-        "wired wrongly. Read samples with high reward: nalar samples RUN.",
+        "A reward rises while held-out problems are solved less often: it is gamed or is wired wrongly. "
+        "Read samples with high reward: nalar samples RUN. Where a model scores, give it a lower weight, or "
+        "a say in the last steps alone: rl.reward.model_rewards_last_steps.",
     ),
     "fewer problems within reach": (
         _narrowed,

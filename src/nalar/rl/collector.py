@@ -9,12 +9,13 @@ from nalar.data.dialogue import encode_prompt
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.engine import Engine
 from nalar.engine.turns import MakeEnvironment
-from nalar.rl.config import RLConfig
+from nalar.rl.config import RLConfig, ScoredBy
 from nalar.rl.group import Carried, Group
 from nalar.rl.response import NOTHING
 from nalar.rl.rollout import Collected, Rollout, is_silent, rewarded
 from nalar.rl.sampler import Drawing, Sampler
 from nalar.rl.thinking import thinks
+from nalar.rl.scorers import Scorers
 from nalar.rl.verdicts import Verdicts
 from nalar.tasks.problem import Problem, Task
 
@@ -65,8 +66,15 @@ class Collector:
         seed: int,
         carried: Carried | None = None,
         make_environment: MakeEnvironment | None = None,
+        scorers: Scorers | None = None,
     ) -> None:
-        """carried: what earlier steps left unfinished; each step leaves there what it does not finish itself."""
+        """carried: what earlier steps left unfinished; each step leaves there what it does not finish itself.
+
+        scorers: the models that score, where the config names any.
+        """
+        if config.reward.models and scorers is None:
+            raise ValueError("rl.reward names models that score, and there are none")
+        self._scorers = scorers
         self._engine, self._tokenizer, self._tasks = engine, tokenizer, tasks
         self._config, self._draw, self._seed = config, draw, seed
         self._carried = Carried() if carried is None else carried
@@ -129,12 +137,19 @@ class Collector:
         )
         return not (is_last or is_due) and step.num_whole >= config.minibatches
 
+    def _scores(self, group: Group, number: int) -> list[Mapping[ScoredBy, float]] | None:
+        """Of the step that a group becomes whole in, whichever it was begun in. None: models have no say in it."""
+        reward = self._config.reward
+        if self._scorers is None or not reward.models_count(number, self._config.steps):
+            return None
+        return self._scorers.scores(group, reward)
+
     def _sort(self, step: _Step, verdicts: Verdicts) -> None:
         """Reward what is whole; keep it, or drop it where it is to be replaced."""
         for group in step.open:
             verdicts.settle(group)
         for group in [group for group in step.open if group.is_whole]:
-            rollouts = _rewarded(group, self._config)
+            rollouts = _rewarded(group, self._config, self._scores(group, step.number))
             if self._config.rollout.max_refills and is_silent(rollouts):
                 step.dropped.append(rollouts)
             else:
@@ -210,7 +225,9 @@ def _drawing(
     )
 
 
-def _rewarded(group: Group, config: RLConfig) -> list[Rollout]:
+def _rewarded(
+    group: Group, config: RLConfig, scores: Sequence[Mapping[ScoredBy, float]] | None = None
+) -> list[Rollout]:
     verdicts = [one for one in group.judged if one is not None]
     return rewarded(
         group.problem,
@@ -218,5 +235,6 @@ def _rewarded(group: Group, config: RLConfig) -> list[Rollout]:
         group.responses,
         verdicts,
         config,
+        scores,
         thinking=group.thinking,
     )

@@ -11,6 +11,9 @@ from nalar.optim.config import OptimConfig, ScheduleConfig
 from nalar.tasks.language import Language
 from nalar.tasks.registry import id_of
 
+ScoredBy = Literal["preference", "safety"]
+"""Parts of a reward that a model scores, by the name of their weight."""
+
 
 class RewardWeights(Config):
     """How much each part of a reward counts. 0: not at all, and the part is not worked out."""
@@ -26,6 +29,10 @@ class RewardWeights(Config):
     """Half of it given to the shortest correct response of a group, half of it taken from the longest."""
     judge: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Times what a model that judges answers gives, from 0 to 1; `judged_by` says which model."""
+    preference: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Times the score that `preference_model` gives the final answer, squashed between 0 and 1."""
+    safety: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Times the score that `safety_model` gives thought and answer, likewise."""
 
 
 class JudgeConfig(Config):
@@ -66,13 +73,55 @@ class RewardConfig(RewardWeights):
     """Share of the cap from which on a response is overlong."""
     judged_by: JudgeConfig | None = None
     """The model that judges; None where no weight of `judge` is above 0. Set in a recipe."""
+    preference_model: str | None = None
+    """A run of `nalar reward`, or the folder of its model; None where no weight of `preference` is above 0."""
+    safety_model: str | None = None
+    """The same for `safety`."""
+    model_rewards_last_steps: int | None = Field(default=None, ge=1)
+    """Both count in so many last steps alone: a policy that is trained on a model's score for long learns what fools it
+    (DeepSeek-R1: the last 400 of 1,700). None: in all steps."""
     by_task: dict[str, RewardWeights] = Field(default_factory=dict)
     """Weights of single tasks, by id, in place of all of the above; set in a recipe."""
 
     def weights_of(self, task: str) -> RewardWeights:
         return self.by_task.get(task, self)
 
+    @property
+    def models(self) -> dict[ScoredBy, str]:
+        """The folders of the models that score, by the name of their weight."""
+        given: tuple[tuple[ScoredBy, str | None], ...] = (
+            ("preference", self.preference_model),
+            ("safety", self.safety_model),
+        )
+        return {name: folder for name, folder in given if folder is not None}
+
+    def models_count(self, step: int, steps: int) -> bool:
+        """Whether models that score have a say in a step, counted from 0, of so many."""
+        last = self.model_rewards_last_steps
+        return bool(self.models) and (last is None or step >= steps - last)
+
+    def _refuse_half_a_model(self) -> None:
+        for name in ("preference", "safety"):
+            is_weighed = any(getattr(w, name) for w in (self, *self.by_task.values()))
+            if is_weighed != (name in self.models):
+                raise ConfigError(
+                    at=f"rl.reward.{name}_model",
+                    got=f"{'no model' if is_weighed else 'a model'} with "
+                    f"rl.reward.{name}={getattr(self, name)}",
+                    want="a model where its weight is above 0, and none where it is not",
+                    hint=f"`nalar reward --kind {name}` trains one"
+                    if is_weighed
+                    else f"--rl.reward.{name} 0.5",
+                )
+        if self.model_rewards_last_steps is not None and not self.models:
+            raise ConfigError(
+                at="rl.reward.model_rewards_last_steps",
+                got=f"{self.model_rewards_last_steps} without a model that scores",
+                want="None, or a preference_model or safety_model",
+            )
+
     def model_post_init(self, _context: object) -> None:
+        self._refuse_half_a_model()
         wants = any(weights.language for weights in (self, *self.by_task.values()))
         if wants != (self.target_language is not None):
             raise ConfigError(

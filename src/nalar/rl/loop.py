@@ -21,6 +21,7 @@ from nalar.rl.group import Carried
 from nalar.rl.progress import RLProgress, progress
 from nalar.rl.reference import Reference
 from nalar.rl.rollout import Collected, Rollout, draw_problems
+from nalar.rl.scorers import Scorers
 from nalar.rl.step import UpdateMetrics, teach, update
 from nalar.rl.store import Replay, save_rollouts
 from nalar.tasks.problem import Problem, Task
@@ -57,11 +58,13 @@ def train_rl(
     carried: Carried | None = None,
     save_dir: Path | None = None,
     make_environment: MakeEnvironment | None = None,
+    scorers: Scorers | None = None,
 ) -> int:
     """Run steps first_step.. until config.steps or told to stop; returns steps done in all.
 
     reference: needed where `config.kl` has a coefficient; made of the model before step 0, or restored.
     carried: what the steps before have left; moved on by every step. save_dir: where rollouts are kept.
+    scorers: needed where `config.reward` names models that score.
     """
 
     carried = Carried() if carried is None else carried
@@ -84,6 +87,7 @@ def train_rl(
         seed=seed,
         carried=carried,
         make_environment=make_environment,
+        scorers=scorers,
     )
     loop = _Loop(model, optimizer, collector, tasks, config, reference, save_dir)
     keep_old_objects()

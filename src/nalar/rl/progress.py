@@ -90,6 +90,10 @@ class RLProgress:
     staleness: float
     """Mean of these steps."""
     max_staleness: int
+    preference_score: float | None = None
+    """Mean over the responses that a model scored, squashed between 0 and 1; None where none was."""
+    safety_score: float | None = None
+    """Likewise."""
     tools: ToolTally | None = None
     """How tools were used; None where no response called one."""
     mode_accuracy: dict[str, float] = field(default_factory=dict)
@@ -122,6 +126,8 @@ def progress(
     return RLProgress(
         step=step,
         tools=tally(calls) if any(calls := [r.parsed.calls for r in flat]) else None,
+        preference_score=_mean(r.scores["preference"] for r in flat if "preference" in r.scores),
+        safety_score=_mean(r.scores["safety"] for r in flat if "safety" in r.scores),
         reward=fmean(r.reward for r in flat),
         accuracy={t: fmean(r.correct for r in rs) for t, rs in by_task.items()},
         level_accuracy={t: fmean(r.correct for r in rs) for t, rs in by_level.items()},

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nalar.rl.config import RewardConfig
+from nalar.rl.config import RewardConfig, ScoredBy
 from nalar.rl.judge import Case, judge
 from nalar.tasks.language import share_of
 from nalar.tasks.problem import Problem, Score
@@ -26,6 +26,8 @@ class Facts:
     """What a model that judges is shown. None: none is asked."""
     judged: float | None = None
     """Its verdict, from 0 to 1. None: it was not asked, which earns nothing."""
+    scores: Mapping[ScoredBy, float] | None = None
+    """Of models that score, from 0 to 1; what one did not score earns nothing. None: in this step they have no say."""
 
 
 def accuracy(facts: Facts, config: RewardConfig) -> float:
@@ -59,14 +61,28 @@ def by_judge(facts: Facts, config: RewardConfig) -> float:
     return facts.judged or 0.0
 
 
+def by_preference(facts: Facts, config: RewardConfig) -> float:
+    """The squashed score of the final answer; 0 where there is none: no whole response."""
+    return (facts.scores or {}).get("preference", 0.0)
+
+
+def by_safety(facts: Facts, config: RewardConfig) -> float:
+    """The squashed score of thought and answer, likewise."""
+    return (facts.scores or {}).get("safety", 0.0)
+
+
 PARTS: Mapping[str, Callable[[Facts, RewardConfig], float]] = {
     "well_formed": form,
     "correct": accuracy,
     "language": language,
     "overlong": overlong,
     "judge": by_judge,
+    "preference": by_preference,
+    "safety": by_safety,
 }
 """By the name of their weight, in the order in which they are added."""
+SCORED: Sequence[ScoredBy] = ("preference", "safety")
+"""Those that models give."""
 
 
 def with_verdicts(facts: Sequence[Facts], config: RewardConfig) -> list[Facts]:
@@ -100,7 +116,8 @@ def gold_reward(config: RewardConfig) -> Callable[[Problem, Score], float]:
     such that their sum is no number any more."""
 
     def earned(problem: Problem, score: Score) -> float:
-        whole = Facts(problem.task, score, is_whole=True, judged=1.0)
+        most: dict[ScoredBy, float] = {"preference": 1.0, "safety": 1.0}
+        whole = Facts(problem.task, score, is_whole=True, judged=1.0, scores=most)
         parts = weighted_parts(whole, config) or {}
         return sum(parts.values()) + 0.5 * config.weights_of(problem.task).length
 
@@ -108,14 +125,16 @@ def gold_reward(config: RewardConfig) -> Callable[[Problem, Score], float]:
 
 
 def weighted_parts(facts: Facts, config: RewardConfig) -> dict[str, float] | None:
-    """What each part earns, those of weight 0 left out; None where the verifier failed: that is no verdict."""
+    """What each part earns, those of weight 0 and those without a say left out; None where the verifier failed: that is
+    no verdict."""
     if facts.score.error is not None:
         return None
     weights = config.weights_of(facts.task)
+    silent = SCORED if facts.scores is None else ()
     return {
         name: weight * part(facts, config)
         for name, part in PARTS.items()
-        if (weight := getattr(weights, name))
+        if (weight := getattr(weights, name)) and name not in silent
     }
 
 

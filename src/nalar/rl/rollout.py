@@ -7,7 +7,7 @@ from typing import Protocol
 
 from nalar.data.dialogue import Parsed, parse
 from nalar.data.tokenizer import Tokenizer
-from nalar.rl.config import RewardConfig, RLConfig
+from nalar.rl.config import RewardConfig, RLConfig, ScoredBy
 from nalar.rl.judge import Case
 from nalar.rl.response import Response
 from nalar.rl.rewards import Facts, group_rewards, totals, with_verdicts
@@ -29,6 +29,8 @@ class Rollout:
     """What each part earned, weighted; empty where the verifier failed."""
     thinking: bool = True
     """False: asked with the thought closed."""
+    scores: Mapping[ScoredBy, float] = field(default_factory=dict)
+    """What models gave, from 0 to 1; empty where none was asked."""
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -118,10 +120,14 @@ def rewarded(
     responses: Sequence[Response],
     verdicts: Sequence[Judged],
     config: RLConfig,
+    scores: Sequence[Mapping[ScoredBy, float]] | None = None,
     *,
     thinking: bool = True,
 ) -> list[Rollout]:
-    """The responses to one problem, beside each other, all asked alike."""
+    """The responses to one problem, beside each other, all asked alike. scores: of models that score; None: they have
+    no say."""
+    scored: Sequence[Mapping[ScoredBy, float] | None]
+    scored = [None] * len(responses) if scores is None else scores
     facts = [
         Facts(
             task=problem.task,
@@ -132,14 +138,25 @@ def rewarded(
             num_tokens=len(response),
             max_tokens=config.max_tokens,
             judged=one.by_judge,
+            scores=given,
         )
-        for one, response in zip(verdicts, responses, strict=True)
+        for one, response, given in zip(verdicts, responses, scored, strict=True)
     ]
     parts = group_rewards(facts, config.reward)
     return [
-        Rollout(problem, prompt_ids, response, one.parsed, one.score, reward, part or {}, thinking)
-        for response, one, reward, part in zip(
-            responses, verdicts, totals(parts), parts, strict=True
+        Rollout(
+            problem,
+            prompt_ids,
+            response,
+            one.parsed,
+            one.score,
+            reward,
+            part or {},
+            thinking=thinking,
+            scores=given or {},
+        )
+        for response, one, reward, part, given in zip(
+            responses, verdicts, totals(parts), parts, scored, strict=True
         )
     ]
 

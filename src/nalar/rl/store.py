@@ -13,6 +13,7 @@ from nalar.data.dialogue import parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.disk import encode, read_lines, write_atomic
 from nalar.engine.sequence import FinishReason
+from nalar.rl.config import ScoredBy
 from nalar.rl.response import Response
 from nalar.rl.rollout import Collected, Rollout
 from nalar.tasks.problem import Problem, Score
@@ -45,6 +46,8 @@ class RolloutRow(BaseModel):
     reward: float
     thinking: bool = True
     """False: asked with the thought closed."""
+    scores: dict[ScoredBy, float] = {}
+    """Of models, from 0 to 1, before their weight."""
 
     def rollout(self, tokenizer: Tokenizer) -> Rollout:
         response = Response(
@@ -60,6 +63,7 @@ class RolloutRow(BaseModel):
             self.reward,
             self.parts,
             self.thinking,
+            self.scores,
         )
 
 
@@ -97,6 +101,7 @@ def _row(rollout: Rollout, step: int, version: int, group: int, kept: bool) -> R
         parts=dict(rollout.parts),
         reward=rollout.reward,
         thinking=rollout.thinking,
+        scores=dict(rollout.scores),
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nalar.config import UserError
 from nalar.disk import decode, encode, replace_dir
 from nalar.model.transformer import Transformer
-from nalar.model.weights import load_model, save_model
+from nalar.model.weights import load_model, read_config, save_model
 from nalar.optim.muonclip import MuonClip
 from nalar.train.rng import random_state
 
@@ -167,7 +167,9 @@ def load_checkpoint(
     progress, state = read_progress(folder), folder / STATE
     random = _read(state / RANDOM, "random state")
     loop = _read(state / LOOP, "state of the loop") if (state / LOOP).exists() else None
-    return Resumed(folder, load_model(folder, device=device, dtype=dtype), random, progress, loop)
+    scores = read_config(folder).num_labels is not None
+    model = load_model(folder, device=device, dtype=dtype, scores=scores)
+    return Resumed(folder, model, random, progress, loop)
 
 
 def _read(path: Path, what: str) -> dict[str, Any]:

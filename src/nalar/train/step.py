@@ -56,6 +56,8 @@ class StepMetrics:
     """The idle experts: place among the layers with a mixture, place in it."""
     mtp_loss: float | None = None
     """Mean over the depths of multi-token prediction, before its weight. None: not trained."""
+    right_frac: float | None = None
+    """Of a model that scores: judgements of the step that it agreed with. None: it predicts tokens."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class StepOutcome:
     skipped_steps: Tensor
     names: list[str]
     mtp_loss: Tensor | None = None
+    right_frac: Tensor | None = None
 
     def metrics(self) -> StepMetrics:
         """Waits for the device."""
@@ -96,6 +99,7 @@ class StepOutcome:
                 for expert in (load_E == 0).nonzero().flatten().tolist()
             ),
             mtp_loss=None if self.mtp_loss is None else float(self.mtp_loss),
+            right_frac=None if self.right_frac is None else float(self.right_frac),
         )
 
 

@@ -46,6 +46,10 @@ HARMLESS = frozenset(
         "use_cache",
     )
 )
+_LABEL_FIELDS = frozenset(("num_labels", "id2label", "label2id"))
+"""Of a model that scores, and of no other."""
+_LANGUAGE, _SCORING = "ForCausalLM", "ForSequenceClassification"
+"""How the names of architectures end."""
 _WINDOW_FIELDS = frozenset(
     ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types")
 )
@@ -106,7 +110,7 @@ class Family:
         """The model that a `config.json` describes; ConfigError names the field that stands in the way."""
         published = {self.aliases.get(key, key): value for key, value in published.items()}
         self._check_fields(published)
-        values: dict[str, Any] = dict(self.implied)
+        values: dict[str, Any] = {**self.implied, "num_labels": _read_labels(published)}
         for key, name in self.fields.items():
             if published.get(key, self.defaults.get(key)) is None and key not in self.defaults:
                 raise unusable(key, "nothing", "a value")
@@ -143,6 +147,9 @@ class Family:
         }
         if config.kv_lora_rank is not None:
             published["num_key_value_heads"] = config.num_attention_heads
+        if config.num_labels is not None:
+            scoring = self.architecture.replace(_LANGUAGE, _SCORING)
+            published |= {"architectures": [scoring], "num_labels": config.num_labels}
         published = {k: list(v) if isinstance(v, tuple) else v for k, v in published.items()}
         self._check_understood(config, published)
         return published
@@ -193,6 +200,7 @@ class Family:
         derived = {"model_type", "num_key_value_heads", "head_dim"}
         used = {*self.fields, *self.fixed, *self.only, *ROPE_FIELDS, *_WINDOW_FIELDS, *derived}
         known = used | HARMLESS | self.harmless | {*self.written}
+        known |= _LABEL_FIELDS if _is_scoring(published) else frozenset()
         for key, value in published.items():
             if key not in known and value is not None:
                 close = nearest(key, used)
@@ -202,6 +210,22 @@ class Family:
                     want=f"a field of the {self.model_type} family: this one might change the output",
                     hint=close and f"did you mean {close!r}?",
                 )
+
+
+def _is_scoring(published: Mapping[str, Any]) -> bool:
+    names = published.get("architectures")
+    return isinstance(names, list) and any(str(name).endswith(_SCORING) for name in names)
+
+
+def _read_labels(published: Mapping[str, Any]) -> int | None:
+    """1 of a model that gives one score; None of one that predicts tokens. Some give the number, some name labels."""
+    if not _is_scoring(published):
+        return None
+    names = published.get("id2label")
+    count = published.get("num_labels", len(names) if isinstance(names, dict) else None)
+    if count != 1:
+        raise unusable("num_labels", repr(count), "1: a head with one score; no other is built")
+    return 1
 
 
 def _complete_heads(values: dict[str, Any]) -> None:

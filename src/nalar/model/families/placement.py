@@ -33,6 +33,9 @@ def model_placements(config: ModelConfig) -> Iterator[Placement]:
     vocabulary = (config.vocab_size, config.hidden_size)
     yield as_named("model.embed_tokens.weight", *vocabulary)
     yield as_named("model.norm.weight", config.hidden_size)
+    if config.num_labels is not None:
+        yield as_named("score.weight", config.num_labels, config.hidden_size)
+        return
     if not config.tie_word_embeddings:
         yield as_named("lm_head.weight", *vocabulary)
         return
