@@ -9,9 +9,12 @@ from typing import TypeVar
 import tyro
 from pydantic import ValidationError
 
+from nalar.cli.lora_words import lora_of
+from nalar.cli.lora_words import word_of as lora_word_of
 from nalar.config import UserError
 from nalar.data.config import AnySource
 from nalar.data.source_words import is_source, source_of, word_of
+from nalar.model.config import LoraConfig
 
 T = TypeVar("T")
 
@@ -54,6 +57,21 @@ def _source(
         instance_from_str=lambda words: source_of(words[0]),
         is_instance=is_source,
         str_from_instance=lambda source: [word_of(source)],
+    )
+
+
+@_KINDS.primitive_rule
+def _lora(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[LoraConfig | None] | None:
+    if info.type != LoraConfig | None:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="SETTINGS",
+        instance_from_str=lambda words: lora_of(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, LoraConfig),
+        str_from_instance=lambda lora: [lora_word_of(lora)],
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -79,6 +80,8 @@ def _begin(args: Sequence[str]) -> int:
     if flags.peek(words, "--model") is not None:
         config = config.model_copy(update={"model": str(model_folder(config.model))})
     config = with_scorers(config, words)
+    if flags.peek(words, "--rl.distil.teacher") is not None and config.rl.distil.teacher:
+        config = _with_teacher(config, model_folder(config.rl.distil.teacher))
     return proceed("rl", asked, config, args)
 
 
@@ -101,6 +104,12 @@ def _with_tasks(asked: Rl, words: Sequence[str]) -> RlRunConfig:
     return RlRunConfig.model_validate(
         config.model_copy(update={"rl": rl, "evals": evals}).model_dump()
     )
+
+
+def _with_teacher(config: RlRunConfig, folder: Path) -> RlRunConfig:
+    """With the teacher's folder as it is now: a run's link may move on."""
+    distil = config.rl.distil.model_copy(update={"teacher": str(folder)})
+    return config.model_copy(update={"rl": config.rl.model_copy(update={"distil": distil})})
 
 
 def _go_on(args: Sequence[str]) -> int:

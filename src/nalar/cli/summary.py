@@ -62,13 +62,19 @@ def forecast_table(plan: Forecast) -> Table:
 def forecast_lines(plan: Forecast) -> list[str]:
     """The figures of a forecast that are not a stage's."""
     return [
-        f"parameters    {plan.total_params:,}, of which {plan.active_params:,} active a token",
+        f"parameters    {plan.total_params:,}, of which {plan.active_params:,} active a token"
+        + _trained(plan),
         f"operations    {units.scaled(plan.train_flops_per_token, 'FLOP')} a trained token",
         f"memory        {plan.memory_bytes / 1e9:.2f} GB, interpreter included",
         *([f"of the GPU    {plan.gpu_bytes / 1e9:.2f} GB"] if plan.gpu_bytes else []),
         f"disk          {plan.disk_bytes / 1e6:.0f} MB",
         "assumed       " + "; ".join(plan.assumptions),
     ]
+
+
+def _trained(plan: Forecast) -> str:
+    is_whole = plan.trained_params == plan.total_params
+    return "" if is_whole else f"; {plan.trained_params:,} of adapters are trained"
 
 
 def _estimate(value: Estimate) -> str:

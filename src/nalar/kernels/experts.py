@@ -204,11 +204,12 @@ class _ByExpert(torch.autograd.Function):
         return by_expert(rows, sizes_E, weight_E)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, sizes_E, weight_E = ctx.saved_tensors
         grad = grads[0].contiguous()
         grad_rows = by_expert(grad, sizes_E, weight_E.transpose(1, 2))
-        return grad_rows, None, weight_grad(grad, rows, sizes_E)
+        learns = ctx.needs_input_grad[2]  # not where the experts are frozen
+        return grad_rows, None, weight_grad(grad, rows, sizes_E) if learns else None
 
 
 class _Experts(torch.autograd.Function):
@@ -242,7 +243,7 @@ class _Experts(torch.autograd.Function):
         return out_TD
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad_TD,) = grads
         rows, gu, act, y_TKD, weights_TK, gate_up, down, token_R, order_R, place_R, sizes = (
             ctx.saved_tensors
@@ -251,7 +252,8 @@ class _Experts(torch.autograd.Function):
         grad_weights_TK = torch.bmm(y_TKD, grad_TD[:, :, None]).squeeze(-1)
         weight_R1 = weights_TK.flatten().index_select(0, order_R)[:, None]
         grad_y = grad_TD.index_select(0, token_R).mul_(weight_R1)
-        grad_down = weight_grad(grad_y, act, sizes)
+        learns_gate_up, learns_down = ctx.needs_input_grad[3:5]  # not where the experts are frozen
+        grad_down = weight_grad(grad_y, act, sizes) if learns_down else None
         grad_act = by_expert(grad_y, sizes, down.transpose(1, 2))
         gate, up = gu.chunk(2, dim=-1)
         gate_sigmoid = gate.sigmoid()
@@ -262,7 +264,9 @@ class _Experts(torch.autograd.Function):
         torch.mul(grad_act, silu, out=grad_up)
         torch.mul(grad_act * up, gate_sigmoid + silu * (1 - gate_sigmoid), out=grad_gate)
         flat_gate_up = gate_up.flatten(1, 2)
-        grad_gate_up = weight_grad(grad_gu, rows, sizes).view_as(gate_up)
+        grad_gate_up = (
+            weight_grad(grad_gu, rows, sizes).view_as(gate_up) if learns_gate_up else None
+        )
         grad_rows = by_expert(grad_gu, sizes, flat_gate_up.transpose(1, 2))
         grad_x = grad_rows.index_select(0, place_R).view(T, K, -1).sum(1)
         return grad_x, None, grad_weights_TK, grad_gate_up, grad_down

@@ -33,14 +33,17 @@ class RoutedExperts(torch.autograd.Function):
         return weighted_sum(y_RD, place_R, weights_TK)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, gu, weights_TK, gate_up, down, order_R, place_R, ends_E = ctx.saved_tensors
         K = weights_TK.shape[1]
         grad_RD = spread(grads[0], place_R, K)
         back_RF = grouped_product(grad_RD, down, ends_E)
         grad_gu, act_RF, grad_weights_TK = swiglu_backward(gu, back_RF, weights_TK, order_R)
-        grad_down = grouped_outer(grad_RD, act_RF, ends_E)
-        grad_gate_up = grouped_outer(grad_gu, rows, ends_E).view(gate_up.shape)
+        grad_gate_up = grad_down = None
+        if ctx.needs_input_grad[3]:  # not where the experts are frozen
+            grad_gate_up = grouped_outer(grad_gu, rows, ends_E).view(gate_up.shape)
+        if ctx.needs_input_grad[4]:
+            grad_down = grouped_outer(grad_RD, act_RF, ends_E)
         grad_rows = grouped_product(grad_gu, gate_up.flatten(1, 2), ends_E)
         grad_x = plain_sum(grad_rows, place_R, K)
         return grad_x, None, grad_weights_TK, grad_gate_up, grad_down

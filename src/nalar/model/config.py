@@ -223,6 +223,28 @@ class ModelConfig(Config):
         _require("topk_method", self.topk_method, is_known, "noaux_tc where experts are in groups")
 
 
+class LoraConfig(Config):
+    """Train adapters of low rank, not the weights (arXiv:2106.09685). Fields are spelled as PEFT's (docs/lora.md).
+
+    Everything else stays as it is: embedding, head, norms, routers with their balance, routed experts.
+    """
+
+    r: int = Field(default=8, ge=1)
+    """Rank: an adapter of a matrix [rows, columns] is B [rows, r] times A [r, columns]."""
+    lora_alpha: float = Field(default=16.0, gt=0, allow_inf_nan=False)
+    """A weight is its base plus lora_alpha / r times B A."""
+    target_modules: tuple[str, ...] | None = None
+    """Published names of modules, or what names end with, such as q_proj. None: all projections of attention, and
+    those of feed-forward blocks that every token passes, shared experts included."""
+    adapter: str | None = None
+    """A folder in PEFT's format to begin with, of this rank, alpha and these modules. None: A is random and B is 0, so
+    that the model begins as its base."""
+
+    @property
+    def scaling(self) -> float:
+        return self.lora_alpha / self.r
+
+
 def _known(value: int | None) -> int:
     assert value is not None, "checked when the config was made"
     return value

@@ -3,6 +3,7 @@
 # T tokens · D hidden · E experts · K experts per token · F expert width
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nalar.config import ConfigError
@@ -31,6 +32,9 @@ class FeedForward(nn.Module):
         return Dense(self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():  # by the layers themselves, which may have adapters
+            out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+            return out
         return dense(x, self.weights)
 
 

@@ -21,6 +21,7 @@ from nalar.model.block import Block, Passed
 from nalar.model.buffers import Float32Buffers
 from nalar.model.compiled import CompiledBlocks
 from nalar.model.config import ModelConfig
+from nalar.model.families.adapters import Adapters
 from nalar.model.moe import MoE, Router
 from nalar.model.mtp import Ahead, PredictionBlock
 from nalar.model.rope import rotation_table
@@ -72,6 +73,8 @@ class Transformer(Float32Buffers):
     """What runs the blocks in training; None: they run as they are written."""
     recompute: bool = False
     """Keep only the input of each block for the backward pass and run the block again there."""
+    adapters: Adapters | None = None
+    """What `lora.adapt` gave it. None: it has no adapters."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -100,13 +103,13 @@ class Transformer(Float32Buffers):
                 router.e_score_correction_bias.zero_()
 
     def trained_parameters(self, *, ahead: bool) -> Iterator[tuple[str, nn.Parameter]]:
-        """Parameters by name; those of multi-token prediction last, and only with `ahead`.
+        """Parameters that are not frozen, by name; those of multi-token prediction last, and only with `ahead`.
 
         Last, so that a model begins with the same weights with multi-token prediction as without.
         """
         blocks = self.model.prediction_blocks()
         behind = {id(p) for block in blocks for p in block.parameters()}
-        named = list(self.named_parameters())
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         yield from ((name, p) for name, p in named if id(p) not in behind)
         if ahead:
             yield from ((name, p) for name, p in named if id(p) in behind)

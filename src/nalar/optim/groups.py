@@ -19,6 +19,8 @@ PATTERNS: tuple[tuple[str, Owner], ...] = (
     ("score.weight", "adamw"),
     ("*norm.weight", "adamw"),
     ("*.bias", "adamw"),
+    ("*.lora_A", "adamw"),
+    ("*.lora_B", "adamw"),
     ("*.mlp.gate.weight", "router"),
     ("*.self_attn.q_proj.weight", "muon"),
     ("*.self_attn.k_proj.weight", "muon"),

@@ -21,7 +21,7 @@ from nalar.data.config import (
 )
 from nalar.endpoint import EndpointConfig
 from nalar.evals.config import EvalConfig, ProbeConfig
-from nalar.model.config import ModelConfig
+from nalar.model.config import LoraConfig, ModelConfig
 from nalar.model.families.registry import FAMILIES
 from nalar.optim.config import OptimConfig, ScheduleConfig
 from nalar.plan.cost import PriceConfig
@@ -113,6 +113,13 @@ class ZeroConfig(TaskRunConfig):
 
     def model_post_init(self, context: object) -> None:
         TaskRunConfig.model_post_init(self, context)
+        if self.rl.distil.teacher is not None:
+            raise ConfigError(
+                at="rl.distil.teacher",
+                got=self.rl.distil.teacher,
+                want="None: a recipe that begins with random weights has a tokenizer of its own",
+                hint="nalar rl --model MODEL --rl.distil.teacher TEACHER",
+            )
         self._check_tools()
         if self.model.vocab_size != self.tokenizer.vocab_size:
             raise ConfigError(
@@ -183,6 +190,8 @@ class RlRunConfig(TaskRunConfig):
     """These settings are of one kind."""
     model: str
     """A run, or a folder with a model and its tokenizer: what RL begins with."""
+    lora: LoraConfig | None = None
+    """Train adapters of low rank on it, such as r=8,target_modules=q_proj+v_proj (docs/lora.md). None: all weights."""
     rl: RLConfig = RLConfig(steps=120, max_tokens=264)
     evals: EvalConfig = EvalConfig()
 
@@ -194,6 +203,8 @@ class SftConfig(RunConfig):
     """These settings are of one kind."""
     model: str
     """A run, or a folder with a model and its tokenizer: what is fine-tuned."""
+    lora: LoraConfig | None = None
+    """Train adapters of low rank on it, such as r=8,target_modules=q_proj+v_proj (docs/lora.md). None: all weights."""
     data: Source
     """Dialogues: a file, a folder, a glob or hf:ID, with settings such as ,field=turns (docs/data.md)."""
     cache_dir: str = DataConfig().cache_dir
@@ -209,7 +220,7 @@ class SftConfig(RunConfig):
     lr: float = Field(default=1e-3, gt=0)
     """Peak step size of every parameter, for models as small as the recipes'; DeepSeek-R1 had 5e-5."""
     optimizer: Literal["muon", "adamw"] = "muon"
-    """muon: matrices under Muon, the rest under AdamW, as the recipes pretrain."""
+    """muon: matrices under Muon, the rest under AdamW, as the recipes pretrain. Adapters are under AdamW always."""
     weight_decay: float = Field(default=0.01, ge=0)
     clip_grad_norm: float | None = Field(default=1.0, gt=0)
     """Largest global norm of the gradients. None: not clipped."""
@@ -236,6 +247,12 @@ class SftConfig(RunConfig):
                 at="data",
                 got=f"{self.data.where} with weight={self.data.weight}",
                 want="one source of dialogues, without a weight",
+            )
+        if self.lora is not None and self.mtp_loss_weight:
+            raise ConfigError(
+                at="mtp_loss_weight",
+                got=f"{self.mtp_loss_weight} with lora",
+                want="0: blocks of multi-token prediction have no adapters",
             )
         if self.packing.step_tokens < self.packing.document_tokens:
             raise ConfigError(
@@ -277,6 +294,11 @@ class SftConfig(RunConfig):
             log_every_steps=self.log_every_steps,
             save_every_steps=self.save_every_steps,
         )
+
+
+def lora_of(config: RunConfig) -> LoraConfig | None:
+    """The adapters that a run trains. None: it trains all weights."""
+    return config.lora if isinstance(config, SftConfig | RlRunConfig) else None
 
 
 class FilterConfig(Config):

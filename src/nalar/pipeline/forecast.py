@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pydantic import BaseModel
 
 from nalar.data.config import PackingConfig
-from nalar.model.config import ModelConfig
+from nalar.model.config import LoraConfig, ModelConfig
 from nalar.pipeline.config import (
     CollectConfig,
     RewardRunConfig,
@@ -14,9 +14,10 @@ from nalar.pipeline.config import (
     SftConfig,
     TaskRunConfig,
     ZeroConfig,
+    lora_of,
 )
-from nalar.plan.cost import BYTES_OF, FP32_BYTES, Dtype, training_memory
-from nalar.plan.model import count_parameters, flops_per_token, sampling_flops
+from nalar.plan.cost import BYTES_OF, FP32_BYTES, Dtype, moving_bytes, training_memory
+from nalar.plan.model import adapter_params, count_parameters, flops_per_token, sampling_flops
 from nalar.rl.config import RLConfig
 
 # Assumptions, as a run of zero-cpu gave on two cores of a server: a model of 0.3M parameters, where overhead and not
@@ -53,6 +54,8 @@ class Forecast(BaseModel):
 
     total_params: int
     active_params: int
+    trained_params: int
+    """Those of adapters, where such are trained, else all."""
     train_flops_per_token: float
     """Forward and backward, at the mean context of a full row."""
     memory_bytes: int
@@ -89,17 +92,25 @@ def forecast(config: ZeroConfig) -> Forecast:
     return found
 
 
-def forecast_rl(config: RlRunConfig, model: ModelConfig) -> Forecast:
-    """The same for RL that begins with a model that is there."""
+def forecast_rl(
+    config: RlRunConfig, model: ModelConfig, teacher: ModelConfig | None = None
+) -> Forecast:
+    """The same for RL that begins with a model that is there, and for a teacher beside it."""
     found = _forecast(
         config,
         model,
-        _rl(config, model),
+        _rl(config, model, teacher),
         _rl_peak(config),
         _rl_context(config.rl),
         checkpoints=config.checkpoint.keep + 1,
     )
     found.disk_bytes += _rollout_bytes(config.rl)
+    if teacher is not None:
+        weights_bytes = BYTES_OF[config.dtype] * count_parameters(teacher).total_params
+        if config.device == "cuda":
+            found.gpu_bytes += weights_bytes
+        else:
+            found.memory_bytes += weights_bytes
     found.assumptions[-1:-1] = [_FILL]
     return found
 
@@ -184,14 +195,19 @@ def _forecast(
     """checkpoints: those on the disk at once, at most; the one that is being written is among them."""
     count = count_parameters(model)
     memory_bytes, gpu_bytes = _memory_bytes(config, model, peak)
-    reference_bytes = BYTES_OF[config.dtype] * count.total_params * peak.has_reference
+    lora = lora_of(config)
+    copy_bytes = BYTES_OF[config.dtype] * count.total_params
+    if lora is not None:
+        copy_bytes = moving_bytes(model, lora, config.dtype)
+    reference_bytes = copy_bytes * peak.has_reference
     return Forecast(
         total_params=count.total_params,
         active_params=count.active_params,
-        train_flops_per_token=flops_per_token(model, mean_context, backward=True, with_mtp=True),
+        trained_params=adapter_params(model, lora) or count.total_params,
+        train_flops_per_token=_train_flops(config, model, mean_context),
         memory_bytes=memory_bytes,
         gpu_bytes=gpu_bytes,
-        disk_bytes=checkpoints * (_checkpoint_bytes(model, config.dtype) + reference_bytes)
+        disk_bytes=checkpoints * (_checkpoint_bytes(model, config.dtype, lora) + reference_bytes)
         + LOGS_BYTES,
         stages=stages,
         tokens=sum(s.tokens for s in stages),
@@ -225,19 +241,31 @@ def _rl_peak(config: TaskRunConfig) -> _Peak:
 def _training(
     config: RunConfig, model: ModelConfig, name: str, tokens: int, context: float
 ) -> StageForecast:
-    each = flops_per_token(model, context, backward=True, with_mtp=True)
+    each = _train_flops(config, model, context)
     return _stage(config, name, tokens, tokens * each, tokens * each / TRAIN_FLOPS_PER_S)
 
 
-def _rl(config: TaskRunConfig, model: ModelConfig) -> list[StageForecast]:
+def _train_flops(config: RunConfig, model: ModelConfig, context: float) -> float:
+    """A token, with blocks of multi-token prediction where they can be trained: not beside adapters."""
+    adapters = adapter_params(model, lora_of(config))
+    return flops_per_token(
+        model, context, backward=True, with_mtp=adapters is None, adapter_params=adapters
+    )
+
+
+def _rl(
+    config: TaskRunConfig, model: ModelConfig, teacher: ModelConfig | None = None
+) -> list[StageForecast]:
     """RL, and the evaluations before and after it."""
     rl = config.rl
     tokens, sampling = _sampling(
         model, rl.steps * rl.prompts_per_step, rl.group_size, rl.max_tokens
     )
+    context, adapters = _rl_context(rl), adapter_params(model, lora_of(config))
     training = tokens * (
-        flops_per_token(model, _rl_context(rl), backward=True)
-        + rl.looks * flops_per_token(model, _rl_context(rl), backward=False)
+        flops_per_token(model, context, backward=True, adapter_params=adapters)
+        + rl.looks * flops_per_token(model, context, backward=False)
+        + (flops_per_token(teacher, context, backward=False) if teacher else 0.0)
     )
     seconds = training / TRAIN_FLOPS_PER_S + sampling / SAMPLE_FLOPS_PER_S
     return [
@@ -278,12 +306,17 @@ def _stage(
     )
 
 
-def _checkpoint_bytes(model: ModelConfig, dtype: Dtype) -> int:
-    """Weights, two numbers of the optimizer for each, masters of rounded ones, embedding and head for draft blocks."""
+def _checkpoint_bytes(model: ModelConfig, dtype: Dtype, lora: LoraConfig | None) -> int:
+    """Weights, two numbers of the optimizer for each, masters of rounded ones, embedding and head for draft blocks.
+
+    Where adapters are trained the optimizer's numbers are theirs, and they stand beside the weights.
+    """
     count = count_parameters(model)
     copies = 2 * model.num_nextn_predict_layers * count.embedding_params
     weight_bytes, state = BYTES_OF[dtype], 2 if dtype == "float32" else 3
     numbers = count.total_params + count.mtp_params
+    if (learned := adapter_params(model, lora)) is not None:
+        return weight_bytes * (numbers + copies) + 3 * FP32_BYTES * learned
     return (weight_bytes + state * FP32_BYTES) * numbers + weight_bytes * copies
 
 
@@ -300,12 +333,16 @@ def _memory_bytes(config: RunConfig, model: ModelConfig, peak: _Peak) -> tuple[i
         dtype=config.dtype,
         on_gpu=config.device == "cuda",
         accumulates=peak.accumulates,
+        lora=lora_of(config),
     )
     entry_bytes = BYTES_OF[config.dtype] * model.num_hidden_layers * model.cache_dim
     work_bytes = training.total_bytes + peak.samples * peak.row_tokens * entry_bytes
     # The optimizer's state and a reference are copied for every save, the weights where training goes on meanwhile.
-    reference_bytes = training.parameters_bytes if peak.has_reference else 0
-    weights_bytes = training.parameters_bytes if config.checkpoint.background else 0
+    lora, copy_bytes = lora_of(config), training.parameters_bytes
+    if lora is not None:  # what never changes is not copied
+        copy_bytes = moving_bytes(model, lora, config.dtype)
+    reference_bytes = copy_bytes if peak.has_reference else 0
+    weights_bytes = copy_bytes if config.checkpoint.background else 0
     work_bytes += reference_bytes
     rest_bytes = INTERPRETER_BYTES + training.optimizer_bytes + weights_bytes + reference_bytes
     on_gpu = config.device == "cuda"

@@ -9,8 +9,10 @@ from typing import TypeVar
 from nalar.engine.engine import Engine
 from nalar.engine.turns import MakeEnvironment
 from nalar.model.config import ModelConfig
+from nalar.model.transformer import Transformer
 from nalar.optim.muonclip import MuonClip
-from nalar.pipeline.config import TaskRunConfig
+from nalar.pipeline.adapting import base_of, begin_adapters
+from nalar.pipeline.config import TaskRunConfig, lora_of
 from nalar.pipeline.evaluation import (
     Policy,
     Tasks,
@@ -22,9 +24,10 @@ from nalar.pipeline.evaluation import (
 from nalar.pipeline.scorers import load_scorers
 from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
+from nalar.pipeline.teacher import load_teacher
 from nalar.pipeline.tools import environments
 from nalar.pipeline.vigil import Vigil
-from nalar.plan.model import sequence_flops
+from nalar.plan.model import adapter_params, sequence_flops
 from nalar.rl.config import RLConfig
 from nalar.rl.group import Carried
 from nalar.rl.lessons import lessons
@@ -53,8 +56,12 @@ def rl_stages(
 
 
 def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy]) -> Outcome:
-    config, resumed = session.config, session.resume("rl")
-    learner = _learner(config, resumed, Policy.of(resumed) if resumed else base(session))
+    config = session.config
+    resumed = session.resume("rl", base=base_of(config))
+    policy = Policy.of(resumed) if resumed else base(session)
+    if not resumed:
+        begin_adapters(policy.model, config)
+    learner = _learner(config, resumed, policy)
     first_step = resumed.progress.step if resumed else 0
     carried = Carried()
     if resumed and resumed.loop:
@@ -62,6 +69,7 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
     model = learner.model.config
     with session.start("rl", steps=config.rl.steps, resumed=resumed) as meter:
         session.find_ceiling(learner.model)
+        teacher = load_teacher(config, learner.tokenizer, session.place)
         replays = config.rl.rollout.replay_dir is not None
         engine = None if replays else engine_for(learner.model, config)
         make_environment = environments(config.tools, learner.tokenizer)
@@ -82,7 +90,7 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
             session.save("rl", step, learner, meter, loop=carried.to_json())
 
         def on_step(progress: RLProgress, groups: list[list[Rollout]]) -> None:
-            _count(session, model, groups)
+            _count(session, learner.model, groups, teacher)
             session.work.flops += scorers.used_flops() if scorers else 0.0
             values = rl_values(progress) | vigil.look(progress.step, groups)
             session.log("rl", progress.step, meter, values)
@@ -99,6 +107,7 @@ def _rl(session: Session[C], tasks: Tasks, base: Callable[[Session[C]], Policy])
             on_step=on_step,
             should_stop=lambda: session.should_stop() or vigil.has_enough,
             reference=learner.reference,
+            teacher=teacher,
         )
         if done < config.rl.steps:
             if done > first_step:
@@ -144,13 +153,18 @@ def _loop(
     )
 
 
-def _count(session: Session[C], model: ModelConfig, groups: list[list[Rollout]]) -> None:
+def _count(
+    session: Session[C],
+    model: Transformer,
+    groups: list[list[Rollout]],
+    teacher: Transformer | None,
+) -> None:
     """What a step has used: whichever of its halves took place."""
     half = session.config.rl.rollout.debug
     if half != "train_only":
-        session.add_sampling(model, groups)
+        session.add_sampling(model.config, groups)
     if half != "rollout_only":
-        session.work.flops += trained_flops(session, model, groups)
+        session.work.flops += trained_flops(session, model.config, groups, teacher)
 
 
 def replayed(config: RLConfig, progress: RLProgress) -> str | None:
@@ -177,14 +191,20 @@ def _learner(config: TaskRunConfig, resumed: Resumed | None, policy: Policy) -> 
     return Learner(policy.model, optimizer, policy.tokenizer, reference)
 
 
-def trained_flops(session: Session[C], model: ModelConfig, groups: list[list[Rollout]]) -> float:
+def trained_flops(
+    session: Session[C],
+    model: ModelConfig,
+    groups: list[list[Rollout]],
+    teacher: Transformer | None,
+) -> float:
     """Forward and backward over the sequences of an RL step that had something to teach, and forward for whatever else
-    looked at them: the policy before its first update, the reference."""
-    config = session.config.rl
+    looked at them: the policy before its first update, the reference, the teacher."""
+    config, adapters = session.config.rl, adapter_params(model, lora_of(session.config))
     lengths = [one.length for group in lessons(groups, config) for one in group]
     return sum(
-        sequence_flops(model, length, backward=True)
+        sequence_flops(model, length, backward=True, adapter_params=adapters)
         + config.looks * sequence_flops(model, length, backward=False)
+        + (sequence_flops(teacher.config, length, backward=False) if teacher else 0.0)
         for length in lengths
     )
 

@@ -6,16 +6,19 @@ from pathlib import Path
 from nalar.data.tokenizer import Tokenizer
 from nalar.model.config import ModelConfig
 from nalar.model.weights import load_model
+from nalar.pipeline.adapting import refuse_unfit_adapters
 from nalar.pipeline.base import read_folder
 from nalar.pipeline.config import RlRunConfig
 from nalar.pipeline.evaluation import Policy, prompt_tokens
 from nalar.pipeline.forecast import Forecast, forecast_rl
+from nalar.pipeline.models import keep_models
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.policy import rl_stages
-from nalar.pipeline.scorers import keep_scorers, refuse_unfit_scorers
+from nalar.pipeline.scorers import refuse_unfit_scorers
 from nalar.pipeline.session import Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import keep_tasks, refuse_long_prompts, tasks_of
+from nalar.pipeline.teacher import read_teacher
 from nalar.pipeline.tools import environments
 from nalar.pipeline.training import run_stages
 from nalar.run import Run
@@ -26,7 +29,7 @@ def run_rl(
 ) -> Outcome:
     """Do every stage that the run has not done."""
     keep_tasks(run, config)
-    keep_scorers(run, config)
+    keep_models(run, config)
     return run_stages(config, run, observer, should_stop, rl_stages(tasks_of(config), _base))
 
 
@@ -34,6 +37,7 @@ def read_base(config: RlRunConfig) -> tuple[ModelConfig, Tokenizer]:
     """What RL begins with. UserError where a part of it is missing or does not fit the others or the settings."""
     model, tokenizer = read_folder(Path(config.model))
     config.refuse_unfit(model)
+    refuse_unfit_adapters(model, config.lora)
     return model, tokenizer
 
 
@@ -41,10 +45,11 @@ def plan_rl(config: RlRunConfig) -> Forecast:
     """What it will take. UserError where the base cannot be trained so, does not know the tools that it is to call, or
     a prompt is too long for it."""
     model, tokenizer = read_base(config)
+    teacher = read_teacher(config, tokenizer)
     environments(config.tools, tokenizer)
     refuse_unfit_scorers(config, tokenizer)
     refuse_long_prompts(tasks_of(config), lambda prompt: prompt_tokens(tokenizer, prompt), config)
-    return forecast_rl(config, model)
+    return forecast_rl(config, model, teacher)
 
 
 def _base(session: Session[RlRunConfig]) -> Policy:

@@ -276,10 +276,10 @@ class Session(Generic[C]):
         self._writer.do(write)
         self._saved = folder
 
-    def resume(self, stage: str) -> Resumed | None:
+    def resume(self, stage: str, *, base: Path | None = None) -> Resumed | None:
         """The newest whole checkpoint of a stage that is under way; None where it has none.
 
-        A damaged one is named, set aside, and done without.
+        A damaged one is named, set aside, and done without. base: what the stage's adapters are on, if it trains such.
         """
         found = self._shelf.newest(stage)
         if found is None:
@@ -288,7 +288,8 @@ class Session(Generic[C]):
         self._set_aside(found)
         self._retain(stage)
         self._saved = found.folder
-        return load_checkpoint(found.folder, device=self.place.device, dtype=self.place.dtype)
+        place = self.place
+        return load_checkpoint(found.folder, device=place.device, dtype=place.dtype, base=base)
 
     def load(self, stage: str) -> Resumed:
         """The checkpoint with which a stage ended; LostEndError where it is not whole."""

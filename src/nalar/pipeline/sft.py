@@ -16,10 +16,12 @@ from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.model.weights import load_model
 from nalar.optim.muonclip import MuonClip
+from nalar.pipeline.adapting import base_of, begin_adapters, refuse_unfit_adapters
 from nalar.pipeline.base import read_folder
 from nalar.pipeline.config import SftConfig
 from nalar.pipeline.corpus import keep, metered
 from nalar.pipeline.forecast import Forecast, forecast_sft
+from nalar.pipeline.models import keep_models
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
@@ -38,6 +40,7 @@ def run_sft(
     config: SftConfig, run: Run, observer: Observer, should_stop: Callable[[], bool]
 ) -> Outcome:
     """Do every stage that the run has not done."""
+    keep_models(run, config)
     read = _Reading()
     stages = {name: functools.partial(stage, read=read) for name, stage in _STAGES.items()}
     return run_stages(config, run, observer, should_stop, stages)
@@ -53,6 +56,7 @@ def read_base(config: SftConfig) -> tuple[ModelConfig, Tokenizer]:
             want=f"at most the model's max_position_embeddings={model.max_position_embeddings}",
             hint=f"--packing.document-tokens {model.max_position_embeddings}",
         )
+    refuse_unfit_adapters(model, config.lora)
     if config.mtp_loss_weight and not model.num_nextn_predict_layers:
         raise UserError(
             at="mtp_loss_weight",
@@ -146,13 +150,16 @@ def _base(session: Session[SftConfig]) -> Transformer:
 
 
 def _sft(session: Session[SftConfig], read: _Reading) -> Outcome:
-    config, resumed = session.config, session.resume("sft")
+    config = session.config
+    resumed = session.resume("sft", base=base_of(config))
     tokenizer = Tokenizer.load(resumed.folder) if resumed else read_base(config)[1]
     dialogues = read(session, tokenizer)
     if dialogues is None:
         return Outcome.STOPPED
     settings = config.training(dialogues.epoch_tokens)
     model = resumed.model if resumed else _base(session)
+    if not resumed:
+        begin_adapters(model, config)
     ahead = settings.mtp_loss_weight > 0
     optimizer = MuonClip(model.trained_parameters(ahead=ahead), settings.optim)
     if resumed:

@@ -9,13 +9,13 @@ from typing import Protocol, TypeVar
 import torch
 
 from nalar.config import UserError
-from nalar.pipeline.config import RunConfig
+from nalar.pipeline.config import RunConfig, lora_of
 from nalar.pipeline.idle_experts import IdleExperts
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.session import Learner, LostEndError, Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tensorboard import watched
-from nalar.plan.model import sequence_flops
+from nalar.plan.model import adapter_params, sequence_flops
 from nalar.run import Run
 from nalar.train.checkpoint import Resumed
 from nalar.train.config import PretrainConfig
@@ -140,9 +140,11 @@ def train_slices(
 
 def _count(session: Session[C], training: Training, progress: Progress) -> None:
     model, with_mtp = training.learner.model.config, training.config.mtp_loss_weight > 0
+    adapters = adapter_params(model, lora_of(session.config))
     session.work.tokens += sum(progress.lengths)
     session.work.flops += sum(
-        sequence_flops(model, n, backward=True, with_mtp=with_mtp) for n in progress.lengths
+        sequence_flops(model, n, backward=True, with_mtp=with_mtp, adapter_params=adapters)
+        for n in progress.lengths
     )
 
 

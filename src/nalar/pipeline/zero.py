@@ -11,10 +11,10 @@ from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.config import ZeroConfig
 from nalar.pipeline.corpus import prepare
 from nalar.pipeline.evaluation import Policy, engine_for
+from nalar.pipeline.models import keep_models
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.place import Place
 from nalar.pipeline.policy import rl_stages
-from nalar.pipeline.scorers import keep_scorers
 from nalar.pipeline.session import Learner, Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import keep_tasks, tasks_of
@@ -41,7 +41,7 @@ def run_zero(
 ) -> Outcome:
     """Do every stage up to `until` that the run has not done. `force` goes on after a failed probe."""
     keep_tasks(run, config)
-    keep_scorers(run, config)
+    keep_models(run, config)
     stages: dict[str, Callable[[Session[ZeroConfig]], Outcome]] = {
         "pretrain": lambda session: _pretrain(session, force),
         **rl_stages(tasks_of(config), lambda session: Policy.of(session.load("pretrain"))),

@@ -6,9 +6,10 @@ from itertools import chain
 from typing import Literal
 
 from nalar.config import Config, ConfigError
-from nalar.model.config import ModelConfig
+from nalar.model.config import LoraConfig, ModelConfig
+from nalar.model.families.adapters import adapted
 from nalar.plan.matrices import balance_params, model_matrices, mtp_matrices
-from nalar.plan.model import count_parameters
+from nalar.plan.model import adapter_params, count_parameters
 
 FP32_BYTES = 4
 Dtype = Literal["float32", "bfloat16"]
@@ -71,6 +72,7 @@ def training_memory(
     with_mtp: bool = False,
     on_gpu: bool = False,
     accumulates: bool = True,
+    lora: LoraConfig | None = None,
 ) -> MemoryEstimate:
     """Memory of one training step over rows of `row_tokens`, nothing sharded.
 
@@ -78,7 +80,8 @@ def training_memory(
     both keep a float32 master of weights in bfloat16, and on a CPU gather gradients in float32. recompute: a block
     keeps its input alone, and one block at a time has all of its activations. with_mtp: the blocks of multi-token
     prediction are trained too. on_gpu: rows of one length, through the kernels that a GPU has. accumulates: a step has
-    several such batches.
+    several such batches. lora: adapters in float32 are trained, under AdamW; beside the weights that they are folded
+    into lie those that they are on.
     """
     count = count_parameters(config)
     parameters, under_muon = count.total_params, count.matrix_params - count.router_params
@@ -102,6 +105,8 @@ def training_memory(
     if recompute:  # logits come before the blocks, and of those each has its activations and what they turn into
         kept = size * batch_tokens * (layers + 2) * config.hidden_size
         activations = kept + max(logits, 3 * size * batch_tokens * per_token // (2 * layers))
+    if lora is not None:
+        return _with_adapters(config, lora, size * parameters, size, activations, on_gpu)
     gathered = 0 if on_gpu else parameters
     return MemoryEstimate(
         parameters_bytes=size * parameters,
@@ -111,6 +116,33 @@ def training_memory(
         update_bytes=_update_bytes(config, with_mtp, on_gpu) if muon else 0,
         accumulates=accumulates,
     )
+
+
+def _with_adapters(
+    config: ModelConfig,
+    lora: LoraConfig,
+    weights_bytes: int,
+    size: int,
+    activations_bytes: int,
+    on_gpu: bool,
+) -> MemoryEstimate:
+    """Of a model whose weights, of `size` bytes each, are frozen. An update folds one matrix at a time, in float32."""
+    sizes = [rows * columns for rows, columns in adapted(config, lora).values()]
+    learned = FP32_BYTES * (adapter_params(config, lora) or 0)
+    return MemoryEstimate(
+        parameters_bytes=weights_bytes + size * sum(sizes) + learned,
+        gradients_bytes=learned,
+        optimizer_bytes=(2 if on_gpu else 3) * learned,
+        activations_bytes=activations_bytes,
+        update_bytes=2 * FP32_BYTES * max(sizes),
+        accumulates=True,
+    )
+
+
+def moving_bytes(config: ModelConfig, lora: LoraConfig, dtype: Dtype) -> int:
+    """What training adapters changes, and a copy of the model has to hold: them, and the weights that they are in."""
+    folded = sum(rows * columns for rows, columns in adapted(config, lora).values())
+    return BYTES_OF[dtype] * folded + FP32_BYTES * (adapter_params(config, lora) or 0)
 
 
 def _update_bytes(config: ModelConfig, with_mtp: bool, on_gpu: bool) -> int:

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from nalar.model.config import ModelConfig
+from nalar.model.config import LoraConfig, ModelConfig
+from nalar.model.families.adapters import adapted
 from nalar.plan.matrices import (
     Matrix,
     Part,
@@ -91,8 +92,20 @@ def _multiplied(matrices: Iterable[Matrix]) -> int:
     return sum(matrix.used * matrix.size for matrix in matrices)
 
 
+def adapter_params(config: ModelConfig, lora: LoraConfig | None) -> int | None:
+    """Numbers of all adapters, of which one of a matrix [rows, columns] has r of each. None: there are none."""
+    if lora is None:
+        return None
+    return lora.r * sum(rows + columns for rows, columns in adapted(config, lora).values())
+
+
 def flops_per_token(
-    config: ModelConfig, context: float, *, backward: bool, with_mtp: bool = False
+    config: ModelConfig,
+    context: float,
+    *,
+    backward: bool,
+    with_mtp: bool = False,
+    adapter_params: int | None = None,
 ) -> float:
     """Operations for one token that attends to `context` tokens, itself included; with `backward`, three times that.
 
@@ -100,23 +113,39 @@ def flops_per_token(
     term of the attention scores and of their weighted sum, in the expanded form. Norms, biases, rotary and softmax
     are left out, as is usual.
     with_mtp: count the blocks of multi-token prediction too, each with its product by the head.
+    adapter_params: weights are frozen and adapters of so many numbers are trained. The backward pass then goes through
+    the weights once, to what came in, and multiplies by each number of an adapter twice; the forward pass does not know
+    them, for they are folded in.
     """
     products, layers = _products(config), config.num_hidden_layers
     if with_mtp:
         products += _multiplied(mtp_matrices(config))
         layers += config.num_nextn_predict_layers
-    forward = 2.0 * products + layers * _layer_flops_by_context(config) * context
-    return 3.0 * forward if backward else forward
+    attention = layers * _layer_flops_by_context(config) * context
+    forward = 2.0 * products + attention
+    if not backward:
+        return forward
+    if adapter_params is None:
+        return 3.0 * forward
+    return 4.0 * products + 3.0 * attention + 4.0 * adapter_params
 
 
 def sequence_flops(
-    config: ModelConfig, tokens: int, *, backward: bool, with_mtp: bool = False
+    config: ModelConfig,
+    tokens: int,
+    *,
+    backward: bool,
+    with_mtp: bool = False,
+    adapter_params: int | None = None,
 ) -> float:
     """Operations for a whole sequence of which each token attends to all before it and itself.
 
-    with_mtp: depth k of multi-token prediction passes k tokens fewer.
+    with_mtp: depth k of multi-token prediction passes k tokens fewer. adapter_params: as `flops_per_token` has it.
     """
-    flops = tokens * flops_per_token(config, (tokens + 1) / 2, backward=backward)
+    context = (tokens + 1) / 2
+    flops = tokens * flops_per_token(
+        config, context, backward=backward, adapter_params=adapter_params
+    )
     if with_mtp:
         for depth in range(1, config.num_nextn_predict_layers + 1):
             passed = max(tokens - depth, 0)

@@ -183,6 +183,16 @@ def _unless_solved(rule: Rule) -> Rule:
     return unless
 
 
+def _unless_taught(rule: Rule) -> Rule:
+    """A teacher has something to say of groups whose rewards are all equal."""
+
+    def unless(series: Series, config: RLConfig) -> Iterator[Finding]:
+        if config.distil.teacher is None:
+            yield from rule(series, config)
+
+    return unless
+
+
 def _not_finite(series: Series, config: RLConfig) -> Iterator[Finding]:
     for metric, entries in series.items():
         if not math.isfinite(entries[-1][1]):
@@ -217,8 +227,8 @@ def _held_out(series: Series, name: str) -> Iterator[tuple[str, list[tuple[int, 
 
 
 REWARDS = ("reward", "preference_score", "safety_score")
-"""What a policy is trained to raise: all together, and by models that score, who can be fooled. A model's score may rise
-at the price of a correct answer while their sum hardly moves."""
+"""What a policy is trained to raise: all together, and by models that score, who can be fooled. A model's score may
+rise at the price of a correct answer while their sum hardly moves."""
 
 
 def _reward_apart(series: Series, config: RLConfig) -> Iterator[Finding]:
@@ -283,8 +293,10 @@ RULES: Mapping[str, tuple[Rule, str]] = {
         "Samples are of older policies than rl.rollout allows: the sampler was not told of new weights.",
     ),
     "nothing to learn from": (
-        _unless_solved(
-            _share_above("silent_groups", ("kept_groups", "dropped_groups"), "max_silent_frac")
+        _unless_taught(
+            _unless_solved(
+                _share_above("silent_groups", ("kept_groups", "dropped_groups"), "max_silent_frac")
+            )
         ),
         "All samples of nearly every group earn the same. Take easier or harder problems, a larger "
         "rl.group_size, or rl.rollout.max_refills.",

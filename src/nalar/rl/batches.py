@@ -37,6 +37,7 @@ class PolicyBatch:
     weights_N: Tensor | None = None
     """None: 1 each. 0: in no term of the loss."""
     reference_N: Tensor | None = None
+    teacher_N: Tensor | None = None
 
     @property
     def counted_N(self) -> Tensor:
@@ -79,18 +80,21 @@ def _join(lessons: Sequence[Lesson], order: Sequence[int], device: torch.device)
         advantage.extend([lesson.advantage] * response.num_drawn)
     counts = tuple(lesson.rollout.response.num_drawn for lesson in chosen)
     old_N = _joined([lesson.old_logprobs_N for lesson in chosen])
+    gain_N = _joined([lesson.gain_N for lesson in chosen])
+    advantages_N = without_waiting(torch.tensor(advantage), device)
     return PolicyBatch(
         ids_T=without_waiting(torch.tensor(ids), device),
         documents=Documents.of([lesson.length for lesson in chosen], device=device),
         where_N=without_waiting(torch.tensor(where), device),
         targets_N=without_waiting(torch.tensor(targets), device),
         old_logprobs_N=without_waiting(torch.tensor(drawn), device) if old_N is None else old_N,
-        advantages_N=without_waiting(torch.tensor(advantage), device),
+        advantages_N=advantages_N if gain_N is None else advantages_N + gain_N,
         lengths_M=without_waiting(torch.tensor(counts), device),
         order=tuple(order),
         counts=counts,
         weights_N=_joined([lesson.weights_N for lesson in chosen]),
         reference_N=_joined([lesson.reference_N for lesson in chosen]),
+        teacher_N=_joined([lesson.teacher_N for lesson in chosen]),
     )
 
 

@@ -14,8 +14,8 @@ from nalar.rl.group import Carried, Group
 from nalar.rl.response import NOTHING
 from nalar.rl.rollout import Collected, Rollout, is_silent, rewarded
 from nalar.rl.sampler import Drawing, Sampler
-from nalar.rl.thinking import thinks
 from nalar.rl.scorers import Scorers
+from nalar.rl.thinking import thinks
 from nalar.rl.verdicts import Verdicts
 from nalar.tasks.problem import Problem, Task
 

@@ -273,6 +273,15 @@ class KLConfig(Config):
             )
 
 
+class DistilConfig(Config):
+    """On-policy distillation: the policy samples, and a teacher says of every token how likely it would have been."""
+
+    teacher: str | None = None
+    """A run, or the folder of a model, with the tokenizer of the one that is trained. None: off."""
+    coef: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """What it takes to add the teacher's log-probability of a token, less the sampler's, to the token's advantage."""
+
+
 class CorrectionConfig(Config):
     """What is done about tokens that were drawn by another policy than the one that is trained."""
 
@@ -361,6 +370,7 @@ class RLConfig(Config):
     advantage: AdvantageConfig = AdvantageConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     kl: KLConfig = KLConfig()
+    distil: DistilConfig = DistilConfig()
     correction: CorrectionConfig = CorrectionConfig()
     mask_truncated: bool = False
     """Leave responses cut by the cap out of the loss (their reward still counts in the group)."""
@@ -400,7 +410,8 @@ class RLConfig(Config):
 
     @property
     def looks(self) -> int:
-        """Forward passes over what is taught, before the updates: by the trainer, by the reference."""
+        """Forward passes over what is taught, before the updates: by the trainer, by the reference. A teacher's are
+        those of another model."""
         return (self.correction.old_logprobs == "trainer") + (self.kl.coef is not None)
 
     def model_post_init(self, _context: object) -> None:
@@ -408,6 +419,12 @@ class RLConfig(Config):
             raise ConfigError(at="rl.tasks", got="no task", want="at least one task id")
         for name in self.reward.by_task:
             lookup(name, {id_of(word): word for word in self.tasks}, at="rl.reward.by_task")
+        if self.distil.teacher is not None and self.rollout.max_refills:
+            raise ConfigError(
+                at="rl.rollout.max_refills",
+                got=f"{self.rollout.max_refills} with rl.distil.teacher",
+                want="0: a group of equal rewards is not to be replaced, for the teacher has something to say of it",
+            )
         if self.prompts_per_step % self.minibatches:
             raise ConfigError(
                 at="rl.minibatches",

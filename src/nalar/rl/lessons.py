@@ -20,6 +20,7 @@ class Lesson:
 
     rollout: Rollout
     advantage: float
+    """Of the whole response, by its reward."""
     old_logprobs_N: Tensor | None = None
     """What the objective compares with. None: as they were drawn."""
     weights_N: Tensor | None = None
@@ -28,6 +29,10 @@ class Lesson:
     """Tokens of weight 0."""
     reference_N: Tensor | None = None
     """Log-probabilities under the reference. None: there is no reference."""
+    teacher_N: Tensor | None = None
+    """Log-probabilities under the teacher. None: there is no teacher."""
+    gain_N: Tensor | None = None
+    """What the advantage of each token gains by what the teacher says of it. None: nothing."""
 
     @property
     def drawn_logprobs(self) -> list[float]:
@@ -79,7 +84,7 @@ def minibatches(groups: Sequence[Sequence[Rollout]], config: RLConfig) -> list[M
 def lessons(groups: Sequence[Sequence[Rollout]], config: RLConfig) -> list[list[Lesson]]:
     """What each group has to teach; an empty list where that is nothing.
 
-    A group without any advantage is left out, unless another term of the loss looks at it.
+    A group without any advantage is left out, unless another term of the loss, or a teacher, looks at it.
     """
     rewards_GS = torch.zeros(len(groups), max(map(len, groups), default=0))
     judged_GS = torch.zeros_like(rewards_GS, dtype=torch.bool)
@@ -87,7 +92,11 @@ def lessons(groups: Sequence[Sequence[Rollout]], config: RLConfig) -> list[list[
         rewards_GS[g, : len(group)] = torch.tensor([r.reward for r in group])
         judged_GS[g, : len(group)] = torch.tensor([r.score.error is None for r in group])
     found = advantages(rewards_GS, config.advantage, judged_GS).tolist()
-    has_more = config.kl.coef is not None or config.objective.entropy_coef is not None
+    has_more = (
+        config.kl.coef is not None
+        or config.distil.teacher is not None
+        or config.objective.entropy_coef is not None
+    )
     return [
         [
             Lesson(rollout, advantage)

@@ -55,6 +55,7 @@ def train_rl(
     on_step: OnStep,
     should_stop: Callable[[], bool],
     reference: Reference | None = None,
+    teacher: Transformer | None = None,
     carried: Carried | None = None,
     save_dir: Path | None = None,
     make_environment: MakeEnvironment | None = None,
@@ -63,6 +64,7 @@ def train_rl(
     """Run steps first_step.. until config.steps or told to stop; returns steps done in all.
 
     reference: needed where `config.kl` has a coefficient; made of the model before step 0, or restored.
+    teacher: needed where `config.distil` names one.
     carried: what the steps before have left; moved on by every step. save_dir: where rollouts are kept.
     scorers: needed where `config.reward` names models that score.
     """
@@ -89,7 +91,7 @@ def train_rl(
         make_environment=make_environment,
         scorers=scorers,
     )
-    loop = _Loop(model, optimizer, collector, tasks, config, reference, save_dir)
+    loop = _Loop(model, optimizer, collector, tasks, config, reference, teacher, save_dir)
     keep_old_objects()
     return loop.run(first_step, see, should_stop)
 
@@ -106,11 +108,12 @@ def replay_rl(
     on_step: OnStep,
     should_stop: Callable[[], bool],
     reference: Reference | None = None,
+    teacher: Transformer | None = None,
 ) -> int:
     """The same on rollouts that were saved, without an engine. From the weights that the saved run began with it ends
     at that run's own, to the bit; the first step says how well the trainer agrees with who sampled them."""
     replay = Replay(folder, tokenizer, config.steps)
-    loop = _Loop(model, optimizer, replay, tasks, config, reference, None)
+    loop = _Loop(model, optimizer, replay, tasks, config, reference, teacher, None)
     return loop.run(first_step, on_step, should_stop)
 
 
@@ -123,11 +126,12 @@ class _Loop:
         tasks: Sequence[Task],
         config: RLConfig,
         reference: Reference | None,
+        teacher: Transformer | None,
         save_dir: Path | None,
     ) -> None:
         self._model, self._optimizer, self._source = model, optimizer, source
         self._tasks, self._config = tasks, config
-        self._reference, self._save_dir = reference, save_dir
+        self._reference, self._teacher, self._save_dir = reference, teacher, save_dir
 
     def run(self, first_step: int, on_step: OnStep, should_stop: Callable[[], bool]) -> int:
         step, config = first_step, self._config
@@ -154,7 +158,7 @@ class _Loop:
         model.train()
         if self._reference is not None:
             self._reference.follow(model, step, config)
-        shares, mismatch = teach(model, groups, config, self._reference)
+        shares, mismatch = teach(model, groups, config, self._reference, self._teacher)
         done = []
         for i, share in enumerate(shares):
             at, total = step * config.minibatches + i, config.steps * config.minibatches

@@ -41,7 +41,7 @@ class RLProgress:
     timeouts: int
     """Answers whose check, or whose own program, ran over its time; in this step."""
     silent_groups: int
-    """Groups whose rewards were all equal, and so taught nothing."""
+    """Groups whose rewards were all equal, and so taught nothing, or what a teacher said of them alone."""
     entropy: float | None
     clipped_frac: float | None
     clipped_high_frac: float | None
@@ -51,6 +51,8 @@ class RLProgress:
     """Each term of it, weighted: policy, and kl and entropy where they are on. Means over the updates."""
     reference_kl: float | None
     """Of the policy from the reference, nats a token, by k3; where one is kept."""
+    teacher_kl: float | None
+    """Of the policy from the teacher, likewise; where there is one."""
     mean_weight: float | None
     """Of the correction's importance weights, before they are held: 1 where trainer and sampler agree."""
     held_frac: float | None
@@ -148,6 +150,7 @@ def progress(
         clipped_low_frac=_mean(u.clipped_low_frac for u in updates),
         loss=_mean_terms(updates),
         reference_kl=_mean(u.kl for u in updates if u.kl is not None),
+        teacher_kl=_mean(u.teacher_kl for u in updates if u.teacher_kl is not None),
         mean_weight=None if mismatch is None else mismatch.mean_weight,
         held_frac=None if mismatch is None else mismatch.held_frac,
         grad_norm=_mean(u.step.grad_norm for u in updates),

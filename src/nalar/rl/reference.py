@@ -2,20 +2,29 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nalar.config import UserError
+from nalar.model.lora import lasting
 from nalar.model.transformer import Transformer
 from nalar.rl.config import RLConfig
 
 
 class Reference:
-    """A frozen copy of a model, as large as the model itself and in its dtype."""
+    """A frozen copy of a model in its dtype, as large as the model itself.
+
+    Of a model with adapters it copies what training moves, and shares the rest.
+    """
 
     def __init__(self, model: Transformer) -> None:
-        self.model = deepcopy(model).requires_grad_(False)
+        shared = {id(x): x for x in lasting(model)}
+        self.model = deepcopy(model, dict[int, Any](shared))
+        self.model.requires_grad_(False)  # what is shared is frozen already
+        tensors = self.model.state_dict(keep_vars=True)
+        self._own = [name for name, x in tensors.items() if id(x) not in shared]
 
     @torch.no_grad()
     def follow(self, model: Transformer, step: int, config: RLConfig) -> None:
@@ -26,15 +35,18 @@ class Reference:
 
     def state(self) -> dict[str, Tensor]:
         """A copy, in main memory, of all that a resumed run needs."""
+        tensors = self.model.state_dict()
         return {
-            name: torch.empty(x.shape, dtype=x.dtype).copy_(x)
-            for name, x in self.model.state_dict().items()
+            name: torch.empty(tensors[name].shape, dtype=tensors[name].dtype).copy_(tensors[name])
+            for name in self._own
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave. UserError: it is of another model."""
+        own = {*self._own}
+        shared = {name: x for name, x in self.model.state_dict().items() if name not in own}
         try:
-            self.model.load_state_dict(dict(state))
+            self.model.load_state_dict(shared | dict(state))
         except RuntimeError as error:
             raise UserError(
                 at="reference", got=str(error), want="the weights of this run's reference"

@@ -18,6 +18,7 @@ from nalar.rl.lessons import Minibatch, minibatches
 from nalar.rl.loss import divergence, objective, shares
 from nalar.rl.reference import Reference
 from nalar.rl.rollout import Rollout
+from nalar.rl.teacher import taught
 from nalar.train.step import StepMetrics, apply_gradients
 
 
@@ -36,6 +37,8 @@ class UpdateMetrics:
     """Root mean square of log(new/old): 0 on the first update after sampling, up to rounding."""
     kl: float | None
     """From the reference, nats a token, by k3. None: there is no reference."""
+    teacher_kl: float | None
+    """The same from the teacher. None: there is no teacher."""
     tokens: int
     """Tokens that should be in the loss, by the lessons."""
     counted_tokens: int
@@ -54,10 +57,12 @@ def teach(
     groups: Sequence[Sequence[Rollout]],
     config: RLConfig,
     reference: Reference | None = None,
+    teacher: Transformer | None = None,
 ) -> tuple[list[Minibatch], Mismatch | None]:
     """What a rollout has to teach, by update, with all that is computed before the first one.
 
-    reference: needed where `config.kl` has a coefficient. The mismatch is None where the trainer's log-probabilities
+    reference: needed where `config.kl` has a coefficient; teacher: where `config.distil` names one. The mismatch is
+    None where the trainer's log-probabilities
     were not asked for, or there is nothing to teach.
     """
     shares = minibatches(groups, config)
@@ -70,6 +75,10 @@ def teach(
             raise ValueError("rl.kl.coef is set, and there is no reference")
         found = _logprobs(reference.model, shares, config)
         flat = [replace(one, reference_N=x_N) for one, x_N in zip(flat, found, strict=True)]
+    if config.distil.teacher is not None:
+        if teacher is None:
+            raise ValueError("rl.distil.teacher is set, and there is no teacher")
+        flat = taught(flat, _logprobs(teacher, shares, config), config.distil)
     rest = iter(flat)
     return [
         replace(share, lessons=tuple(islice(rest, len(share.lessons)))) for share in shares
@@ -125,6 +134,7 @@ def update(
         clipped_low_frac=sums["too_low_N"] / tokens,
         log_ratio_rms=(sums["squared_N"] / tokens) ** 0.5,
         kl=sums["kl_N"] / tokens if "kl_N" in sums else None,
+        teacher_kl=sums["teacher_kl_N"] / tokens if "teacher_kl_N" in sums else None,
         tokens=tokens,
         counted_tokens=round(sums["counted_N"]),
         denominator=denominator,
@@ -164,6 +174,8 @@ def _part(model: Transformer, batch: PolicyBatch, config: RLConfig, denominator:
     if config.kl.coef is not None and batch.reference_N is not None:
         watched["kl_N"] = divergence(logprobs_N, batch.reference_N)
         terms["kl"] = config.kl.coef * watched["kl_N"]
+    if batch.teacher_N is not None:
+        watched["teacher_kl_N"] = divergence(logprobs_N, batch.teacher_N)
     if coef is not None:
         terms["entropy"] = -coef * entropy_N
     counted_N = batch.counted_N

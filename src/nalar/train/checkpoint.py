@@ -1,5 +1,8 @@
 """A checkpoint is a Hugging Face folder with our training state beside it; it appears whole or not at all.
 
+Of a model with adapters the weights are base and adapters folded into one, which is what every verb loads, and
+`adapter/` has the adapters alone, in PEFT's format: with the base they are what training goes on from.
+
 In `state/`: `progress.json` says where the loop was, `optimizer.safetensors` and `random.json` hold what the weights do
 not, `reference.safetensors` the policy that RL is pulled towards, where there is one, `loop.json` what a loop remembers
 beside (RL its unfinished rollouts), and `manifest.json` has the size and the SHA-256 of every other file, which tells a
@@ -22,6 +25,8 @@ from torch import Tensor, nn
 
 from nalar.config import UserError
 from nalar.disk import decode, encode, replace_dir
+from nalar.model.adapter_folder import ADAPTER, load_adapted, save_adapter
+from nalar.model.lora import lasting
 from nalar.model.transformer import Transformer
 from nalar.model.weights import load_model, read_config, save_model
 from nalar.optim.muonclip import MuonClip
@@ -116,6 +121,9 @@ def save_checkpoint(
     with replace_dir(folder) as partial:
         save_model(snapshot.model, partial, token_ids=token_ids)
         save_tokenizer(partial)
+        if snapshot.model.adapters is not None:
+            (partial / ADAPTER).mkdir()
+            save_adapter(snapshot.model, partial / ADAPTER)
         state = partial / STATE
         state.mkdir()
         (state / PROGRESS).write_bytes(encode(snapshot.progress.model_dump(), indent=2) + b"\n")
@@ -161,14 +169,25 @@ def damage(folder: Path) -> str | None:
 
 
 def load_checkpoint(
-    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    base: Path | None = None,
 ) -> Resumed:
-    """Model, progress, random state and what the loop remembered. Does not look for damage beyond what it reads."""
+    """Model, progress, random state and what the loop remembered. Does not look for damage beyond what it reads.
+
+    base: the model that the checkpoint's adapters are on; they are then put on it, to be trained on. None: the weights
+    are the checkpoint's own.
+    """
     progress, state = read_progress(folder), folder / STATE
     random = _read(state / RANDOM, "random state")
     loop = _read(state / LOOP, "state of the loop") if (state / LOOP).exists() else None
-    scores = read_config(folder).num_labels is not None
-    model = load_model(folder, device=device, dtype=dtype, scores=scores)
+    if base is None:
+        scores = read_config(folder).num_labels is not None
+        model = load_model(folder, device=device, dtype=dtype, scores=scores)
+    else:
+        model = load_adapted(base, folder / ADAPTER, device=device, dtype=dtype)
     return Resumed(folder, model, random, progress, loop)
 
 
@@ -223,11 +242,11 @@ def load_reference(folder: Path) -> dict[str, Tensor]:
 
 
 def _copied(model: Transformer) -> Transformer:
-    """The model with copies of its weights and buffers, in main memory."""
+    """The model with copies, in main memory, of its weights and buffers but for those that never change."""
     copies = {
         id(tensor): _same_kind(tensor, tensor.detach().to("cpu", copy=True))
         for tensor in (*model.parameters(), *model.buffers())
-    }
+    } | {id(tensor): tensor for tensor in lasting(model)}
     return deepcopy(model, copies)  # deepcopy takes what is in its memo for done
 
 

@@ -11,6 +11,7 @@ from nalar.kernels.attention import Observe
 from nalar.kernels.documents import Documents
 from nalar.kernels.logprobs import is_rounded, logprob_sum, token_logprobs
 from nalar.model.config import ModelConfig
+from nalar.model.lora import fold
 from nalar.model.transformer import Hidden, Transformer
 from nalar.optim.muonclip import MuonClip, StepResult
 from nalar.optim.qkclip import HeadViews, clip_heads
@@ -317,9 +318,11 @@ def apply_gradients(
     ahead: whether the blocks of multi-token prediction took part, and with them their loads and logits.
     """
     result = optimizer.step(lr_factor, loss=loss if judge_loss else None)
+    fold(model)
     clipped = cap_logits(model, optimizer, max_logits, result.applied, ahead=ahead)
+    speed = balance_speed if model.adapters is None else 0.0  # an adapter cannot carry the bias
     for router, load_E in zip(model.routers(ahead=ahead), loads, strict=True):
-        router.rebalance(load_E, balance_speed, result.applied)
+        router.rebalance(load_E, speed, result.applied)
     guard = optimizer.guard
     # The guard goes on counting while these wait to be read.
     return StepOutcome(
