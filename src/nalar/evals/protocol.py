@@ -13,7 +13,7 @@ from nalar.engine.turns import MakeEnvironment, generate_turns
 from nalar.evals.config import EvalConfig
 from nalar.evals.results import TaskResult, estimate
 from nalar.stats import majority, pass_at_k
-from nalar.tasks.problem import Problem, Score, Task
+from nalar.tasks.problem import Problem, Score, Task, scored
 from nalar.tasks.traces import checks_itself
 
 
@@ -74,7 +74,7 @@ def sample_problems(
         group = []
         for completion in completions:
             parsed = parse(tokenizer, completion.token_ids)
-            score = task.score(problem, parsed.answer)
+            score = scored(task, problem, parsed.answer)
             group.append(Sample(problem, len(request.prompt_ids), completion, parsed, score))
         out.append(group)
     return out
