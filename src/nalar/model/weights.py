@@ -77,6 +77,11 @@ def load_model(
     return model
 
 
+def refuse_unfit_weights(folder: Path) -> None:
+    """UserError where `load_model` would refuse a folder's weights. Reads config.json and headers alone."""
+    checked(folder, read_config(folder), stored_tensors(folder))
+
+
 def read_config(folder: Path) -> ModelConfig:
     """The model that a folder's config.json describes; UserError where it asks for what is not built."""
     path = folder / CONFIG

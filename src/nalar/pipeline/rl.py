@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nalar.data.tokenizer import Tokenizer
 from nalar.model.config import ModelConfig
-from nalar.model.weights import load_model
+from nalar.model.weights import load_model, refuse_unfit_weights
 from nalar.pipeline.base import read_folder
 from nalar.pipeline.config import RlRunConfig
 from nalar.pipeline.evaluation import Policy, prompt_tokens
@@ -39,6 +39,7 @@ def plan_rl(config: RlRunConfig) -> Forecast:
     """What it will take. UserError where the base cannot be trained so, does not know the tools that it is to call, or
     a prompt is too long for it."""
     model, tokenizer = read_base(config)
+    refuse_unfit_weights(Path(config.model))
     environments(config.tools, tokenizer)
     refuse_long_prompts(tasks_of(config), lambda prompt: prompt_tokens(tokenizer, prompt), config)
     return forecast_rl(config, model)
