@@ -71,7 +71,8 @@ PARTS: Mapping[str, Callable[[Facts, RewardConfig], float]] = {
 def with_verdicts(facts: Sequence[Facts], config: RewardConfig) -> list[Facts]:
     """The same with verdicts of the model that judges, all of them asked for side by side; to be called once for a
     rollout, before rewards are worked out. Where it gives none, the score gets its reason as an error of the verifier:
-    it is counted, and no reward is made up, nor more than for a wrong answer where the answer may be to blame. Facts whose tasks no model judges come back as they are."""
+    it is counted, and no reward is made up, or that of a wrong answer where the answer may be to blame. Facts whose
+    tasks no model judges come back as they are."""
     asked = [
         i
         for i, one in enumerate(facts)
