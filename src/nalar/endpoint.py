@@ -23,6 +23,8 @@ MAX_REPLY_BYTES = 4_000_000
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Pauses between tries double from the one to the other, which also bounds what a server may ask for."""
 _BUSY = frozenset({408, 409, 425, 429})
+_REFUSED = frozenset({400, 413, 422})
+"""How servers say that they will not take what a request holds."""
 
 Message = Mapping[str, str]
 """`role` and `content`."""
@@ -72,6 +74,8 @@ class Reply:
     completion_tokens: int = 0
     error: str | None = None
     timed_out: bool = False
+    refused: bool = False
+    """Whether the server would not take this request for what stands in it, such as more than it can read."""
     tries: int = 1
 
 
@@ -140,7 +144,12 @@ class Endpoint:
                     usual = FIRST_PAUSE_S * 2 ** (tried - 1)
                     await asyncio.sleep(min(max(usual, answer.pause_s), LONGEST_PAUSE_S))
         if answer.error is not None:
-            return Reply(error=answer.error, timed_out=answer.timed_out, tries=tried)
+            return Reply(
+                error=answer.error,
+                timed_out=answer.timed_out,
+                refused=answer.refused,
+                tries=tried,
+            )
         return _reply(answer.body, tries=tried)
 
     async def _try(self, client: "httpx.AsyncClient", body: bytes) -> "_Answer":
@@ -170,7 +179,11 @@ class Endpoint:
         told = read[:200].decode("utf-8", "replace").replace("\n", " ")
         is_worth_another = response.status_code in _BUSY or response.status_code >= 500
         pause_s = _asked_pause(response.headers.get("retry-after")) if is_worth_another else None
-        return _Answer(error=f"status {response.status_code}: {told}", pause_s=pause_s)
+        return _Answer(
+            error=f"status {response.status_code}: {told}",
+            refused=response.status_code in _REFUSED,
+            pause_s=pause_s,
+        )
 
 
 @dataclass(frozen=True)
@@ -180,6 +193,7 @@ class _Answer:
     body: bytes = b""
     error: str | None = None
     timed_out: bool = False
+    refused: bool = False
     pause_s: float | None = None
 
 

@@ -52,6 +52,32 @@ def test_a_dry_run_writes_nothing(pipeline, nalar_, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_shows_what_it_takes_before_every_setting(pipeline, nalar_):
+    said = nalar_("demo", "--rl.steps", "7", "--dry-run").out.splitlines()
+    (end,) = (i for i, line in enumerate(said) if line.startswith("would write "))
+    assert said[0].startswith("recipe        zero-cpu, seed 0") and "parameters" in said[1]
+    assert end < 30
+    settings = [line.partition(" ") for line in said[end + 2 :]]
+    values = {name: json.loads(value) for name, _, value in settings}
+    assert values == nalar_("demo", "--rl.steps", "7", "--dry-run", "--json").document["config"]
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_a_run_that_is_broken_off_says_whether_there_is_anything_to_go_on_from(
+    is_saved, pipeline, nalar_, tmp_path
+):
+    def break_off(should_stop):
+        if is_saved:
+            (tmp_path / "runs" / "a" / "model").mkdir()
+        raise KeyboardInterrupt
+
+    pipeline.inside = break_off
+    called = nalar_("demo", "--run", "a")
+    assert called.code == 130
+    said = "the last checkpoint is kept" if is_saved else "nothing was saved yet"
+    assert f"stopped at once; {said}. To go on:\n  nalar demo --run runs/a --resume" in called.out
+
+
 @pytest.mark.parametrize(
     ("machine", "at"),
     [

@@ -17,6 +17,10 @@ FLAGS = (
     *("--packing.step-tokens", "128", "--packing.document-tokens", "64", "--epochs", "1"),
     *("--log-every-steps", "1", "--threads", "1", "--device", "cpu", "--cache-dir", "cache"),
 )
+RL_SIZES = (
+    *("--max-prompt-tokens", "40", "--rl.max-tokens", "8", "--evals.max-tokens", "8"),
+    *("--threads", "1", "--device", "cpu"),
+)
 
 
 @pytest.fixture
@@ -109,6 +113,16 @@ def test_bad_input_is_refused_before_anything_is_written(flags, at, here, nalar_
         called = nalar_("sft", *flags, *dry, "--json")
         assert called.code == 2, called.err
         assert at in called.document["error"]["at"]
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize("verb", ["sft", "rl"])
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(verb, here, nalar_):
+    weights = here / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    on = ["--data", "d.jsonl", *FLAGS] if verb == "sft" else ["--task", "chain_sum", *RL_SIZES]
+    called = nalar_(verb, "--model", "base", *on, "--json")
+    assert called.code == 2 and "model.safetensors" in called.document["error"]["at"]
     assert not (here / "runs").exists()
 
 

@@ -177,3 +177,15 @@ def test_scores_belong_to_their_own_response(engine, tokenizer):
             assert sample.parsed == parse(tokenizer, sample.completion.token_ids)
             assert sample.score == task.score(problem, sample.parsed.answer)
             assert sample.num_prompt_tokens == len(problem.prompt) + 3
+
+
+def test_a_verifier_that_raises_ends_no_evaluation_and_is_counted(engine, tokenizer):
+    class Broken(ChainSum):
+        def score(self, problem, answer):
+            raise RecursionError("too deep")
+
+    task, config = Broken(), EvalConfig(problems=2, k=2, max_tokens=8)
+    measured = evaluate(engine, tokenizer, task, task.problems("test", 2, seed=7), config, seed=7)
+    assert measured.result.verifier_errors == 4
+    errors = {sample.score.error for group in measured.samples for sample in group}
+    assert errors == {"Broken.score raised RecursionError: too deep"}

@@ -18,7 +18,7 @@ from nalar.data.config import (
 from nalar.data.learning import draw_samples, learn
 from nalar.data.tokenizer import Tokenizer
 from nalar.pipeline.config import ZeroConfig
-from nalar.pipeline.corpus import named_or_learned
+from nalar.pipeline.corpus import named_or_learned, processes_ahead
 from nalar.pipeline.zero import Outcome
 from nalar.recipes.registry import RECIPES
 
@@ -63,8 +63,22 @@ def test_without_a_probe_every_slice_is_trained(own, work, recorder) -> None:
     assert [receipt.name for receipt in run.stage_totals()] == ["data", "pretrain"]
 
 
+def test_documents_are_made_ahead_on_a_gpu_and_where_it_is_asked_for(shrunk, monkeypatch) -> None:
+    def asked(count):
+        pretrain = shrunk.pretrain.model_copy(update={"prefetch_processes": count})
+        return shrunk.model_copy(update={"pretrain": pretrain})
+
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    assert processes_ahead(shrunk, "cpu") == 0 and processes_ahead(shrunk, "cuda") == 4
+    assert processes_ahead(asked(0), "cuda") == 0 and processes_ahead(asked(3), "cpu") == 3
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    assert processes_ahead(shrunk, "cuda") == 0
+
+
 def test_stopping_in_the_cache_or_in_training_changes_no_bit(own, work) -> None:
-    whole = work.create("whole", own)
+    """Nor does a process that makes documents ahead."""
+    pretrain = own.pretrain.model_copy(update={"prefetch_processes": 1})
+    whole = work.create("whole", own.model_copy(update={"pretrain": pretrain}))
     assert work.go(whole, until="pretrain") is Outcome.FINISHED
     data = own.data.model_copy(update={"cache_dir": str(work.root / "another")})
     cut = work.create("cut", own.model_copy(update={"data": data}))

@@ -22,3 +22,18 @@ def test_experts_that_take_turns_being_idle_are_no_alarm():
 def test_many_are_counted_and_not_all_named():
     alarm = IdleExperts(in_a_row=1)
     assert "and 6 more" in alarm.see([(0, expert) for expert in range(10)])
+
+
+def test_an_expert_that_comes_and_goes_is_named_once():
+    alarm = IdleExperts(in_a_row=2)
+    heard = [alarm.see([(0, 1)] if report % 4 else []) for report in range(20)]
+    assert sum(text is not None for text in heard) == 1
+
+
+def test_experts_that_fall_idle_one_after_another_are_named_together():
+    """Expert e is idle from report e on: the first is told alone, those that follow it two by two."""
+    alarm = IdleExperts(in_a_row=2)
+    heard = [alarm.see([(0, expert) for expert in range(report + 1)]) for report in range(8)]
+    named = [text.partition(": ")[2].partition(" of mix")[0] if text else None for text in heard]
+    assert named == [None, "0", None, "1", None, "3", None, "5"]
+    assert "2 of mixture layer 0" in heard[3]

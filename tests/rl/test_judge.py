@@ -1,4 +1,4 @@
-"""A model that judges: what it is shown, how it is read, and that no failure of it becomes a reward."""
+"""A model that judges: what it is shown, how it is read, and that no failure of it is worth provoking."""
 
 import time
 
@@ -62,9 +62,9 @@ def test_a_verdict_in_a_number_is_read_from_the_last_line(last, value):
     ]
     + ["CORRECT INCORRECT", "INCORRECT?", "1", "CORRECT\x00", "СORRECT"],
 )
-def test_what_is_no_word_of_a_verdict_is_an_error_and_not_a_zero(text):
+def test_what_is_no_word_of_a_verdict_is_an_error_that_earns_nothing(text):
     verdict = read(Reply(text, "stop"), CORRECT)
-    assert verdict.value is None and verdict.error.startswith("judge: no verdict")
+    assert verdict.value == 0.0 and verdict.error.startswith("judge: no verdict")
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_what_is_no_word_of_a_verdict_is_an_error_and_not_a_zero(text):
     ]
     + ["score: 1", "1" * 5000, "0." + "9" * 5000, "CORRECT", "1.5", "+1", "0x1", "1_0", "True"],
 )
-def test_what_is_no_number_from_0_to_1_is_an_error_and_not_a_zero(text):
+def test_what_is_no_number_from_0_to_1_is_an_error_that_earns_nothing(text):
     verdict = read(Reply(text, "stop"), NUMBER)
-    assert verdict.value is None and verdict.error.startswith("judge: no verdict")
+    assert verdict.value == 0.0 and verdict.error.startswith("judge: no verdict")
 
 
 def test_a_reply_that_was_cut_is_no_verdict():
     verdict = read(Reply("0.1", "length"), NUMBER)
-    assert verdict.value is None and "length" in verdict.error
+    assert verdict.value == 0.0 and "length" in verdict.error
     assert read(Reply("0.1", None), NUMBER).value == 0.1
 
 
@@ -166,28 +166,39 @@ def test_the_thought_never_leaves(chat_server):
     assert "SECRET" not in str(server.seen)
 
 
-def test_a_judge_that_fails_is_an_error_of_the_verifier_and_neutral(chat_server):
-    def plan(body, nth):
-        text = body["messages"][1]["content"]
-        if "slow" in text:
-            time.sleep(3)
-        if "broken" in text:
-            return 500, {}, b"no"
-        if "chatty" in text:
-            return "I would say it is CORRECT."
-        if "malformed" in text:
-            return 200, {}, b"<html>"
-        return "INCORRECT" if "bad" in text else "CORRECT"
+def plan_of_failures(body, nth):
+    text = body["messages"][1]["content"]
+    if "slow" in text:
+        time.sleep(1)
+    for word, reply in {
+        "broken": (500, {}, b"no"),
+        "malformed": (200, {}, b"<html>"),
+        "endless": (400, {}, b"more tokens than this model reads"),
+        "chatty": "I would say it is CORRECT.",
+        "bad": "INCORRECT",
+    }.items():
+        if word in text:
+            return reply
+    return "CORRECT"
 
-    config = reward(to(chat_server(plan), timeout_s=1.0))
-    group = [facts(a) for a in ("good", "bad", "slow", "broken", "chatty", "malformed")]
-    told = with_verdicts(group, config)
+
+def test_an_endpoint_that_fails_is_an_error_of_the_verifier_and_neutral(chat_server):
+    config = reward(to(chat_server(plan_of_failures), timeout_s=0.5))
+    told = with_verdicts([facts(a) for a in ("good", "bad", "slow", "broken", "malformed")], config)
     parts = group_rewards(told, config)
-    assert [part is None for part in parts] == [False, False, True, True, True, True]
-    assert totals(parts) == [1.0, 0.0, 0.5, 0.5, 0.5, 0.5]
+    assert [part is None for part in parts] == [False, False, True, True, True]
+    assert totals(parts) == [1.0, 0.0, 0.5, 0.5, 0.5]
     assert [one.score.error is not None for one in told] == [part is None for part in parts]
-    assert [one.score.timed_out for one in told] == [False, False, True, False, False, False]
+    assert [one.score.timed_out for one in told] == [False, False, True, False, False]
     assert all(one.score.error.startswith("judge: ") for one in told[2:])
+
+
+def test_an_answer_that_makes_the_judge_fail_earns_what_a_wrong_one_does(chat_server):
+    """Else a policy whose answers are mostly wrong would learn to provoke errors, which earned its group's mean."""
+    config = reward(to(chat_server(plan_of_failures)))
+    told = with_verdicts([facts(a) for a in ("good", "good", "bad", "chatty", "endless")], config)
+    assert totals(group_rewards(told, config)) == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert [one.score.error is not None for one in told] == [False, False, False, True, True]
 
 
 def test_a_rollouts_answers_are_judged_side_by_side_within_the_limit(chat_server):

@@ -87,12 +87,27 @@ def test_samples_are_scored_as_they_were_sampled(tokenizer, rl_config):
     assert (request.params.n, request.params.max_tokens, request.params.temperature) == (3, 40, 1.0)
 
 
-def test_a_failed_verifier_neither_earns_nor_loses_and_is_not_reward_0(tokenizer, rl_config):
+def told(problem):
+    return Score(False, True, error="no answer within 5 s", timed_out=True)
+
+
+def raised(problem):
+    return problem.data["what no problem has"]
+
+
+@pytest.mark.parametrize(
+    ("fail", "error"),
+    [
+        (told, "no answer within 5 s"),
+        (raised, "Failing.score raised KeyError: 'what no problem has'"),
+    ],
+)
+def test_a_failed_verifier_neither_earns_nor_loses_and_is_not_reward_0(
+    tokenizer, rl_config, fail, error
+):
     class Failing(ChainSum):
         def score(self, problem, answer):
-            if answer == "0":
-                return Score(False, True, error="no answer within 5 s", timed_out=True)
-            return super().score(problem, answer)
+            return fail(problem) if answer == "0" else super().score(problem, answer)
 
     task = Failing()
     problem = task.problems("train", 1, seed=0)[0]
@@ -110,7 +125,8 @@ def test_a_failed_verifier_neither_earns_nor_loses_and_is_not_reward_0(tokenizer
         {},
         {"well_formed": 0.1, "correct": 0.0},
     ]
-    assert group[1].score.timed_out and not group[1].correct
+    assert group[1].score.error == error and not group[1].correct
+    assert group[1].score.timed_out == (fail is told)
 
 
 def test_the_same_problem_twice_is_sampled_from_two_streams(tokenizer, rl_config):

@@ -77,6 +77,15 @@ def assert_same_training(made, written):
         assert one.clipped_heads == other.clipped_heads
 
 
+def recompiled(programs) -> str:
+    """How many programs there are, and for each function whose program was not enough the guards that failed."""
+    lines = [f"{programs['unique_graphs']} programs; torch {torch.__version__}, torch.cuda: "]
+    lines[0] += str(torch.cuda.is_available())
+    for code, reasons in torch._dynamo.utils.guard_failures.items():
+        lines += [f"{code.co_name}, line {code.co_firstlineno}: {reason}" for reason in reasons]
+    return "\n".join(lines)
+
+
 @pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_block_becomes_one_program_for_all_batches(
     make_model, make_optimizer, batches, programs, recompute
@@ -89,7 +98,7 @@ def test_a_block_becomes_one_program_for_all_batches(
         found.append(train(model, optimizer, batches, 4, max_tokens=45))
     assert_same_training(*found)
     # A dense block and one with experts, each for one length and then for all: of batches of 24, 42, 30 and more.
-    assert programs["unique_graphs"] == 4
+    assert programs["unique_graphs"] == 4, recompiled(programs)
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
@@ -135,7 +144,7 @@ def test_every_extra_of_a_block_is_compiled_once(
         if compiled:
             made = programs["unique_graphs"]
             train(model, optimizer, batches, 4, **extras)
-            assert programs["unique_graphs"] == made > 0
+            assert programs["unique_graphs"] == made > 0, recompiled(programs)
     assert_same_training(*found)
 
 

@@ -1,6 +1,7 @@
 """Runs the pipeline for the verbs that do: a dry run, or the folder, the display, the signals, and how it ended."""
 
 import dataclasses
+import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -104,8 +105,6 @@ def show_plan(config: AnyConfig, path: Path | None, out: Output) -> int:
     plan = _planned(config)
     settings = config.model_dump(mode="json")
     if not out.json:
-        if path:
-            out.text(config.model_dump_json(indent=2) + "\n")
         how = f"{config.threads} threads, {config.device}, {config.dtype}"
         out.text(f"recipe        {config.recipe}, seed {config.seed}, {how}")
         for line in forecast_lines(plan):
@@ -114,7 +113,10 @@ def show_plan(config: AnyConfig, path: Path | None, out: Output) -> int:
             out.text(f"problems      {line}")
         out.text(forecast_table(plan))
         if path:
-            out.text(f"would write   {path} (nothing was written)")
+            out.text(f"would write   {path} (nothing was written)\n")
+            # Last and dense, so that what is asked about most is not scrolled away; --json has it in full lines.
+            for name, value in settings.items():
+                out.text(f"{name:<13} {json.dumps(value, ensure_ascii=False)}")
     where = None if path is None else str(path)
     out.document(PlanDocument(recipe=config.recipe, run=where, config=settings, forecast=plan))
     return 0
@@ -181,7 +183,7 @@ def drive(job: Job, out: Output) -> int:
         ):
             outcome = _train(job, run, display, should_stop)
     except KeyboardInterrupt:
-        return _stopped(job, out, "stopped at once; the last checkpoint is kept")
+        return _stopped(job, out, f"stopped at once; {_kept(run)}")
     except UserError:
         print(f"to go on: {job.resume}", file=sys.stderr)
         raise
@@ -255,6 +257,12 @@ def _create(job: Job) -> Run:
     command = shlex.join(["nalar", job.verb, *job.args])
     settings = job.config.model_dump(mode="json")
     return Run.create(job.path.parent, job.path.name, settings, command, job.config.seed)
+
+
+def _kept(run: Run) -> str:
+    """What there is to go on from."""
+    is_saved = (run.path / "model").exists()
+    return "the last checkpoint is kept" if is_saved else "nothing was saved yet"
 
 
 def _stopped(job: Job, out: Output, how: str) -> int:

@@ -82,19 +82,21 @@ def load(
     tokenizer: Tokenizer,
     seed: int,
     *,
+    processes: int = 0,
     note: Callable[[str], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Loaded | None:
     """Open every source, making caches where there are none. None: told to stop; what is cached so far is kept.
 
-    UserError where a source is missing, empty, unreadable, or bad beyond data.max_bad_frac.
+    processes: that make the procedural corpus ahead of time; they end where the batches are closed. UserError where a
+    source is missing, empty, unreadable, or bad beyond data.max_bad_frac.
     """
     refuse_no_source(data)
     streams, records = list[tuple[Stream, float]](), list[SourceRecord]()
     total = sum(source.weight for source in data.sources)
     for number, source in enumerate(data.sources):
         if isinstance(source, ProceduralSource):
-            procedural = ProceduralStream(Packing(tokenizer, corpus, packing, seed))
+            procedural = ProceduralStream(Packing(tokenizer, corpus, packing, seed), processes)
             streams.append((procedural, source.weight))
             continue
         cache = _cache(source, data, tokenizer, note, should_stop)

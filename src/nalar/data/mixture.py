@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from nalar.data.ahead import Ahead
 from nalar.data.cache import TokenCache
 from nalar.data.packing import Mask, Packed, Packing, Piece, pack_pieces
 
@@ -27,6 +28,10 @@ class Stream(Protocol):
 
     def take(self, step: int, start: int, stop: int) -> list[Piece]:
         """What a step takes: the targets from the `start`-th of the stream to before the `stop`-th."""
+        ...
+
+    def close(self) -> None:
+        """End what works for it."""
         ...
 
 
@@ -49,6 +54,11 @@ class Mixture:
         taken = zip(self._streams, before, after, strict=True)
         return pack_pieces([p for stream, a, b in taken for p in stream.take(step, a, b)])
 
+    def close(self) -> None:
+        """No more batches are wanted."""
+        for stream in self._streams:
+            stream.close()
+
 
 def shares(weights: Sequence[Fraction], tokens: int) -> list[int]:
     """How many of the first `tokens` of a mixture each source gives: by weight, to within one for each source before.
@@ -66,11 +76,18 @@ def shares(weights: Sequence[Fraction], tokens: int) -> list[int]:
 class ProceduralStream:
     """The procedural corpus: documents of the step's own, so that none goes on in the next."""
 
-    def __init__(self, packing: Packing) -> None:
+    def __init__(self, packing: Packing, processes: int = 0) -> None:
+        """processes: that make documents of later steps; 0: all are made when they are asked for."""
         self._packing = packing
+        self._ahead = Ahead(packing, processes) if processes else None
 
     def take(self, step: int, start: int, stop: int) -> list[Piece]:
-        return self._packing.pieces(step, stop - start)
+        take = self._ahead.take if self._ahead else None
+        return self._packing.pieces(step, stop - start, take)
+
+    def close(self) -> None:
+        if self._ahead:
+            self._ahead.close()
 
 
 @dataclass(frozen=True)
@@ -142,6 +159,9 @@ class CachedStream:
             )
             start += until - at
         return pieces
+
+    def close(self) -> None:
+        """Mapped files need no end."""
 
     def _cut(self, epoch: _Epoch, at: int, until: int) -> list[Piece]:
         """Targets `at` to before `until` of a pass. What is left of a unit begins the next step as a document."""

@@ -2,9 +2,9 @@
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from nalar.data.tokenizer import Tokenizer, ToolIds
 
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 Mask = npt.NDArray[np.bool_]
+Take = Callable[[int, int], Sequence[Ids]]
+"""Documents by step and room."""
+IdsOf = TypeVar("IdsOf", list[int], npt.NDArray[np.int32])
 
 
 @dataclass(frozen=True)
@@ -108,23 +111,15 @@ class Packing:
         """The same for the same seed and step."""
         return pack_pieces(self.pieces(step, self.config.step_tokens))
 
-    def pieces(self, step: int, room: int) -> list[Piece]:
-        """What `take` gives; outputs of tools do not count as targets."""
+    def pieces(self, step: int, room: int, take: Take | None = None) -> list[Piece]:
+        """What `take` gives, by default our own; outputs of tools do not count as targets."""
         tools = self.tokenizer.tools
-        return [Piece(ids, own_targets(ids, tools)) for ids in self.take(step, room)]
+        return [Piece(ids, own_targets(ids, tools)) for ids in (take or self.take)(step, room)]
 
     def take(self, step: int, room: int) -> list[list[int]]:
         """As many of a step's documents as have `room` targets in all, the last one cut to fit."""
-        chosen: list[list[int]] = []
-        if room == 0:
-            return chosen
-        for ids in self._encoded(step):
-            for piece in _pieces(ids, self.config.document_tokens):
-                chosen.append(piece[: room + 1])
-                room -= len(chosen[-1]) - 1
-                if room == 0:
-                    return chosen
-        raise AssertionError("the corpus has no end")
+        longest = self.config.document_tokens
+        return list(cut((p for ids in self._encoded(step) for p in _pieces(ids, longest)), room))
 
     def _encoded(self, step: int) -> Iterator[list[int]]:
         digest = hashlib.sha256(f"batch {self.seed} {step}".encode()).digest()
@@ -132,6 +127,19 @@ class Packing:
         while True:
             texts = [next(source) for _ in range(16)]
             yield from self.tokenizer.encode_batch(texts, allow_special=True)
+
+
+def cut(pieces: Iterable[IdsOf], room: int) -> Iterator[IdsOf]:
+    """As many of them as have `room` targets in all, the last one cut to fit."""
+    if room == 0:
+        return
+    for piece in pieces:
+        kept = piece[: room + 1]
+        yield kept
+        room -= len(kept) - 1
+        if room == 0:
+            return
+    raise AssertionError(f"{room} targets too few")
 
 
 def _pieces(ids: list[int], longest: int) -> Iterator[list[int]]:

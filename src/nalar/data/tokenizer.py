@@ -122,6 +122,16 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing more precise
             raise _not_ours(path, f"{type(error).__name__}: {error}") from error
 
+    @classmethod
+    def from_json(cls, text: str) -> "Tokenizer":
+        """Of what `to_json` gave."""
+        return cls(tokenizers.Tokenizer.from_str(text))
+
+    def to_json(self) -> str:
+        """All that decides ids, in one line."""
+        written: str = self._special.to_str()
+        return written
+
     def save(self, folder: Path) -> None:
         """Write the files that transformers reads: tokenizer, its config, the chat template."""
         folder.mkdir(parents=True, exist_ok=True)

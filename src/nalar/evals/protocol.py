@@ -20,7 +20,7 @@ from nalar.evals.config import EvalConfig
 from nalar.evals.results import TaskResult, estimate
 from nalar.stats import majority, pass_at_k
 from nalar.tasks.language import is_readable, says_language
-from nalar.tasks.problem import Problem, Score, Task
+from nalar.tasks.problem import Problem, Score, Task, scored
 from nalar.tasks.traces import checks_itself
 
 _WORDED_FRAC = 0.1
@@ -116,7 +116,7 @@ def _read(
         len(request.prompt_ids),
         completion,
         parsed,
-        task.score(problem, parsed.answer),
+        scored(task, problem, parsed.answer),
         thought_tokens=marks.count(request.prompt_ids, ids, completion.forced),
         has_thought=has_thought(tokenizer, ids, parsed, thinking=thinking),
     )

@@ -88,6 +88,11 @@ def _refuse_other_head(folder: Path, config: ModelConfig, *, scores: bool) -> No
     raise UserError(at=str(folder), got=kinds[not scores], want=kinds[scores])
 
 
+def refuse_unfit_weights(folder: Path) -> None:
+    """UserError where `load_model` would refuse a folder's weights. Reads config.json and headers alone."""
+    checked(folder, read_config(folder), stored_tensors(folder))
+
+
 def read_config(folder: Path) -> ModelConfig:
     """The model that a folder's config.json describes; UserError where it asks for what is not built."""
     path = folder / CONFIG

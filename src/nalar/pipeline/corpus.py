@@ -1,5 +1,6 @@
 """What pretraining reads: the run's tokenizer and batches, the same ones whenever the run goes on."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,8 @@ from nalar.pipeline.session import C, Session
 from nalar.train.checkpoint import Resumed
 
 DATA_FILE = "data.json"
+_ON_A_GPU = 4
+"""Processes that make documents ahead, by default."""
 T = TypeVar("T")
 
 
@@ -105,9 +108,18 @@ def _load(session: Session[ZeroConfig], tokenizer: Tokenizer) -> Loaded | None:
         config.packing,
         tokenizer,
         config.seed,
+        processes=processes_ahead(config, session.place.device.type),
         note=session.observer.note,
         should_stop=session.should_stop,
     )
+
+
+def processes_ahead(config: ZeroConfig, device: str) -> int:
+    """That make documents ahead: where a GPU computes, its CPU has cores to spare."""
+    given = config.pretrain.prefetch_processes
+    if given is not None:
+        return given
+    return min(_ON_A_GPU, (os.cpu_count() or 1) // 2) if device == "cuda" else 0
 
 
 def keep(session: Session[C], records: list[SourceRecord]) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nalar.data.tokenizer import Tokenizer
 from nalar.model.config import ModelConfig
-from nalar.model.weights import load_model
+from nalar.model.weights import load_model, refuse_unfit_weights
 from nalar.pipeline.adapting import refuse_unfit_adapters
 from nalar.pipeline.base import read_folder
 from nalar.pipeline.config import RlRunConfig
@@ -46,6 +46,7 @@ def plan_rl(config: RlRunConfig) -> Forecast:
     a prompt is too long for it."""
     model, tokenizer = read_base(config)
     teacher = read_teacher(config, tokenizer)
+    refuse_unfit_weights(Path(config.model))
     environments(config.tools, tokenizer)
     refuse_unfit_scorers(config, tokenizer)
     refuse_long_prompts(tasks_of(config), lambda prompt: prompt_tokens(tokenizer, prompt), config)

@@ -14,7 +14,7 @@ from nalar.evals.report import HELD_OUT
 from nalar.evals.results import HeldOut
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
-from nalar.model.weights import load_model
+from nalar.model.weights import load_model, refuse_unfit_weights
 from nalar.optim.muonclip import MuonClip
 from nalar.pipeline.adapting import base_of, begin_adapters, refuse_unfit_adapters
 from nalar.pipeline.base import read_folder
@@ -69,6 +69,7 @@ def read_base(config: SftConfig) -> tuple[ModelConfig, Tokenizer]:
 def plan_sft(config: SftConfig) -> Forecast:
     """What it will take, by the first dialogues and the size of their files; all are read where that is not known."""
     model, tokenizer = read_base(config)
+    refuse_unfit_weights(Path(config.model))
     reader, most = open_source(config.dialogues), config.dialogues.max_records
     tokens, read_bytes = 0, 0.0
     for number, (_, record) in enumerate(reader.records(0, 0)):

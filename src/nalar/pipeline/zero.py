@@ -1,5 +1,6 @@
 """R1-Zero from random weights: pretrain, probe, evaluate, RL, evaluate again, report. Resumes where it stopped."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -57,13 +58,14 @@ def _pretrain(session: Session[ZeroConfig], force: bool) -> Outcome:
     if prepared is None:
         return Outcome.STOPPED
     tokenizer, batches = prepared
-    learner = _base(config, resumed, tokenizer, session.place)
-    trained = train_slices(
-        session,
-        Training.on_tokens("pretrain", learner, batches, config.pretrain, remedy=SPIKE_REMEDY),
-        resumed,
-        lambda number: _probe_passed(session, learner, number),
-    )
+    with contextlib.closing(batches):
+        learner = _base(config, resumed, tokenizer, session.place)
+        trained = train_slices(
+            session,
+            Training.on_tokens("pretrain", learner, batches, config.pretrain, remedy=SPIKE_REMEDY),
+            resumed,
+            lambda number: _probe_passed(session, learner, number),
+        )
     if trained is Trained.STOPPED:
         return Outcome.STOPPED
     is_free = trained is Trained.ENOUGH or force or config.probe is None

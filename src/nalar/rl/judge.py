@@ -50,7 +50,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Verdict:
-    """From 0 to 1, or why there is none."""
+    """From 0 to 1, or why there is none.
+
+    Both where the answer may have brought it about that there is none: it counts as 0, since an error that earned more
+    would be worth provoking.
+    """
 
     value: float | None
     error: str | None = None
@@ -102,14 +106,19 @@ def _broken(sign: re.Match[str]) -> str:
 
 
 def read(reply: Reply, config: JudgeConfig) -> Verdict:
-    """The verdict that the last line is, if it is one; anything else is an error and no verdict."""
+    """The verdict that the last line is, if it is one; anything else is an error.
+
+    A server that is down, busy or late is no fault of the answer's, and there is no verdict. A judge that was asked,
+    and talked on without one, or would not have the request, may have been led there by the answer: 0.
+    """
     if reply.error is not None:
-        return Verdict(None, f"judge: {reply.error}", reply.timed_out)
+        value = 0.0 if reply.refused else None
+        return Verdict(value, f"judge: {reply.error}", reply.timed_out)
     if reply.finish_reason not in ("stop", None):
-        return Verdict(None, f"judge: a reply that ended by {reply.finish_reason!r:.40}")
+        return Verdict(0.0, f"judge: a reply that ended by {reply.finish_reason!r:.40}")
     last = reply.text.rstrip().rpartition("\n")[2].strip()
     if config.verdict == "number" and _NUMBER.fullmatch(last):
         return Verdict(float(last))
     if config.verdict == "correct" and last in ("CORRECT", "INCORRECT"):
         return Verdict(float(last == "CORRECT"))
-    return Verdict(None, f"judge: no verdict in its last line {last!r:.80}")
+    return Verdict(0.0, f"judge: no verdict in its last line {last!r:.80}")

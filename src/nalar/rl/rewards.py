@@ -88,7 +88,8 @@ SCORED: Sequence[ScoredBy] = ("preference", "safety")
 def with_verdicts(facts: Sequence[Facts], config: RewardConfig) -> list[Facts]:
     """The same with verdicts of the model that judges, all of them asked for side by side; to be called once for a
     rollout, before rewards are worked out. Where it gives none, the score gets its reason as an error of the verifier:
-    it is counted, and no reward is made up. Facts whose tasks no model judges come back as they are."""
+    it is counted, and no reward is made up, or that of a wrong answer where the answer may be to blame. Facts whose
+    tasks no model judges come back as they are."""
     asked = [
         i
         for i, one in enumerate(facts)
@@ -127,7 +128,7 @@ def gold_reward(config: RewardConfig) -> Callable[[Problem, Score], float]:
 def weighted_parts(facts: Facts, config: RewardConfig) -> dict[str, float] | None:
     """What each part earns, those of weight 0 and those without a say left out; None where the verifier failed: that is
     no verdict."""
-    if facts.score.error is not None:
+    if facts.score.error is not None and facts.judged is None:
         return None
     weights = config.weights_of(facts.task)
     silent = SCORED if facts.scores is None else ()

@@ -11,7 +11,7 @@ from nalar.rl.config import RewardConfig, RLConfig, ScoredBy
 from nalar.rl.judge import Case
 from nalar.rl.response import Response
 from nalar.rl.rewards import Facts, group_rewards, totals, with_verdicts
-from nalar.tasks.problem import Problem, Score, Split, Task
+from nalar.tasks.problem import Problem, Score, Split, Task, scored
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def judge_response(
 ) -> Judged:
     """Read a response and check its answer; a model that judges is asked last."""
     parsed = parse(tokenizer, response.token_ids, thinking=thinking)
-    score = task.score(problem, parsed.answer)
+    score = scored(task, problem, parsed.answer)
     if not config.weights_of(problem.task).judge:
         return Judged(parsed, score)
     case = Case(problem.prompt, parsed.answer, task.gold(problem))

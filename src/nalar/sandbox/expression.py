@@ -7,6 +7,7 @@ no value can have more digits than the text.
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 MAX_CHARS = 200
 MAX_DEPTH = 32
@@ -138,11 +139,13 @@ def _tokens(text: str) -> list[str]:
     return tokens
 
 
+@lru_cache(maxsize=1024)
 def parse(text: str, *, max_number: int = MAX_NUMBER, signed: bool = False) -> Parsed:
     """The value, numbers and canonical form of an expression; any other text raises ExpressionError.
 
     Spaces and the usual Unicode minus, times and division signs are tolerated; unary minus only where it is `signed`,
-    and then the canonical form is no identity: `-2` may stand in many ways.
+    and then the canonical form is no identity: `-2` may stand in many ways. The last answers are kept: baselines and
+    votes ask for one text again and again.
     """
     reader = _Reader(_tokens(text), max_number, signed)
     node = reader.level("+")

@@ -41,11 +41,17 @@ class Worker:
     """
 
     def __init__(
-        self, module: str, *args: str, memory_bytes: int | None, start_s: float = 60
+        self,
+        module: str,
+        *args: str,
+        memory_bytes: int | None,
+        start_s: float = 60,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
     ) -> None:
         """memory_bytes: the address space that the process may take. None: as much as there is."""
         self.module, self.args = module, args
         self.memory_bytes, self.start_s = memory_bytes, start_s
+        self.max_reply_bytes = max_reply_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self._read = b""
         self._asking = threading.Lock()
@@ -139,8 +145,8 @@ class Worker:
             if not chunk:
                 raise EOFError(f"exit status {process.wait(1)}")
             self._read += chunk
-            if len(self._read) > MAX_REPLY_BYTES:
-                raise ValueError(f"an answer of more than {MAX_REPLY_BYTES} bytes")
+            if len(self._read) > self.max_reply_bytes:
+                raise ValueError(f"an answer of more than {self.max_reply_bytes} bytes")
         line, _, self._read = self._read.partition(b"\n")
         return line
 

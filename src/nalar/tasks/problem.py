@@ -81,6 +81,19 @@ class Task(Protocol):
         ...
 
 
+MAX_ERROR_CHARS = 300
+
+
+def scored(task: Task, problem: Problem, answer: str) -> Score:
+    """What the task's verifier says. One that raises has a fault, which is no verdict on the answer and no reason to
+    end a run: it is an error of the verifier, counted and shown as that of a user's own task is."""
+    try:
+        return task.score(problem, answer)
+    except Exception as error:
+        told = f"{type(task).__name__}.score raised {type(error).__name__}: {error}"
+        return Score(correct=False, well_formed=False, error=told[:MAX_ERROR_CHARS])
+
+
 def is_text(text: str) -> bool:
     """Whether it can be written as UTF-8, as keys and prompts must be: JSON may hold half a surrogate pair."""
     return not any("\ud800" <= sign <= "\udfff" for sign in text)
