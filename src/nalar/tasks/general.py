@@ -316,7 +316,7 @@ class General(Family):
                 if part in data
             ),
             "polite": not act.polite or any(holds(words, formula) for formula in act.polite),
-            "one sentence": is_one_sentence(said) and says_once(words, _MOST_WORDS),
+            "sentence": is_one_sentence(said) and says_once(words, _MOST_WORDS),
             "act": said in self.accepted(problem),
         }
 
