@@ -50,7 +50,7 @@ _PEOPLE: Mapping[str, Mapping[Language, str]] = {
     "guest": {"en": "a guest's {thing}", "id": "{thing} tamu"},
 }
 _NAMED: Mapping[str, Mapping[Language, str]] = {
-    name: {"en": f"{name}'s {{thing}}", "id": f"{{thing}} {name}"} for name in NAMES[:20]
+    name: {"en": f"{name}'s {{thing}}", "id": f"{{thing}} {name}"} for name in NAMES
 }
 OTHERS = {**_PEOPLE, **_NAMED}
 WHOSE = {**OWN, **OTHERS}
