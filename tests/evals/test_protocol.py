@@ -10,6 +10,7 @@ from nalar.engine.engine import Engine
 from nalar.engine.sequence import Completion, SamplingParams
 from nalar.evals.config import EvalConfig
 from nalar.evals.protocol import Sample, evaluate, sample_problems, summarise
+from nalar.evals.results import TaskResult
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.tasks.chain_sum import ChainSum
@@ -101,6 +102,28 @@ def test_shares_and_lengths_are_over_all_responses():
 def test_nothing_is_searched_in_a_chain_sum():
     result = summarise([[answered("15", correct=True, problem=CHAIN)]], searches=False, seed=0)
     assert result.self_check_frac is None
+
+
+def test_readable_thoughts_are_a_share_of_those_in_words():
+    thoughts = ("3 is 3, so 4 is 4", "3 jadi 3, maka 4 jadi 4", "3 is 3, maka 4 is 4", "3+4=7")
+    group = [answered("7", correct=True, thought=thought) for thought in thoughts]
+    result = summarise([group], searches=False, seed=0)
+    assert result.readable_frac == 2 / 3
+    assert TaskResult.model_validate(result.model_dump()) == result
+
+
+def test_bare_calculations_are_not_called_readable():
+    bare = [answered("7", correct=True, thought="3+4=7")] * 19
+    worded = answered("7", correct=True, thought="3 is 3, so 4 is 4")
+    assert summarise([bare], searches=False, seed=0).readable_frac is None
+    assert summarise([[*bare, worded]], searches=False, seed=0).readable_frac is None
+    assert summarise([[*bare[:9], worded]], searches=False, seed=0).readable_frac == 1.0
+
+
+def test_results_of_before_there_was_that_figure_still_load():
+    row = summarise([[answered("7", correct=True)]], searches=False, seed=0).model_dump()
+    del row["readable_frac"]
+    assert TaskResult.model_validate(row).readable_frac is None
 
 
 def test_a_verifier_that_failed_is_counted_apart():

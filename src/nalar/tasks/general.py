@@ -28,51 +28,32 @@ from nalar.tasks.problem import Problem, Score
 from nalar.tasks.rated import Variant
 
 NAMES = (
-    *(
-        "Adi",
-        "Ana",
-        "Ayu",
-        "Ben",
-        "Budi",
-        "Citra",
-        "Dewi",
-        "Dian",
-        "Eka",
-        "Hana",
-        "Ika",
-        "Joko",
-        "Kim",
-        "Lena",
-        "Leo",
-    ),
-    *(
-        "Max",
-        "Mia",
-        "Nina",
-        "Omar",
-        "Putri",
-        "Rina",
-        "Rudi",
-        "Sam",
-        "Sari",
-        "Tia",
-        "Tom",
-        "Umar",
-        "Wati",
-        "Yudi",
-    ),
-    "Zara",
+    "Adi",
+    "Ana",
+    "Ben",
+    "Budi",
+    "Dewi",
+    "Eka",
+    "Joko",
+    "Kim",
+    "Leo",
+    "Mia",
+    "Omar",
+    "Rina",
+    "Sam",
+    "Sari",
+    "Tom",
+    "Yudi",
 )
 _GOODS = (
-    "cake/kue tea/teh book/buku map/peta pen/pena soup/sup rice/nasi milk/susu lamp/lampu chair/kursi bag/tas "
-    "bread/roti fan/kipas rope/tali"
+    "cake/kue tea/teh book/buku map/peta pen/pena soup/sup rice/nasi milk/susu lamp/lampu bag/tas"
 )
 _EVENTS = (
-    "party/pesta dinner/makan_malam picnic/piknik class/kelas lunch/makan_siang wedding/pernikahan meeting/rapat "
-    "concert/konser show/pameran play/drama"
+    "party/pesta dinner/makan_malam picnic/piknik class/kelas lunch/makan_siang meeting/rapat show/pameran "
+    "play/drama"
 )
-_TRIALS = "exam/ujian race/lomba test/tes match/laga trip/perjalanan job/pekerjaan speech/pidato show/pameran"
-_FAULTS = "noise/keributan mistake/kesalahan delay/kelambatan mess/kekacauan spill/tumpahan joke/lelucon fight/ribut"
+_TRIALS = "exam/ujian race/lomba test/tes match/laga trip/perjalanan job/pekerjaan show/pameran play/drama"
+_FAULTS = "noise/keributan mistake/kesalahan delay/kelambatan mess/kekacauan joke/lelucon fight/pertengkaran"
 _TIMES = "morning/pagi afternoon/siang evening/malam"
 _THINGS = (
     "cat/kucing dog/anjing car/mobil hat/topi bike/sepeda house/rumah goat/kambing boat/perahu"
@@ -316,7 +297,7 @@ class General(Family):
                 if part in data
             ),
             "polite": not act.polite or any(holds(words, formula) for formula in act.polite),
-            "one sentence": is_one_sentence(said) and says_once(words, _MOST_WORDS),
+            "sentence": is_one_sentence(said) and says_once(words, _MOST_WORDS),
             "act": said in self.accepted(problem),
         }
 
