@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from nalar.cli.flags import leading_word
 from nalar.config import ConfigError, UserError, lookup, nearest
-from nalar.pipeline.config import RlRunConfig, RunConfig, SftConfig, ZeroConfig
+from nalar.pipeline.config import CollectConfig, RlRunConfig, RunConfig, SftConfig, ZeroConfig
 from nalar.recipes.registry import RECIPES
 from nalar.run import Run, run_folders
 
@@ -113,11 +113,16 @@ def chosen_model(name: str) -> tuple[Path, RunConfig | None]:
     return run.model_dir(), stored_config(run, kind_of(run))
 
 
-_KINDS: Mapping[str, type[RunConfig]] = {"sft": SftConfig, "rl": RlRunConfig}
+_KINDS: Mapping[str, type[RunConfig]] = {
+    "sft": SftConfig,
+    "rl": RlRunConfig,
+    "collect": CollectConfig,
+}
 """By the name in a config's `recipe`; all others are recipes."""
 _OF_KIND: Mapping[type[RunConfig], tuple[str, str]] = {
     ZeroConfig: ("a run of a recipe", "demo"),
     SftConfig: ("a run of `nalar sft`", "sft"),
     RlRunConfig: ("a run of `nalar rl`", "rl"),
+    CollectConfig: ("a run of `nalar collect`", "collect"),
 }
 """What such a run is called, and the verb that goes on with it."""

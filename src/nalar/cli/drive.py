@@ -19,7 +19,14 @@ from nalar.evals.report import build_report
 from nalar.evals.table import samples, summary
 from nalar.evals.text import printable
 from nalar.machine import environment
-from nalar.pipeline.config import RlRunConfig, RunConfig, SftConfig, TaskRunConfig, ZeroConfig
+from nalar.pipeline.config import (
+    CollectConfig,
+    RlRunConfig,
+    RunConfig,
+    SftConfig,
+    TaskRunConfig,
+    ZeroConfig,
+)
 from nalar.pipeline.forecast import Forecast, forecast
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.preflight import (
@@ -33,7 +40,7 @@ from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import refuse_bad_tasks, sizes_of_files
 from nalar.run import ROLLOUTS, Run
 
-AnyConfig = ZeroConfig | RlRunConfig | SftConfig
+AnyConfig = ZeroConfig | RlRunConfig | SftConfig | CollectConfig
 C = TypeVar("C", bound=RunConfig)
 Until = Literal["pretrain", "report"]
 
@@ -58,6 +65,8 @@ class RunDocument(Document):
     """The command that goes on; None where nothing is left to do."""
     report: dict[str, Any] | None
     """report.json, where the run came that far."""
+    collected: dict[str, Any] | None = None
+    """collect.json, of a run of `collect`."""
     error: ErrorBody | None = None
 
 
@@ -116,6 +125,10 @@ def _planned(config: AnyConfig) -> Forecast:
         from nalar.pipeline.rl import plan_rl  # imports torch
 
         return plan_rl(config)
+    if isinstance(config, CollectConfig):
+        from nalar.pipeline.collect import plan_collect  # imports torch
+
+        return plan_collect(config)
     from nalar.pipeline.sft import plan_sft  # imports torch
 
     return plan_sft(config)
@@ -187,6 +200,10 @@ def _train(job: Job, run: Run, observer: Observer, should_stop: Callable[[], boo
         from nalar.pipeline.rl import run_rl
 
         return run_rl(job.config, run, observer, should_stop)
+    if isinstance(job.config, CollectConfig):
+        from nalar.pipeline.collect import run_collect
+
+        return run_collect(job.config, run, observer, should_stop)
     from nalar.pipeline import zero
 
     return zero.run_zero(job.config, run, observer, should_stop, force=job.force, until=job.until)
@@ -266,8 +283,9 @@ def _probe_failed(job: Job, run: Run, out: Output) -> int:
 
 
 def _finished(job: Job, run: Run, out: Output) -> int:
-    is_sft = isinstance(job.config, SftConfig)
-    report = build_report(run) if is_sft or job.until == "report" else None
+    is_sft, is_collect = (isinstance(job.config, kind) for kind in (SftConfig, CollectConfig))
+    has_report = is_sft or (job.until == "report" and not is_collect)
+    report = build_report(run) if has_report else None
     if report is not None:
         shown = samples(report, count=1)
         for part in (shown, summary(report)):
@@ -282,6 +300,7 @@ def _finished(job: Job, run: Run, out: Output) -> int:
             outcome="finished",
             resume=None,
             report=None if report is None else report.model_dump(mode="json"),
+            collected=run.read_json("collect.json") if is_collect else None,
         )
     )
     return 0
@@ -291,6 +310,9 @@ def _how_to_go_on(job: Job, *, has_report: bool) -> Sequence[str]:
     name = shlex.quote(str(job.path))
     if isinstance(job.config, SftConfig):
         return ("", "Go on:", f"  nalar chat {name}", f"  nalar report {name}")
+    if isinstance(job.config, CollectConfig):
+        data = shlex.quote(str(job.path / "dataset.jsonl"))
+        return ("", "Go on:", f"  nalar sft --model MODEL --data {data}")
     if not has_report:
         return ("", "The base is trained. Go on:", f"  nalar rl {name}", f"  nalar eval {name}")
     shown = [f"  nalar samples {name}"] if (job.path / ROLLOUTS).is_dir() else []
