@@ -109,3 +109,12 @@ def test_a_call_and_its_output_are_shown(nalar_, monkeypatch):
 
     monkeypatch.setattr(chat, "_load", load)
     assert "calculator 1+1 = 2\n→ 2" in nalar_("chat", "x", "--prompt", "p").out
+
+
+@pytest.mark.parametrize(
+    ("words", "got"), [(("-1",), "-1"), (("8", "--no-thinking"), "8 with --no-thinking")]
+)
+def test_a_budget_that_cannot_be_is_refused(nalar_, words, got):
+    found = nalar_("chat", "x", "--prompt", "p", "--thinking-budget", *words, "--json")
+    error = found.document["error"]
+    assert (found.code, error["at"], error["got"]) == (2, "--thinking-budget", got)

@@ -1,8 +1,10 @@
 """What counts as a loop at the end of a response."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nalar.rl.looping import ends_in_a_loop
+from nalar.rl.looping import ends_in_a_loop, has_a_loop
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,9 @@ def test_loops(ids):
 )
 def test_no_loops(ids):
     assert not ends_in_a_loop(ids)
+
+
+@given(st.lists(st.integers(0, 2), max_size=80), st.integers(1, 4))
+def test_a_loop_anywhere_is_one_that_some_cut_would_end_in(ids, times):
+    ids = ids + ids[-3:] * 4 * times + ids[:5]
+    assert has_a_loop(ids) == any(ends_in_a_loop(ids[:end]) for end in range(len(ids) + 1))

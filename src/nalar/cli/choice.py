@@ -8,7 +8,14 @@ from pydantic import ValidationError
 
 from nalar.cli.flags import leading_word
 from nalar.config import ConfigError, UserError, lookup, nearest
-from nalar.pipeline.config import RewardRunConfig, RlRunConfig, RunConfig, SftConfig, ZeroConfig
+from nalar.pipeline.config import (
+    CollectConfig,
+    RewardRunConfig,
+    RlRunConfig,
+    RunConfig,
+    SftConfig,
+    ZeroConfig,
+)
 from nalar.recipes.registry import RECIPES
 from nalar.run import Run, run_folders
 
@@ -117,6 +124,7 @@ _KINDS: Mapping[str, type[RunConfig]] = {
     "sft": SftConfig,
     "rl": RlRunConfig,
     "reward": RewardRunConfig,
+    "collect": CollectConfig,
 }
 """By the name in a config's `recipe`; all others are recipes."""
 _OF_KIND: Mapping[type[RunConfig], tuple[str, str]] = {
@@ -124,5 +132,6 @@ _OF_KIND: Mapping[type[RunConfig], tuple[str, str]] = {
     SftConfig: ("a run of `nalar sft`", "sft"),
     RlRunConfig: ("a run of `nalar rl`", "rl"),
     RewardRunConfig: ("a run of `nalar reward`", "reward"),
+    CollectConfig: ("a run of `nalar collect`", "collect"),
 }
 """What such a run is called, and the verb that goes on with it."""

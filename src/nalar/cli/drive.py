@@ -24,6 +24,7 @@ from nalar.evals.text import printable
 from nalar.machine import environment
 from nalar.pipeline.config import (
     RewardRunConfig,
+    CollectConfig,
     RlRunConfig,
     RunConfig,
     SftConfig,
@@ -43,7 +44,7 @@ from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import refuse_bad_tasks, sizes_of_files
 from nalar.run import ROLLOUTS, Run
 
-AnyConfig = ZeroConfig | RlRunConfig | SftConfig | RewardRunConfig
+AnyConfig = ZeroConfig | RlRunConfig | SftConfig | CollectConfig | RewardRunConfig
 C = TypeVar("C", bound=RunConfig)
 Until = Literal["pretrain", "report"]
 
@@ -70,6 +71,8 @@ class RunDocument(Document):
     """report.json, where the run came that far."""
     reward: dict[str, Any] | None = None
     """reward.json, of a run of `reward`."""
+    collected: dict[str, Any] | None = None
+    """collect.json, of a run of `collect`."""
     error: ErrorBody | None = None
 
 
@@ -133,6 +136,10 @@ def _planned(config: AnyConfig) -> Forecast:
         from nalar.pipeline.reward import plan_reward  # imports torch
 
         return plan_reward(config)
+    if isinstance(config, CollectConfig):
+        from nalar.pipeline.collect import plan_collect  # imports torch
+
+        return plan_collect(config)
     from nalar.pipeline.sft import plan_sft  # imports torch
 
     return plan_sft(config)
@@ -208,6 +215,10 @@ def _train(job: Job, run: Run, observer: Observer, should_stop: Callable[[], boo
         from nalar.pipeline.rl import run_rl
 
         return run_rl(job.config, run, observer, should_stop)
+    if isinstance(job.config, CollectConfig):
+        from nalar.pipeline.collect import run_collect
+
+        return run_collect(job.config, run, observer, should_stop)
     from nalar.pipeline import zero
 
     return zero.run_zero(job.config, run, observer, should_stop, force=job.force, until=job.until)
@@ -310,8 +321,9 @@ def _tested(job: Job, run: Run, out: Output) -> int:
 def _finished(job: Job, run: Run, out: Output) -> int:
     if isinstance(job.config, RewardRunConfig):
         return _tested(job, run, out)
-    is_sft = isinstance(job.config, SftConfig)
-    report = build_report(run) if is_sft or job.until == "report" else None
+    is_sft, is_collect = (isinstance(job.config, kind) for kind in (SftConfig, CollectConfig))
+    has_report = is_sft or (job.until == "report" and not is_collect)
+    report = build_report(run) if has_report else None
     if report is not None:
         shown = samples(report, count=1)
         for part in (shown, summary(report)):
@@ -326,6 +338,7 @@ def _finished(job: Job, run: Run, out: Output) -> int:
             outcome="finished",
             resume=None,
             report=None if report is None else report.model_dump(mode="json"),
+            collected=run.read_json("collect.json") if is_collect else None,
         )
     )
     return 0
@@ -339,6 +352,9 @@ def _how_to_go_on(job: Job, *, has_report: bool) -> Sequence[str]:
         part = f"rl.reward.{job.config.kind}"
         flags = f"--{part} 0.5 --{part}-model {name}"
         return ("", "In RL:", f"  nalar rl --model MODEL --task TASK {flags}")
+    if isinstance(job.config, CollectConfig):
+        data = shlex.quote(str(job.path / "dataset.jsonl"))
+        return ("", "Go on:", f"  nalar sft --model MODEL --data {data}")
     if not has_report:
         return ("", "The base is trained. Go on:", f"  nalar rl {name}", f"  nalar eval {name}")
     shown = [f"  nalar samples {name}"] if (job.path / ROLLOUTS).is_dir() else []

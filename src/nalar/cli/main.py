@@ -20,6 +20,7 @@ VERBS = {
     "demo": "train the small model from random weights and show what it learned",
     "pretrain": "train a recipe's base model and stop before RL",
     "rl": "RL on any task, from a model that is there or a pretrained run",
+    "collect": "rejection sampling: a data set out of what a model answers well",
     "sft": "fine-tune a model on dialogues",
     "reward": "train a model that scores answers, and test it for biases",
     "tokenizer": "learn a tokenizer from a corpus of one's own",

@@ -23,7 +23,7 @@ from nalar.model.weights import load_model
 from nalar.pipeline.base import read_folder
 from nalar.pipeline.chunks import Chunk, Shelf, Tally, record_of, summed
 from nalar.pipeline.config import CollectConfig
-from nalar.pipeline.dataset import file_lines, general_lines, with_forms
+from nalar.pipeline.dataset import Line, file_lines, general_lines, with_forms
 from nalar.pipeline.filters import UNUSABLE
 from nalar.pipeline.forecast import Forecast, forecast_collect
 from nalar.pipeline.observer import Observer
@@ -67,10 +67,7 @@ def plan_collect(config: CollectConfig) -> Forecast:
     """What it will take. UserError where the model, a task, a file or the rewriter's key is missing or does not fit."""
     model, tokenizer = read_folder(Path(config.model))
     _problems(config, model, tokenizer)
-    for word in config.general:
-        general_lines(word, _opened(word, "general"), config, tokenizer, stage=STAGE)
-    for word in config.files:
-        file_lines(word, tokenizer, stage=STAGE)
+    _mixed_in(config, tokenizer, STAGE)
     if config.rewriter is not None:
         Endpoint(config.rewriter.endpoint)
     return forecast_collect(config, model)
@@ -98,6 +95,9 @@ def _collect(session: Session[CollectConfig]) -> Outcome:
     config, run = session.config, session.run
     model_config, tokenizer = read_folder(Path(config.model))
     asked = _problems(config, model_config, tokenizer)
+    mixed_in = _mixed_in(
+        config, tokenizer, run.info.name
+    )  # first: it may be wrong, and costs little
     shelf = Shelf(run.path / CHUNKS)
     chunks = shelf.read(len(asked))
     digest = weights_digest(Path(config.model))
@@ -119,7 +119,7 @@ def _collect(session: Session[CollectConfig]) -> Outcome:
             chunk.logs = run.log_bytes()
             shelf.write(number, chunk)
             chunks.append(chunk)
-        _write(session, tokenizer, digest, chunks)
+        _write(session, tokenizer, digest, chunks, mixed_in)
         session.receipt(STAGE, meter)
     return Outcome.FINISHED
 
@@ -202,19 +202,29 @@ def _sampled(session: Session[CollectConfig], source: _Source, asked: _Asked, nu
     return Chunk(task=asked.task.id, model=source.digest, logs={}, tally=tally, lines=lines)
 
 
+def _mixed_in(config: CollectConfig, tokenizer: Tokenizer, stage: str) -> list[Line]:
+    """What stands there beside the model's own. UserError where a task rates nothing, or a file is no use."""
+    lines = list[Line]()
+    for word in config.general:
+        lines += general_lines(word, _opened(word, "general"), config, tokenizer, stage=stage)
+    for word in config.files:
+        lines += file_lines(word, tokenizer, stage=stage)
+    return lines
+
+
 def _write(
-    session: Session[CollectConfig], tokenizer: Tokenizer, digest: str, chunks: Sequence[Chunk]
+    session: Session[CollectConfig],
+    tokenizer: Tokenizer,
+    digest: str,
+    chunks: Sequence[Chunk],
+    mixed_in: Sequence[Line],
 ) -> None:
     """`dataset.jsonl` and `collect.json`, from the chunks and what is mixed in."""
     config, run = session.config, session.run
     stage = run.info.name
     _refuse_nothing(stage, summed(chunks))
     kept = [line for chunk in chunks for line in chunk.lines]
-    lines = list(with_forms(kept, config, tokenizer))
-    for word in config.general:
-        lines += general_lines(word, _opened(word, "general"), config, tokenizer, stage=stage)
-    for word in config.files:
-        lines += file_lines(word, tokenizer, stage=stage)
+    lines = [*with_forms(kept, config, tokenizer), *mixed_in]
     record = record_of(stage, digest, chunks, lines)
     write_atomic(run.path / DATASET, b"".join(encode(line.row()) + b"\n" for line in lines))
     run.write_json(RECORD, record.model_dump(mode="json"))

@@ -392,6 +392,7 @@ class CollectConfig(RunConfig):
                 at="rewriter",
                 got=f"{'a model' if self.rewriter else 'none'} with rewrite={self.rewrite}",
                 want="a model where rewrite is judge, and none where it is not",
+                hint="--judge-url URL --judge-model NAME",
             )
         if self.rewrite == "rule" and self.filters.language is None:
             raise ConfigError(
