@@ -157,6 +157,21 @@ def test_the_sampler_reads_the_weights_that_are_trained(model, random_model):
     assert torch.equal(sampled, again)
 
 
+@BOTH
+def test_rounded_weights_hold_the_sum_of_adapters_that_are_not_rounded(model):
+    """A small step that bfloat16 swallows is not lost: A and B keep it, in float32, until the sum moves."""
+    model.to(torch.bfloat16)
+    adapt(model, LORA, base="base", seed=0)
+    optimizer = learn(model, steps=3)
+    for name, layer in adapted_layers(model):
+        assert layer.lora_A.dtype == layer.lora_B.dtype == torch.float32
+        delta = LORA.scaling * (layer.lora_B @ layer.lora_A)
+        want = (layer.base_weight.float() + delta).bfloat16()
+        assert layer.weight.dtype == torch.bfloat16
+        assert_close(layer.weight, want, rtol=2**-7, atol=0, msg=name)
+    assert not [key for key in optimizer.state_tensors() if key.startswith("master")]
+
+
 @pytest.mark.parametrize("model", ["deepseek_v3-moonlight", "qwen3"], indirect=True)
 def test_recomputed_blocks_have_the_same_gradients(model):
     adapt(model, LORA, base="base", seed=0)

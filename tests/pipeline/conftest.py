@@ -1,12 +1,20 @@
 """The pipeline at its smallest, and who watches it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from nalar.pipeline.config import ZeroConfig
+from nalar.data.config import TokenizerConfig
+from nalar.data.tokenizer import Tokenizer
+from nalar.model.config import ModelConfig
+from nalar.model.transformer import Transformer
+from nalar.model.weights import save_model
+from nalar.pipeline.config import RlRunConfig, SftConfig, ZeroConfig
+from nalar.pipeline.rl import run_rl
+from nalar.pipeline.sft import run_sft
 from nalar.pipeline.zero import Outcome, Stage, run_zero
 from nalar.recipes.zero import zero_tiny
 from nalar.run import Run
@@ -142,3 +150,116 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Recorder, O
     run = work.create("whole", shrunk_config())
     outcome = work.go(run, observer=recorder)
     return run, recorder, outcome
+
+
+EVEN = """
+def make(rng):
+    a, b = rng.randrange(1, 10), rng.randrange(1, 10)
+    return {"prompt": f"{a}+{b}-{rng.randrange(1000)}", "answer": "2"}
+
+def score(problem, answer):
+    return answer.strip()[-1:] in ("0", "2", "4", "6", "8")
+"""
+"""A task that any model with numbers in its answers does by half."""
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer() -> Tokenizer:
+    return Tokenizer.train(["say 12 is 34 ab 5+6-7 89"] * 4, TokenizerConfig(vocab_size=266))
+
+
+@pytest.fixture(scope="session")
+def make_base(tmp_path_factory, small_tokenizer):
+    """Models that have learned nothing, as folders: of latent attention with a mixture, or dense of grouped queries."""
+
+    def make(
+        kind: str = "latent", *, seed: int = 0, tokenizer: Tokenizer = small_tokenizer
+    ) -> Path:
+        sizes = {
+            "vocab_size": tokenizer.vocab_size,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 128,
+            "initializer_range": 0.1,
+        }
+        latent = {
+            "kv_lora_rank": 16,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 16,
+            "moe_intermediate_size": 16,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+        }
+        grouped = {
+            "kv_lora_rank": None,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "n_shared_experts": 0,
+            "model_type": "llama",
+            "rope_interleave": False,
+        }
+        model = Transformer(ModelConfig(**sizes, **(latent if kind == "latent" else grouped)))
+        model.initialize(seed)
+        path = tmp_path_factory.mktemp(kind)
+        save_model(model, path, token_ids={"eos_token_id": tokenizer.end_id})
+        tokenizer.save(path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def even_task() -> str:
+    return EVEN
+
+
+@dataclass(frozen=True)
+class Go:
+    """Begins runs, and goes on with them by nothing but what their folders say."""
+
+    root: Path
+    recorder: type
+
+    def create(self, name: str, config) -> Run:
+        settings = config.model_dump(mode="json")
+        return Run.create(self.root, name, settings, "nalar", config.seed)
+
+    def on(self, run: Run, *, should_stop=lambda: False, observer=None) -> Outcome:
+        run = Run.open(run.path)
+        is_sft = run.info.config["recipe"] == "sft"
+        kind, do = (SftConfig, run_sft) if is_sft else (RlRunConfig, run_rl)
+        config = kind.model_validate(run.info.config)
+        return do(config, run, observer or self.recorder(), should_stop)
+
+    def interrupted(self, run: Run, at: tuple[str, int]) -> None:
+        """As by Ctrl-C pressed twice, where a step of a stage has been logged."""
+        recorder = self.recorder()
+        seen = recorder.step
+
+        def interrupt(stage, step, values):
+            seen(stage, step, values)
+            if (stage, step) == at:
+                raise KeyboardInterrupt
+
+        recorder.step = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            self.on(run, observer=recorder)
+
+    @staticmethod
+    def kept(run: Run) -> dict[str, bytes]:
+        """All of its checkpoints and rollouts that no clock is in."""
+        return {
+            name: path.read_bytes()
+            for path in run.path.rglob("*")
+            if path.is_file()
+            and (name := str(path.relative_to(run.path))).startswith(("checkpoints", "rollouts"))
+            and not name.endswith(("progress.json", "manifest.json"))
+        }
+
+
+@pytest.fixture(scope="session")
+def make_go() -> Callable[[Path], Go]:
+    return lambda root: Go(root, Recorder)

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from nalar.rl.alarms import RULES, Watch
-from nalar.rl.config import AlarmsConfig, RLConfig
+from nalar.rl.config import AlarmsConfig, DistilConfig, RLConfig
 
 STEPS = 60
 
@@ -45,9 +45,10 @@ def good(step):
     return values
 
 
-def alarms_of(change, **config):
+def alarms_of(change, teacher=None, **config):
     """Names of all alarms of a run in which `change(step, values)` has been at work, with their steps."""
-    watch, found = Watch(rl(**config), "float32"), []
+    settings = rl(**config).model_copy(update={"distil": DistilConfig(teacher=teacher)})
+    watch, found = Watch(settings, "float32"), []
     for step in range(STEPS + 1):
         values = good(step)
         change(step, values)
@@ -127,6 +128,13 @@ def test_what_is_wrong_sets_off_its_alarm_alone_and_once(name):
     [(found, step)] = alarms_of(BROKEN[name])
     assert found == name
     assert 20 <= step <= STEPS
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_with_a_teacher_groups_may_agree_and_the_policy_becomes_as_short_and_sure_as_it(name):
+    expected = {"nothing to learn from", "responses collapse", "entropy collapses"}
+    found = [found for found, _ in alarms_of(BROKEN[name], teacher="a folder")]
+    assert found == ([] if name in expected else [name])
 
 
 def test_a_run_that_has_learned_its_task_may_agree_with_itself():

@@ -23,8 +23,8 @@ from nalar.evals.table import samples, summary
 from nalar.evals.text import printable
 from nalar.machine import environment
 from nalar.pipeline.config import (
-    RewardRunConfig,
     CollectConfig,
+    RewardRunConfig,
     RlRunConfig,
     RunConfig,
     SftConfig,

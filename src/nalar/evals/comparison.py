@@ -1,8 +1,9 @@
 """What a report says when numbers are set beside each other: rows of tables, and no word stronger than they are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
 from nalar.evals import units
 from nalar.evals.baselines import BlindBaseline
@@ -127,7 +128,15 @@ def headline(report: Report) -> str:
     begun = "trained from random weights"
     if isinstance(base := report.config.get("model"), str):
         begun = f"trained from {printable(_last_names(base))}"
-    return f"{what}, {begun}{took}, with a checkable reward as its only teacher in RL."
+    return f"{what}, {begun}{took}, with {_taught_by(report.config)} in RL."
+
+
+def _taught_by(config: Mapping[str, Any]) -> str:
+    """Who says in RL what is good: verifiers, or a model too."""
+    teacher = config.get("rl", {}).get("distil", {}).get("teacher")
+    if teacher is None:
+        return "a checkable reward as its only teacher"
+    return f"the model {printable(_last_names(teacher))} as its teacher, beside the rewards,"
 
 
 def _last_names(folder: str) -> str:

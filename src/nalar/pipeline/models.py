@@ -13,6 +13,7 @@ from nalar.model.shards import weight_files
 from nalar.pipeline.adapting import base_of
 from nalar.pipeline.config import RunConfig, TaskRunConfig
 from nalar.pipeline.scorers import model_of
+from nalar.pipeline.state import State
 from nalar.run import Run
 
 MODELS_FILE = "models.json"
@@ -39,8 +40,13 @@ def needed(config: RunConfig) -> dict[str, Path]:
     return found
 
 
-def keep_models(run: Run, config: RunConfig) -> None:
-    """Write down what a run's models are. UserError where one is not what the run began with."""
+def keep_models(run: Run, config: RunConfig, stage: str) -> None:
+    """Write down what a run's models are. UserError where one is not what the run began with.
+
+    stage: the one that needs them; once it is done they may go.
+    """
+    if stage in State.read(run).done:
+        return
     models = {str(folder): digest(folder, at) for at, folder in needed(config).items()}
     if not models:
         return

@@ -29,7 +29,7 @@ def run_rl(
 ) -> Outcome:
     """Do every stage that the run has not done."""
     keep_tasks(run, config)
-    keep_models(run, config)
+    keep_models(run, config, "rl")
     return run_stages(config, run, observer, should_stop, rl_stages(tasks_of(config), _base))
 
 

@@ -40,7 +40,7 @@ def run_sft(
     config: SftConfig, run: Run, observer: Observer, should_stop: Callable[[], bool]
 ) -> Outcome:
     """Do every stage that the run has not done."""
-    keep_models(run, config)
+    keep_models(run, config, "sft")
     read = _Reading()
     stages = {name: functools.partial(stage, read=read) for name, stage in _STAGES.items()}
     return run_stages(config, run, observer, should_stop, stages)

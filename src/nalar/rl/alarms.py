@@ -184,7 +184,8 @@ def _unless_solved(rule: Rule) -> Rule:
 
 
 def _unless_taught(rule: Rule) -> Rule:
-    """A teacher has something to say of groups whose rewards are all equal."""
+    """A teacher has something to say of groups whose rewards are all equal, and the policy comes to write as long and
+    as surely as it does: how far it still is from it, `teacher_kl` says."""
 
     def unless(series: Series, config: RLConfig) -> Iterator[Finding]:
         if config.distil.teacher is None:
@@ -321,12 +322,12 @@ RULES: Mapping[str, tuple[Rule, str]] = {
         "rl.objective.entropy_coef or rl.kl.coef, or stop here.",
     ),
     "responses collapse": (
-        _shortened,
+        _unless_taught(_shortened),
         "Responses are a fraction of what they were: the base may not check its own work (nalar demo "
         "probes that), or a length penalty is too strong.",
     ),
     "entropy collapses": (
-        _unless_solved(_collapsed("entropy", "min_entropy_frac")),
+        _unless_taught(_unless_solved(_collapsed("entropy", "min_entropy_frac"))),
         "The policy hardly varies any more, so groups soon teach nothing. Raise "
         "rl.objective.clip_high, set rl.objective.entropy_coef, or lower rl.lr.",
     ),
