@@ -42,14 +42,18 @@ class Greeting:
 
 
 def pairs(count=400, split="train", seed=0, **changes):
-    return draw_pairs([Greeting()], count, **({"split": split, "seed": seed, "min_gap": 0.5} | changes))
+    return draw_pairs(
+        [Greeting()], count, **({"split": split, "seed": seed, "min_gap": 0.5} | changes)
+    )
 
 
 def test_pairs_are_clear_and_as_long_on_either_side():
     found = pairs()
     assert all(one.quality[0] - one.quality[1] >= 0.5 for one in found)
     assert {one.flaw for one in found} == {"no name", "repeats"}
-    better, worse = (fmean(len(getattr(one, side).text) for one in found) for side in ("better", "worse"))
+    better, worse = (
+        fmean(len(getattr(one, side).text) for one in found) for side in ("better", "worse")
+    )
     assert abs(better - worse) < 0.2
     longer = sum(len(one.worse.text) > len(one.better.text) for one in found)
     assert 100 < longer < 300
@@ -70,7 +74,9 @@ def test_splits_share_no_problem():
         for split in ("train", "valid", "test")
     }
     assert not prompts["train"] & prompts["test"] and not prompts["valid"] & prompts["test"]
-    assert all(split_of(p.removeprefix("greet ")) == split for split, ps in prompts.items() for p in ps)
+    assert all(
+        split_of(p.removeprefix("greet ")) == split for split, ps in prompts.items() for p in ps
+    )
 
 
 def test_tasks_take_turns():
@@ -85,7 +91,7 @@ def test_tasks_take_turns():
 
 
 def test_no_clear_pair_is_an_error_and_no_endless_search():
-    with pytest.raises(ConfigError, match="greeting.*clearly apart"):
+    with pytest.raises(ConfigError, match=r"greeting(.|\n)*clearly apart"):
         draw_pairs([Greeting(gap=0.2)], 3, split="train", seed=0, min_gap=0.5)
     with pytest.raises(ConfigError, match="clearly apart"):
         draw_labels([Greeting(gap=0.0)], 3, split="train", seed=0, min_gap=0.5)

@@ -88,7 +88,11 @@ def test_every_form_of_a_label_says_the_same(read, record):
         ({"prompt": 3, "chosen": "x", "rejected": "y"}, "preference", "no list of messages: 3"),
         ({"prompt": "a", "chosen": 5, "rejected": "y"}, "preference", "line 2, chosen"),
         ({"prompt": "a", "chosen": "y", "rejected": "y"}, "preference", "the same answer twice"),
-        ({"prompt": "a", "chosen": [USER], "rejected": "y"}, "preference", "last message of 'user'"),
+        (
+            {"prompt": "a", "chosen": [USER], "rejected": "y"},
+            "preference",
+            "last message of 'user'",
+        ),
         (
             {"chosen": [USER, GOOD], "rejected": [USER | {"content": "hey"}, BAD]},
             "preference",
@@ -99,7 +103,11 @@ def test_every_form_of_a_label_says_the_same(read, record):
             "preference",
             "a role other than user and assistant",
         ),
-        ({"messages": [USER, GOOD], "chosen": "x", "rejected": "y"}, "preference", "ends with assis"),
+        (
+            {"messages": [USER, GOOD], "chosen": "x", "rejected": "y"},
+            "preference",
+            "ends with assis",
+        ),
         ({"messages": [USER, GOOD]}, "safety", "no safe, but 'messages'"),
         ({"messages": [USER, GOOD], "safe": "yes"}, "safety", "'yes'"),
         ({"messages": [USER, GOOD], "safe": 1}, "safety", "got 1"),
@@ -119,7 +127,7 @@ def test_what_is_wrong_is_shown_with_file_and_line(read, record, kind, shown):
 
 
 def test_a_file_that_is_not_there_or_empty_is_named(read, tmp_path):
-    with pytest.raises(UserError, match="none.jsonl"):
+    with pytest.raises(UserError, match=r"none\.jsonl"):
         read_judgements(tmp_path / "none.jsonl", "preference")
     with pytest.raises(UserError, match="no line"):
         read("", kind="safety")
@@ -136,9 +144,7 @@ def test_which_side_is_first_is_drawn_and_stays(read):
 
 
 def test_held_out_are_whole_conversations_by_their_hash(read):
-    records = [
-        {"prompt": str(n % 100), "chosen": f"a{n}", "rejected": f"b{n}"} for n in range(300)
-    ]
+    records = [{"prompt": str(n % 100), "chosen": f"a{n}", "rejected": f"b{n}"} for n in range(300)]
     found = read(*records)
     held = [held_out(one, 0, 0.2) for one in found]
     assert held[:100] == held[100:200] == held[200:] and 10 <= sum(held[:100]) <= 30
@@ -164,4 +170,4 @@ def test_lengths_are_balanced_by_leaving_out_few():
     assert dropped == {1, 4} and sum(left) == 0
     assert balanced({0: (3, 3), 1: (5, 4), 2: (4, 5)}) == set()
     assert balanced({}) == set()
-    assert len(balanced({i: (9, 4) for i in range(10)})) == 10
+    assert len(balanced(dict.fromkeys(range(10), (9, 4)))) == 10

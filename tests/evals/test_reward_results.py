@@ -5,7 +5,13 @@ import math
 
 import pytest
 
-from nalar.evals.reward_results import Judged, RewardResults, Side, correlation_within, reward_results
+from nalar.evals.reward_results import (
+    Judged,
+    RewardResults,
+    Side,
+    correlation_within,
+    reward_results,
+)
 from nalar.evals.reward_table import reward_table
 from nalar.evals.table import plain
 
@@ -22,7 +28,9 @@ def results(judged, kind="preference"):
 
 
 def test_accuracy_is_over_conversations_and_a_tie_is_not_right():
-    found = results([pair(2, 1, key="a"), pair(2, 1, key="a"), pair(1, 2, key="b"), pair(1, 1, key="c")])
+    found = results(
+        [pair(2, 1, key="a"), pair(2, 1, key="a"), pair(1, 2, key="b"), pair(1, 1, key="c")]
+    )
     assert found.n == 4 and found.accuracy.mean == pytest.approx(1 / 3)
     lo, hi = found.accuracy.ci95
     assert 0 <= lo <= 1 / 3 <= hi <= 1
@@ -117,7 +125,16 @@ def test_the_table_shows_every_figure_and_the_document_reads_back():
     judged += [pair(0, 1, tokens=(7, 4), key="b", quality=(1.0, 0.2), flaw="rude", margin_alone=-1)]
     found = results(judged)
     text = plain(reward_table(found))
-    for shown in ("2 pairs", "50.0%", "order", "company", "no name", "rude", "calibration", "longer"):
+    for shown in (
+        "2 pairs",
+        "50.0%",
+        "order",
+        "company",
+        "no name",
+        "rude",
+        "calibration",
+        "longer",
+    ):
         assert shown in text, text
     assert RewardResults.model_validate_json(found.model_dump_json()) == found
     with pytest.raises(ValueError, match="judgements"):

@@ -99,7 +99,9 @@ def test_scores_are_of_states_in_float32_and_no_multiplier_of_logits_touches_the
     torch.testing.assert_close(model.scores(hidden).double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_one_kind_of_head_is_not_taken_for_the_other(scoring, tiny_families, random_model, tmp_path):
+def test_one_kind_of_head_is_not_taken_for_the_other(
+    scoring, tiny_families, random_model, tmp_path
+):
     for name in ("scores", "predicts"):
         (tmp_path / name).mkdir()
     save_model(scoring("llama"), tmp_path / "scores", token_ids=IDS)

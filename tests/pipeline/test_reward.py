@@ -192,7 +192,7 @@ def test_no_epoch_tests_what_is_there(whole, make_config, work, go):
     assert go(run) is Outcome.FINISHED
     assert results(run).accuracy == results(whole).accuracy and results(run).trained == 0
     assert not (run.path / "model").exists()
-    with pytest.raises(UserError, match="epochs.*\n.*wanted: a model that scores"):
+    with pytest.raises(UserError, match=r"epochs.*\n.*wanted: a model that scores"):
         read_base(make_config(epochs=0))
 
 
@@ -204,7 +204,12 @@ def test_a_model_that_scores_goes_on_from_its_head(whole, make_config, work, go)
 
 @pytest.mark.slow
 def test_micro_batches_muon_and_bfloat16_learn_as_well(make_config, work, go):
-    changes = {"micro_batch_tokens": 64, "optimizer": "muon", "dtype": "bfloat16", "recompute": True}
+    changes = {
+        "micro_batch_tokens": 64,
+        "optimizer": "muon",
+        "dtype": "bfloat16",
+        "recompute": True,
+    }
     run = work.create("run", make_config(**changes))
     assert go(run) is Outcome.FINISHED
     assert results(run).accuracy.mean > 0.9
@@ -251,7 +256,9 @@ def test_pairs_that_teach_length_are_refused_or_left_out(tmp_path, make_config, 
     assert better == pytest.approx(worse, abs=0.3)
 
 
-def test_a_file_that_changed_is_refused_and_what_was_done_stays(make_config, data, tmp_path, work, go):
+def test_a_file_that_changed_is_refused_and_what_was_done_stays(
+    make_config, data, tmp_path, work, go
+):
     own = tmp_path / "pairs.jsonl"
     own.write_bytes(data.read_bytes())
     run, asked = work.create("changed", make_config(data=str(own))), iter([False] * 6 + [True] * 9)
@@ -298,7 +305,9 @@ def test_a_forecast_knows_tokens_and_stages(make_config, whole):
     totals = {total.name: total for total in whole.stage_totals()}
     assert plan.stages[0].tokens == totals["reward"].tokens
     assert plan.stages[1].tokens == totals["reward_test"].tokens
-    assert plan.total_params == sum(p.numel() for p in load_model(whole.model_dir(), scores=True).parameters())
+    assert plan.total_params == sum(
+        p.numel() for p in load_model(whole.model_dir(), scores=True).parameters()
+    )
 
 
 class Thanks:
@@ -333,7 +342,9 @@ class Thanks:
 @pytest.mark.parametrize("kind", ["preference", "safety"])
 def test_judgements_of_a_task_that_rates(kind, make_config, work, go, monkeypatch):
     monkeypatch.setitem(registry.FAMILIES, "thanks", registry.Entry(Thanks, ArithmeticConfig))
-    config = make_config(kind=kind, data="procedural", tasks=("thanks",), pairs=200, held_out_frac=0.3)
+    config = make_config(
+        kind=kind, data="procedural", tasks=("thanks",), pairs=200, held_out_frac=0.3
+    )
     run = work.create("run", config)
     assert go(run) is Outcome.FINISHED
     found = results(run)

@@ -242,9 +242,7 @@ def test_a_model_that_is_gamed_from_the_first_step_sets_off_the_alarm(base, toke
 
 
 def test_the_same_model_in_the_last_steps_alone_does_not_come_to_it(base, tokenizer, likes_c):
-    reward = RewardConfig(
-        preference=2.0, preference_model="likes_c", model_rewards_last_steps=3
-    )
+    reward = RewardConfig(preference=2.0, preference_model="likes_c", model_rewards_last_steps=3)
     scorers = Scorers({"preference": likes_c}, tokenizer)
     alarms, accuracy = heard(base, tokenizer, scorers=scorers, reward=reward)
     assert "reward and truth part" not in alarms

@@ -35,7 +35,9 @@ def test_a_base_becomes_a_scorer_with_the_same_layers(toy_model):
     scorer = with_score_head(toy_model, seed=3)
     assert scorer.config == before.config.model_copy(update={"num_labels": 1})
     names = {name for name, _ in scorer.named_parameters()}
-    assert names == {n for n, _ in before.named_parameters()} - {"lm_head.weight"} | {"score.weight"}
+    assert names == {n for n, _ in before.named_parameters()} - {"lm_head.weight"} | {
+        "score.weight"
+    }
     ids = torch.tensor([[1, 2, 3]])
     assert torch.equal(scorer(ids).states, before(ids).states)
     again = with_score_head(copy.deepcopy(before), seed=3)
@@ -81,7 +83,12 @@ def test_what_cannot_be_scored_is_refused(model):
 
 
 def test_batches_hold_what_they_may(model):
-    assert list(batches_of(SEQUENCES, 5)) == [[(4,), (2, 2)], [(1, 2, 3)], [(1, 2, 3)], [(5, 6, 7, 8, 9)]]
+    assert list(batches_of(SEQUENCES, 5)) == [
+        [(4,), (2, 2)],
+        [(1, 2, 3)],
+        [(1, 2, 3)],
+        [(5, 6, 7, 8, 9)],
+    ]
     assert list(batches_of([(1,) * 9], 5)) == [[(1,) * 9]]
 
 

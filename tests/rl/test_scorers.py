@@ -169,7 +169,12 @@ def test_models_have_a_say_in_the_last_steps_alone():
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "kv_lora_rank": 16, "initializer_range": 0.25}
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "kv_lora_rank": 16,
+        "initializer_range": 0.25,
+    }
     model = Transformer(zero_cpu().model.model_copy(update=shape))
     model.initialize(seed=1)
     return model
@@ -229,7 +234,12 @@ def test_scores_begin_with_their_step_and_stand_in_parts_and_metrics(
     model, tokenizer, counting, answering, tmp_path
 ):
     early, late = collected(
-        model, tokenizer, counting, [1, 2], model_rewards_last_steps=2, by_task={"countdown": RewardWeights()}
+        model,
+        tokenizer,
+        counting,
+        [1, 2],
+        model_rewards_last_steps=2,
+        by_task={"countdown": RewardWeights()},
     )
     assert all(r.scores == {} and "preference" not in r.parts for g in early.groups for r in g)
     assert counting.seen and all(len(batch) == 3 for batch in counting.seen)

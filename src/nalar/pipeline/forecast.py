@@ -1,5 +1,6 @@
 """What a recipe will take: parameters, tokens, operations, memory, disk, time, money. Imports no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
@@ -88,16 +89,24 @@ def forecast(config: ZeroConfig) -> Forecast:
     return found
 
 
-def forecast_rl(config: RlRunConfig, model: ModelConfig) -> Forecast:
-    """The same for RL that begins with a model that is there."""
+def forecast_rl(
+    config: RlRunConfig, model: ModelConfig, scorers: Sequence[ModelConfig] = ()
+) -> Forecast:
+    """The same for RL that begins with a model that is there. scorers: the models that score in it."""
     found = _forecast(
         config,
         model,
-        _rl(config, model),
+        _rl(config, model, scorers),
         _rl_peak(config),
         _rl_context(config.rl),
         checkpoints=config.checkpoint.keep + 1,
     )
+    scorer_bytes = sum(count_parameters(one).total_params for one in scorers)
+    scorer_bytes *= BYTES_OF[config.dtype]
+    if config.device == "cuda":
+        found.gpu_bytes += scorer_bytes
+    else:
+        found.memory_bytes += scorer_bytes
     found.disk_bytes += _rollout_bytes(config.rl)
     found.assumptions[-1:-1] = [_FILL]
     return found
@@ -210,7 +219,9 @@ def _training(
     return _stage(config, name, tokens, tokens * each, tokens * each / TRAIN_FLOPS_PER_S)
 
 
-def _rl(config: TaskRunConfig, model: ModelConfig) -> list[StageForecast]:
+def _rl(
+    config: TaskRunConfig, model: ModelConfig, scorers: Sequence[ModelConfig] = ()
+) -> list[StageForecast]:
     """RL, and the evaluations before and after it."""
     rl = config.rl
     tokens, sampling = _sampling(
@@ -219,6 +230,11 @@ def _rl(config: TaskRunConfig, model: ModelConfig) -> list[StageForecast]:
     training = tokens * (
         flops_per_token(model, _rl_context(rl), backward=True)
         + rl.looks * flops_per_token(model, _rl_context(rl), backward=False)
+    )
+    steps = sum(rl.reward.models_count(step, rl.steps) for step in range(rl.steps))
+    scored = tokens * steps / rl.steps
+    training += scored * sum(
+        flops_per_token(one, _rl_context(rl), backward=False) for one in scorers
     )
     seconds = training / TRAIN_FLOPS_PER_S + sampling / SAMPLE_FLOPS_PER_S
     return [

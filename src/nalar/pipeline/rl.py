@@ -12,7 +12,7 @@ from nalar.pipeline.evaluation import Policy, prompt_tokens
 from nalar.pipeline.forecast import Forecast, forecast_rl
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.policy import rl_stages
-from nalar.pipeline.scorers import keep_scorers, refuse_unfit_scorers
+from nalar.pipeline.scorers import keep_scorers, read_scorers
 from nalar.pipeline.session import Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import keep_tasks, refuse_long_prompts, tasks_of
@@ -42,9 +42,9 @@ def plan_rl(config: RlRunConfig) -> Forecast:
     a prompt is too long for it."""
     model, tokenizer = read_base(config)
     environments(config.tools, tokenizer)
-    refuse_unfit_scorers(config, tokenizer)
+    scorers = read_scorers(config, tokenizer)
     refuse_long_prompts(tasks_of(config), lambda prompt: prompt_tokens(tokenizer, prompt), config)
-    return forecast_rl(config, model)
+    return forecast_rl(config, model, scorers)
 
 
 def _base(session: Session[RlRunConfig]) -> Policy:
