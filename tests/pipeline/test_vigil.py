@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from nalar.data.dialogue import encode_dialogue
+from nalar.data.preferences import Answer, scored_ids
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
 from nalar.evals.protocol import evaluate
 from nalar.kernels.documents import Documents
 from nalar.kernels.logprobs import token_logprobs
 from nalar.model.transformer import Transformer
+from nalar.optim.config import OptimConfig
 from nalar.optim.muonclip import MuonClip
 from nalar.pipeline import vigil as vigil_module
 from nalar.pipeline.corpus import named_or_learned
@@ -26,9 +28,12 @@ from nalar.recipes.zero import zero_cpu
 from nalar.rl import batches as batches_module
 from nalar.rl import lessons as lessons_module
 from nalar.rl import step as step_module
-from nalar.rl.config import AlarmsConfig, KLConfig, RLConfig
+from nalar.rl.config import AlarmsConfig, KLConfig, RewardConfig, RLConfig
 from nalar.rl.loop import train_rl
 from nalar.rl.reference import Reference
+from nalar.rl.reward_model import RewardModel, with_score_head
+from nalar.rl.reward_step import Example, reward_step
+from nalar.rl.scorers import Scorers
 from nalar.tasks.problem import Problem, Score, distinct, split_of
 
 LETTERS = "abc"
@@ -95,7 +100,7 @@ def base(tokenizer):
     return model
 
 
-def heard(base, tokenizer, task=None, *, sampled_by=None, steps=24, **changes):
+def heard(base, tokenizer, task=None, *, sampled_by=None, steps=24, scorers=None, **changes):
     """Names of the alarms of a run, with the last of its accuracies."""
     task = task or Echo()
     model = copy.deepcopy(base)
@@ -130,6 +135,7 @@ def heard(base, tokenizer, task=None, *, sampled_by=None, steps=24, **changes):
         on_step=on_step,
         should_stop=lambda: vigil.has_enough,
         reference=None if config.kl.coef is None else Reference(model),
+        scorers=scorers,
     )
     return alarms, accuracy
 
@@ -225,3 +231,40 @@ def test_held_out_problems_are_tried_in_every_way_that_rl_asks(
     found = Vigil(config, base, engine, tokenizer, [Echo()], lambda groups: None).look(1, [])
     assert {name.partition("/")[2] for name in found} == looks
     assert asked == ["on", "off"][: len(looks)]
+
+
+@pytest.fixture(scope="module")
+def likes_c(base, tokenizer):
+    """A preference model as nobody wants it: it has learned to like one letter, whatever was asked."""
+    scorer, rng = with_score_head(copy.deepcopy(base), seed=0), random.Random(1)
+    optimizer = MuonClip(
+        scorer.trained_parameters(ahead=False),
+        OptimConfig(name="adamw", lr=5e-3, adamw_lr=5e-3),
+    )
+
+    def read(prompt, letter):
+        asked = ({"role": "user", "content": prompt},)
+        return tuple(scored_ids(tokenizer, asked, Answer(letter), "preference"))
+
+    for _ in range(12):
+        prompts = [Echo().draw(rng, "train").prompt for _ in range(8)]
+        pairs = [Example(read(p, "c"), read(p, rng.choice("ab"))) for p in prompts]
+        reward_step(scorer, optimizer, pairs, lr_factor=1.0)
+    return RewardModel(scorer, tokenizer)
+
+
+def test_a_model_that_is_gamed_from_the_first_step_sets_off_the_alarm(base, tokenizer, likes_c):
+    """The truth is the task's own, on problems that are not trained on: no model has a part in it."""
+    reward = RewardConfig(preference=2.0, preference_model="likes_c")
+    scorers = Scorers({"preference": likes_c}, tokenizer)
+    alarms, accuracy = heard(base, tokenizer, scorers=scorers, reward=reward)
+    assert "reward and truth part" in alarms
+    assert accuracy[-1] < 0.5
+
+
+def test_the_same_model_in_the_last_steps_alone_does_not_come_to_it(base, tokenizer, likes_c):
+    reward = RewardConfig(preference=2.0, preference_model="likes_c", model_rewards_last_steps=3)
+    scorers = Scorers({"preference": likes_c}, tokenizer)
+    alarms, accuracy = heard(base, tokenizer, scorers=scorers, reward=reward)
+    assert "reward and truth part" not in alarms
+    assert accuracy[-1] > 0.8

@@ -202,3 +202,35 @@ def test_series_of_any_numbers_raise_nothing():
         watch = Watch(RLConfig(steps=50), "float32")
         for step in range(1, 30):
             watch.see(step, {name: rng.choice(odd) for name in names if rng.random() < 0.8})
+
+
+def models(at=20, gain=0.4, truth=0.0):
+    """A model that scores has a say from a step on; its score rises by so much and held-out problems lose so much."""
+
+    def change(step, values):
+        values["reward"] = 0.5
+        if step >= at:
+            done = (step - at) / (STEPS - at)
+            values["preference_score"] = 0.4 + gain * done
+            if "held_out_pass_at_1/countdown" in values:
+                values["held_out_pass_at_1/countdown"] = 0.6 - truth * done
+
+    return change
+
+
+def test_a_models_score_that_rises_at_the_price_of_the_truth_is_told_though_the_sum_stands_still():
+    assert alarms_of(models(truth=0.4)) == [("reward and truth part", 40)]
+
+
+def test_a_models_score_that_rises_with_the_truth_or_stands_still_is_quiet():
+    assert alarms_of(models(truth=0.0)) == []
+    assert [name for name, _ in alarms_of(models(gain=0.0, truth=0.4))] != ["reward and truth part"]
+
+
+def test_what_was_lost_before_a_model_had_a_say_is_not_its_fault():
+    def change(step, values):
+        models(at=30)(step, values)
+        if "held_out_pass_at_1/countdown" in values:
+            values["held_out_pass_at_1/countdown"] = 0.9 if step == 0 else 0.5
+
+    assert "reward and truth part" not in [name for name, _ in alarms_of(change)]

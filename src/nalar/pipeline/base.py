@@ -10,9 +10,16 @@ from nalar.model.folder import ModelFolder
 from nalar.model.weights import read_config
 
 
-def read_folder(folder: Path) -> tuple[ModelConfig, Tokenizer]:
-    """UserError where a part of it is missing, does not fit the others, or leaves no place for a thought."""
+def read_folder(folder: Path, *, may_score: bool = False) -> tuple[ModelConfig, Tokenizer]:
+    """UserError where a part of it is missing, does not fit the others, or leaves no place for a thought.
+
+    may_score: whether a model that scores will do, too.
+    """
     model = read_config(folder)
+    if model.num_labels is not None and not may_score:
+        raise UserError(
+            at=str(folder), got="a model that scores", want="a model that predicts tokens"
+        )
     _refuse_foreign_template(folder)
     tokenizer = Tokenizer.load(folder)
     refuse_foreign_ids(folder, tokenizer, model)

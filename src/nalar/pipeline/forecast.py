@@ -1,5 +1,6 @@
 """What a recipe will take: parameters, tokens, operations, memory, disk, time, money. Imports no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
@@ -93,24 +94,28 @@ def forecast(config: ZeroConfig) -> Forecast:
 
 
 def forecast_rl(
-    config: RlRunConfig, model: ModelConfig, teacher: ModelConfig | None = None
+    config: RlRunConfig,
+    model: ModelConfig,
+    teacher: ModelConfig | None = None,
+    scorers: Sequence[ModelConfig] = (),
 ) -> Forecast:
-    """The same for RL that begins with a model that is there, and for a teacher beside it."""
+    """The same for RL that begins with a model that is there. teacher and scorers: models that stand beside it."""
     found = _forecast(
         config,
         model,
-        _rl(config, model, teacher),
+        _rl(config, model, teacher, scorers),
         _rl_peak(config),
         _rl_context(config.rl),
         checkpoints=config.checkpoint.keep + 1,
     )
+    beside = [*scorers, *([teacher] if teacher else [])]
+    weights = sum(count_parameters(one).total_params for one in beside)
+    weights_bytes = BYTES_OF[config.dtype] * weights
+    if config.device == "cuda":
+        found.gpu_bytes += weights_bytes
+    else:
+        found.memory_bytes += weights_bytes
     found.disk_bytes += _rollout_bytes(config.rl)
-    if teacher is not None:
-        weights_bytes = BYTES_OF[config.dtype] * count_parameters(teacher).total_params
-        if config.device == "cuda":
-            found.gpu_bytes += weights_bytes
-        else:
-            found.memory_bytes += weights_bytes
     found.assumptions[-1:-1] = [_FILL]
     return found
 
@@ -254,7 +259,10 @@ def _train_flops(config: RunConfig, model: ModelConfig, context: float) -> float
 
 
 def _rl(
-    config: TaskRunConfig, model: ModelConfig, teacher: ModelConfig | None = None
+    config: TaskRunConfig,
+    model: ModelConfig,
+    teacher: ModelConfig | None = None,
+    scorers: Sequence[ModelConfig] = (),
 ) -> list[StageForecast]:
     """RL, and the evaluations before and after it."""
     rl = config.rl
@@ -267,6 +275,9 @@ def _rl(
         + rl.looks * flops_per_token(model, context, backward=False)
         + (flops_per_token(teacher, context, backward=False) if teacher else 0.0)
     )
+    steps = sum(rl.reward.models_count(step, rl.steps) for step in range(rl.steps))
+    scored = tokens * steps / rl.steps
+    training += scored * sum(flops_per_token(one, context, backward=False) for one in scorers)
     seconds = training / TRAIN_FLOPS_PER_S + sampling / SAMPLE_FLOPS_PER_S
     return [
         _evaluate(config, model, "evaluate_base"),

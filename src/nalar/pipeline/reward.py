@@ -48,7 +48,7 @@ def run_reward(
 
 def read_base(config: RewardRunConfig) -> tuple[ModelConfig, Tokenizer]:
     """What it is made of. UserError where a part of it is missing or does not fit the others or the settings."""
-    model, tokenizer = read_folder(Path(config.model))
+    model, tokenizer = read_folder(Path(config.model), may_score=True)
     if config.max_tokens > model.max_position_embeddings:
         raise UserError(
             at="max_tokens",

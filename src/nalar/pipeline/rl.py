@@ -14,7 +14,7 @@ from nalar.pipeline.forecast import Forecast, forecast_rl
 from nalar.pipeline.models import keep_models
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.policy import rl_stages
-from nalar.pipeline.scorers import refuse_unfit_scorers
+from nalar.pipeline.scorers import read_scorers
 from nalar.pipeline.session import Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import keep_tasks, refuse_long_prompts, tasks_of
@@ -48,9 +48,9 @@ def plan_rl(config: RlRunConfig) -> Forecast:
     teacher = read_teacher(config, tokenizer)
     refuse_unfit_weights(Path(config.model))
     environments(config.tools, tokenizer)
-    refuse_unfit_scorers(config, tokenizer)
+    scorers = read_scorers(config, tokenizer)
     refuse_long_prompts(tasks_of(config), lambda prompt: prompt_tokens(tokenizer, prompt), config)
-    return forecast_rl(config, model, teacher)
+    return forecast_rl(config, model, teacher, scorers)
 
 
 def _base(session: Session[RlRunConfig]) -> Policy:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
+from nalar.model.config import ModelConfig
 from nalar.model.folder import CONFIG
 from nalar.model.weights import read_config
 from nalar.pipeline.config import TaskRunConfig
@@ -26,10 +27,12 @@ def model_of(name: ScoredBy, given: str) -> Path:
     return folder
 
 
-def refuse_unfit_scorers(config: TaskRunConfig, tokenizer: Tokenizer) -> None:
-    """UserError where a model does not score, has another tokenizer, or lacks positions. Weights are not read."""
+def read_scorers(config: TaskRunConfig, tokenizer: Tokenizer) -> list[ModelConfig]:
+    """Of every model that scores. UserError where one does not, has another tokenizer than the policy, or lacks
+    positions. Weights are not read."""
+    found: list[ModelConfig] = []
     if config.rl.rollout.debug == "train_only":  # rewards are those that were saved
-        return
+        return found
     for name, given in config.rl.reward.models.items():
         folder = model_of(name, given)
         model = read_config(folder)
@@ -49,13 +52,15 @@ def refuse_unfit_scorers(config: TaskRunConfig, tokenizer: Tokenizer) -> None:
                 want=f"room for a prompt of max_prompt_tokens={config.max_prompt_tokens} "
                 f"and a response of rl.max_tokens={config.rl.max_tokens}",
             )
+        found.append(model)
+    return found
 
 
 def load_scorers(config: TaskRunConfig, tokenizer: Tokenizer, place: Place) -> Scorers | None:
     """On the policy's device, in its dtype. None: no model scores."""
     if not config.rl.reward.models or config.rl.rollout.debug == "train_only":
         return None
-    refuse_unfit_scorers(config, tokenizer)
+    read_scorers(config, tokenizer)
     models = {
         name: RewardModel.load(model_of(name, given), device=place.device, dtype=place.dtype)
         for name, given in config.rl.reward.models.items()

@@ -42,7 +42,7 @@ def run_zero(
 ) -> Outcome:
     """Do every stage up to `until` that the run has not done. `force` goes on after a failed probe."""
     keep_tasks(run, config)
-    keep_models(run, config)
+    keep_models(run, config, "rl")
     stages: dict[str, Callable[[Session[ZeroConfig]], Outcome]] = {
         "pretrain": lambda session: _pretrain(session, force),
         **rl_stages(tasks_of(config), lambda session: Policy.of(session.load("pretrain"))),

@@ -228,13 +228,14 @@ def _held_out(series: Series, name: str) -> Iterator[tuple[str, list[tuple[int, 
 
 
 REWARDS = ("reward", "preference_score", "safety_score")
-"""What a policy is trained to raise: all together, and by models that score, who can be fooled. A model's score may
-rise at the price of a correct answer while their sum hardly moves."""
+"""What a policy is trained to raise: all together, and by models that score, who can be fooled. Their score may rise
+at the price of a correct answer while their sum hardly moves."""
 
 
 def _reward_apart(series: Series, config: RLConfig) -> Iterator[Finding]:
     """A reward rose since its first steps, and held-out problems are solved less often than since then at best."""
-    begins = [begin for name in REWARDS if (begin := _risen(series.get(name, ()), config))]
+    found = [_risen(series.get(name, ()), config) for name in REWARDS]
+    begins = [begin for begin in found if begin is not None]
     for task, entries in _held_out(series, "pass_at_1") if begins else ():
         limits = [_best_since(entries, begin) - config.alarms.min_change for begin in begins]
         if entries[-1][1] < max(limits):
