@@ -296,3 +296,50 @@ def _refuse_unmovable(model: ModelConfig, name: str, speed: float) -> None:
             got=f"{speed} with model.topk_method='greedy'",
             want="0: the router has no bias to move",
         )
+
+
+# contract: replaced on merge
+class FilterConfig(Config):
+    """What a sampled response must be to be kept."""
+
+    correct: bool = True
+    language: str | None = None
+    """Of thoughts. None: any."""
+    min_language_frac: float = Field(default=0.9, ge=0, le=1)
+    min_tokens: int = Field(default=1, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+    looping: bool = True
+    duplicates: bool = True
+
+
+# contract: replaced on merge
+class CollectConfig(RunConfig):
+    """Sample from a model, keep what passes the filters, rewrite it, mix in general data."""
+
+    recipe: Literal["collect"] = "collect"
+    model: str
+    tasks: tuple[str, ...]
+    problems_per_task: int = Field(default=100, ge=1)
+    samples: int = Field(default=4, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=256, ge=1)
+    keep_per_problem: int = Field(default=1, ge=1)
+    filters: FilterConfig = FilterConfig()
+    rewrite: Literal["rule"] | None = None
+    no_thinking_frac: float = Field(default=0.0, ge=0, le=1)
+    cut_thought_frac: float = Field(default=0.0, ge=0, le=1)
+    general: tuple[str, ...] = ()
+
+
+# contract: replaced on merge
+class RewardRunConfig(RunConfig):
+    """Train a reward model and test it."""
+
+    recipe: Literal["reward"] = "reward"
+    kind: Literal["preference", "safety"]
+    model: str
+    data: str = "procedural"
+    pairs: int = Field(default=1000, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    held_out_frac: float = Field(default=0.1, ge=0, lt=1)

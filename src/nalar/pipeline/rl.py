@@ -8,7 +8,7 @@ from nalar.model.config import ModelConfig
 from nalar.model.weights import load_model
 from nalar.pipeline.base import read_folder
 from nalar.pipeline.config import RlRunConfig
-from nalar.pipeline.evaluation import Policy, prompt_tokens
+from nalar.pipeline.evaluation import Policy, Tasks, prompt_tokens
 from nalar.pipeline.forecast import Forecast, forecast_rl
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.policy import rl_stages
@@ -21,11 +21,23 @@ from nalar.run import Run
 
 
 def run_rl(
-    config: RlRunConfig, run: Run, observer: Observer, should_stop: Callable[[], bool]
+    config: RlRunConfig,
+    run: Run,
+    observer: Observer,
+    should_stop: Callable[[], bool],
+    *,
+    only_rl: bool = False,
 ) -> Outcome:
-    """Do every stage that the run has not done."""
+    """Do every stage that the run has not done.
+
+    only_rl: without evaluations and report, for whoever measures the model in another way.
+    """
     keep_tasks(run, config)
-    return run_stages(config, run, observer, should_stop, rl_stages(tasks_of(config), _base))
+    tasks = tasks_of(config)
+    if only_rl:
+        rl = rl_stages(tasks, lambda session: _ready_base(session, tasks))["rl"]
+        return run_stages(config, run, observer, should_stop, {"rl": rl})
+    return run_stages(config, run, observer, should_stop, rl_stages(tasks, _base))
 
 
 def read_base(config: RlRunConfig) -> tuple[ModelConfig, Tokenizer]:
@@ -42,6 +54,15 @@ def plan_rl(config: RlRunConfig) -> Forecast:
     environments(config.tools, tokenizer)
     refuse_long_prompts(tasks_of(config), lambda prompt: prompt_tokens(tokenizer, prompt), config)
     return forecast_rl(config, model)
+
+
+def _ready_base(session: Session[RlRunConfig], tasks: Tasks) -> Policy:
+    """The base, where no evaluation comes first that would refuse prompts that are too long."""
+    policy = _base(session)
+    refuse_long_prompts(
+        tasks, lambda prompt: prompt_tokens(policy.tokenizer, prompt), session.config
+    )
+    return policy
 
 
 def _base(session: Session[RlRunConfig]) -> Policy:
