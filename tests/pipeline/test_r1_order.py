@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nalar.config import ConfigError, UserError
+from nalar.machine import environment
 from nalar.pipeline import r1 as r1_module
 from nalar.pipeline.config import RlRunConfig
 from nalar.pipeline.r1 import run_r1, stage_path, standing
@@ -103,9 +104,15 @@ class Doer:
         return Outcome.FINISHED
 
 
+@pytest.fixture(scope="module")
+def here():
+    return environment()
+
+
 @pytest.fixture
-def doer(monkeypatch) -> Doer:
+def doer(monkeypatch, here) -> Doer:
     one = Doer()
+    monkeypatch.setattr("nalar.run.environment", lambda: here)  # which asks git, for every run
     monkeypatch.setattr(r1_module, "run_as_its_kind", one.stage)
     monkeypatch.setattr(r1_module, "measure", one.measure)
     return one

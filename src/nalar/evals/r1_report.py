@@ -1,4 +1,4 @@
-"""What a pipeline came to, as one document: built from its folder alone, finished or not, so that it can be built again."""
+"""What a pipeline came to, as one document: built from its folder alone, finished or not, and so as often as wanted."""
 
 import math
 from collections import Counter

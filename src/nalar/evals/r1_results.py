@@ -1,4 +1,4 @@
-"""What a pipeline measures of each of its models: results by task, what thinking is worth, who wins. Imports no torch."""
+"""What a pipeline measures of each model: results by task, with less thought too, and who wins. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean

@@ -20,7 +20,7 @@ class Stage:
     model: str | None
     """What its model is called in the table of results (R1's own names); None where it is not measured."""
     row: Row
-    """Of the cost table, arXiv:2501.12948v2, Table 7: R1-Zero, SFT data, R1. The base and distillation are not in it."""
+    """Of the cost table, arXiv:2501.12948v2, Table 7: R1-Zero, SFT data, R1; without base and distillation."""
 
 
 STAGES: Mapping[str, Stage] = {

@@ -1,4 +1,4 @@
-"""The whole R1 recipe: its stages in order, each a run of its own in `stages/NAME/`, each model measured when it is made.
+"""The whole R1 recipe: stages in order, each a run of its own in `stages/NAME/`, each model measured when it is made.
 
 What is done is skipped, what was cut off goes on: every stage's own `state.json` says how far it came.
 """
@@ -37,7 +37,7 @@ LAST: Mapping[type[StageConfig], str] = {
     RlRunConfig: "rl",
     SftConfig: "held_out_after",
     CollectConfig: "collect",
-    RewardRunConfig: "reward",
+    RewardRunConfig: "reward_test",
 }
 """What the run of a stage has done last, by the kind of its config."""
 
@@ -71,7 +71,7 @@ def run_r1(
 
 
 def chosen_stages(config: R1Config, first: str | None, last: str | None) -> tuple[str, ...]:
-    """From the one to the other, both included, of those that are on. ConfigError where one is not, or comes too late."""
+    """From the one to the other, both included, of those that are on. UserError where one is not, or comes too late."""
     names = config.stages
     on = {name: name for name in names}
     begin = names[0] if first is None else _asked(first, on, "--from")
@@ -131,7 +131,7 @@ def standing(config: R1Config, run: Run, stage: str) -> Standing:
 
 
 def made(config: R1Config, run: Run, name: str) -> Path:
-    """What stands behind @NAME: a model's folder as it is now, or a dataset. UserError that names the stage it lacks."""
+    """What stands behind @NAME: a model's folder as it is now, or a dataset. UserError that names the stage."""
     given = {"base": config.base, "student": config.student_base}.get(name)
     if given is not None:
         return Path(given).expanduser()
@@ -168,9 +168,9 @@ def _run_stage(
             want="a base that recognises its own hits",
             hint=f"--set {stage}.probe=null in a new run, or more slices",
         )
-    if outcome is Outcome.FINISHED and STAGES[stage].makes == "model":
-        if STAGES[stage].row != "distillation":
-            run.point_model_to(sub.model_dir())
+    is_main = STAGES[stage].makes == "model" and STAGES[stage].row != "distillation"
+    if outcome is Outcome.FINISHED and is_main:
+        run.point_model_to(sub.model_dir())
     return outcome
 
 

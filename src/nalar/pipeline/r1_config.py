@@ -77,7 +77,7 @@ class R1Config(RunConfig):
     safety_model: RewardRunConfig | None = None
     rl2: RlRunConfig | None = None
     student_base: str | None = None
-    """A folder with a dense model and the base's tokenizer, to distil into. None: `student` pretrains it, if it is on."""
+    """A folder with a model and the base's tokenizer, to distil into. None: `student` pretrains it, if it is on."""
     student: ZeroConfig | None = None
     """Of it only the pretraining is run."""
     distil: SftConfig | None = None

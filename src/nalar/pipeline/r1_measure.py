@@ -1,10 +1,11 @@
-"""One model of a pipeline on held-out problems: every task, and with less thought where it was taught to do with less."""
+"""One model of a pipeline on held-out problems: every task, and with less thought where that was taught."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from nalar.config import UserError
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
@@ -20,7 +21,6 @@ from nalar.pipeline.r1_config import MeasureConfig, R1Config, taught_switch
 from nalar.pipeline.session import Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import EVAL_SEED
-from nalar.config import UserError
 from nalar.run import Run
 from nalar.tasks.problem import Problem, Task
 from nalar.tasks.registry import open_task

@@ -1,5 +1,6 @@
 """RL from a model that is there, on any tasks: evaluate, RL, evaluate again, report. Resumes where it stopped."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,8 +36,8 @@ def run_rl(
     keep_tasks(run, config)
     tasks = tasks_of(config)
     if only_rl:
-        rl = rl_stages(tasks, lambda session: _ready_base(session, tasks))["rl"]
-        return run_stages(config, run, observer, should_stop, {"rl": rl})
+        stages = rl_stages(tasks, functools.partial(_ready_base, tasks=tasks))
+        return run_stages(config, run, observer, should_stop, {"rl": stages["rl"]})
     return run_stages(config, run, observer, should_stop, rl_stages(tasks, _base))
 
 
