@@ -44,6 +44,8 @@ class HardwareConfig(Config):
     """Of the whole machine: operations of forward and backward passes a second."""
     sample_flops_per_s: float = Field(gt=0)
     """The same of sampling token by token, which waits for memory and not for arithmetic."""
+    dialogue_tokens: int | None = Field(default=None, ge=1)
+    """Mean length of a dialogue that is kept to be fine-tuned on. None: as of any response."""
 
 
 class MeasureConfig(Config):
