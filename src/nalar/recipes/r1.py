@@ -35,7 +35,7 @@ def r1_cpu() -> R1Config:
 
 def r1_tiny() -> R1Config:
     """The same stages in about a minute, for tests: what they learn is not worth reporting."""
-    short = {"slice_tokens": 120_000, "log_every_steps": 5}
+    short: dict[str, Any] = {"slice_tokens": 120_000, "log_every_steps": 5}
     config = _small(
         "r1-tiny",
         pretrain=_pretrain(_mixture(), slices=1, **short),
@@ -112,7 +112,7 @@ def _small(recipe: str, *, pretrain: ZeroConfig, student: ZeroConfig) -> R1Confi
     )
 
 
-_IN_ENGLISH: Mapping[str, Any] = {"language": 0.5, "target_language": "en"}
+_IN_ENGLISH: dict[str, Any] = {"language": 0.5, "target_language": "en"}
 """Thoughts in one language: what a reader needs, and what the base does not give."""
 
 
@@ -165,6 +165,8 @@ def _dense() -> ModelConfig:
         intermediate_size=192,
         num_hidden_layers=3,
         num_attention_heads=2,
+        n_shared_experts=0,
+        first_k_dense_replace=0,
         kv_lora_rank=None,
         num_key_value_heads=2,
         head_dim=32,
@@ -339,7 +341,7 @@ def r1_literal() -> R1Config:
             "rejection_sampling": collect(
                 "@rl1",
                 problems_per_task=150_000,
-                samples=16,
+                samples=4,
                 keep_per_problem=4,
                 rewrite=None,
                 general=EVERYDAY,
