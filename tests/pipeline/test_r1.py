@@ -1,4 +1,4 @@
-"""A pipeline of real training, at its smallest: from random weights to a student, through stops and kills to the bit."""
+"""A pipeline of real training, at its smallest: from random weights to a student, stopped and killed, to the bit."""
 
 import importlib.util
 import os

@@ -8,8 +8,9 @@ from nalar.config import ConfigError, UserError
 from nalar.machine import environment
 from nalar.pipeline import r1 as r1_module
 from nalar.pipeline.config import RlRunConfig
-from nalar.pipeline.r1 import run_r1, stage_path, standing
+from nalar.pipeline.r1 import run_r1
 from nalar.pipeline.r1_config import R1Config, inputs, references, stage_config, taught_switch
+from nalar.pipeline.standing import LAST, stage_path, standing
 from nalar.pipeline.state import Outcome, State
 from nalar.run import Run
 
@@ -92,7 +93,7 @@ class Doer:
             checkpoint = run.path / "checkpoints" / "step-1"
             checkpoint.mkdir(parents=True)
             run.point_model_to(checkpoint)
-        State(done=[r1_module.LAST[type(config)]]).write(run)
+        State(done=[LAST[type(config)]]).write(run)
         return Outcome.FINISHED
 
     def measure(self, session, *, stage, folder):

@@ -8,7 +8,9 @@ from pydantic import ValidationError
 
 from nalar.cli.flags import leading_word
 from nalar.config import ConfigError, UserError, lookup, nearest
-from nalar.pipeline.config import RlRunConfig, RunConfig, SftConfig, ZeroConfig
+from nalar.evals.config import EvalConfig
+from nalar.pipeline.config import RlRunConfig, RunConfig, SftConfig, TaskRunConfig, ZeroConfig
+from nalar.pipeline.r1_config import PREFIX, R1Config
 from nalar.recipes.registry import RECIPES
 from nalar.run import Run, run_folders
 
@@ -93,7 +95,8 @@ def stored_config(run: Run, kind: type[C]) -> C:
 
 def kind_of(run: Run) -> type[RunConfig]:
     """Of the config that a run was started with."""
-    return _KINDS.get(str(run.info.config.get("recipe")), ZeroConfig)
+    name = str(run.info.config.get("recipe"))
+    return R1Config if name.startswith(PREFIX) else _KINDS.get(name, ZeroConfig)
 
 
 def model_folder(name: str) -> Path:
@@ -113,11 +116,19 @@ def chosen_model(name: str) -> tuple[Path, RunConfig | None]:
     return run.model_dir(), stored_config(run, kind_of(run))
 
 
+def evals_of(config: RunConfig | None) -> EvalConfig:
+    """How a run measures its models; as usual where there is no run."""
+    if isinstance(config, R1Config):
+        return config.measure.evals
+    return config.evals if isinstance(config, TaskRunConfig) else EvalConfig()
+
+
 _KINDS: Mapping[str, type[RunConfig]] = {"sft": SftConfig, "rl": RlRunConfig}
 """By the name in a config's `recipe`; all others are recipes."""
 _OF_KIND: Mapping[type[RunConfig], tuple[str, str]] = {
     ZeroConfig: ("a run of a recipe", "demo"),
     SftConfig: ("a run of `nalar sft`", "sft"),
     RlRunConfig: ("a run of `nalar rl`", "rl"),
+    R1Config: ("a run of `nalar r1`", "r1"),
 }
 """What such a run is called, and the verb that goes on with it."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from nalar.config import UserError
 from nalar.disk import read_lines
 from nalar.evals.r1_results import ModelResult
-from nalar.evals.r1_stages import DATASET, FOLDER, MEASURE, STAGES, Row
+from nalar.evals.r1_stages import DATASET, FOLDER, MEASURE, ON_TOP, STAGES, Row
 from nalar.evals.report import Cost, Hardware, Response
 from nalar.evals.results import Finite
 from nalar.run import Receipt, Run
@@ -85,13 +85,6 @@ class R1Report(Finite):
     config: dict[str, Any]
 
 
-def write_r1_json(run: Run) -> R1Report:
-    """Build the report of a pipeline and write `r1.json` into its folder."""
-    report = build_r1(run)
-    run.write_text(JSON, report.model_dump_json(indent=2) + "\n")
-    return report
-
-
 def build_r1(run: Run) -> R1Report:
     """The report of a pipeline, finished or not. UserError where a file of it is broken."""
     config, environment = run.info.config, run.info.environment
@@ -109,7 +102,7 @@ def build_r1(run: Run) -> R1Report:
         is_complete=_is_complete(run, receipts),
         models=models,
         stages=receipts,
-        on_top_of_base=added(r for r in receipts if r.row in ("zero", "data", "r1")),
+        on_top_of_base=added(r for r in receipts if r.row in ON_TOP),
         total=added(receipts),
         usd_per_hour=price.get("usd_per_hour") if isinstance(price, dict) else None,
         data=data,

@@ -40,6 +40,33 @@ STAGES: Mapping[str, Stage] = {
 }
 """In their order."""
 
+
+@dataclass(frozen=True)
+class Published:
+    """A row of R1's own cost table."""
+
+    title: str
+    h800_hours: float
+    usd: float
+
+
+PUBLISHED: Mapping[Row, Published] = {
+    "base": Published("DeepSeek-V3", 2_788_000, 5_576_000),
+    "zero": Published("DeepSeek-R1-Zero", 101_000, 202_000),
+    "data": Published("SFT data creation", 5_000, 10_000),
+    "r1": Published("DeepSeek-R1", 41_000, 82_000),
+}
+"""As published, in hours of one H800 at 2 USD each; that of the base is V3's report's."""
+ON_TOP: tuple[Row, ...] = ("zero", "data", "r1")
+"""The rows that their total of 147,000 hours and 294,000 USD adds up."""
+ROWS: Mapping[Row, str] = {
+    "base": "The base",
+    "zero": "R1-Zero",
+    "data": "SFT data",
+    "r1": "R1",
+    "distillation": "Distillation",
+}
+
 MEASURE = "measure_"
 """Before a stage's name: the measurement of its model, which is a stage of the pipeline's own run."""
 FOLDER = "stages"

@@ -6,13 +6,13 @@ What is done is skipped, what was cut off goes on: every stage's own `state.json
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from nalar.config import UserError, lookup, refuse_change
 from nalar.disk import only_writer
-from nalar.evals.r1_report import write_r1_json
-from nalar.evals.r1_stages import DATASET, FOLDER, MEASURE, STAGES
-from nalar.pipeline.config import CollectConfig, RewardRunConfig, RlRunConfig, SftConfig, ZeroConfig
+from nalar.evals.r1_html import write_r1
+from nalar.evals.r1_stages import DATASET, MEASURE, STAGES
+from nalar.pipeline.config import CollectConfig, RlRunConfig, SftConfig, ZeroConfig
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.r1_config import (
     MADE_BY,
@@ -26,20 +26,12 @@ from nalar.pipeline.r1_measure import measure
 from nalar.pipeline.r1_observer import StageObserver
 from nalar.pipeline.rl import run_rl
 from nalar.pipeline.sft import run_sft
-from nalar.pipeline.state import Outcome, State
+from nalar.pipeline.standing import stage_path, standing
+from nalar.pipeline.state import Outcome
+from nalar.pipeline.tasks import refuse_bad_tasks
 from nalar.pipeline.training import run_stages
 from nalar.pipeline.zero import run_zero
 from nalar.run import Run
-
-Standing = Literal["done", "begun", "left"]
-LAST: Mapping[type[StageConfig], str] = {
-    ZeroConfig: "pretrain",
-    RlRunConfig: "rl",
-    SftConfig: "held_out_after",
-    CollectConfig: "collect",
-    RewardRunConfig: "reward_test",
-}
-"""What the run of a stage has done last, by the kind of its config."""
 
 
 def run_r1(
@@ -66,7 +58,7 @@ def run_r1(
             observer.stage_finished(stage)
         if (outcome := _measure(config, run, stage, observer, should_stop)) is not Outcome.FINISHED:
             return outcome
-    write_r1_json(run)
+    write_r1(run)
     return Outcome.FINISHED
 
 
@@ -113,21 +105,19 @@ def refuse_missing_inputs(config: R1Config, run: Run, chosen: tuple[str, ...]) -
                 )
 
 
+def refuse_bad_tasks_of(config: R1Config) -> None:
+    """UserError where a stage of RL could not trust its tasks: before anything is done."""
+    for stage in config.stages:
+        own = stage_config(config, stage, lambda name: f"@{name}")
+        if not isinstance(own, RlRunConfig):
+            continue
+        try:
+            refuse_bad_tasks(own)
+        except UserError as error:
+            raise _of_stage(stage, error) from error
+
+
 _WORDS = {"model": "model", "reward": "reward model", "data": "dataset"}
-
-
-def stage_path(run: Run, stage: str) -> Path:
-    """The folder of a stage's own run, there or not."""
-    return run.path / FOLDER / stage
-
-
-def standing(config: R1Config, run: Run, stage: str) -> Standing:
-    """How far a stage that is on has come, by its own run."""
-    path = stage_path(run, stage)
-    if not (path / "run.json").is_file():
-        return "left"
-    done = State.read(Run.open(path)).done
-    return "done" if LAST[type(config.settings(stage))] in done else "begun"
 
 
 def made(config: R1Config, run: Run, name: str) -> Path:
@@ -158,9 +148,7 @@ def _run_stage(
         with only_writer(sub.path):
             outcome = run_as_its_kind(own, sub, StageObserver(observer, stage), should_stop)
     except UserError as error:
-        raise UserError(
-            at=f"stage {stage}: {error.at}", got=error.got, want=error.want, hint=error.hint
-        ) from error
+        raise _of_stage(stage, error) from error
     if outcome is Outcome.PROBE_FAILED:
         raise UserError(
             at=f"stage {stage}: probe",
@@ -172,6 +160,12 @@ def _run_stage(
     if outcome is Outcome.FINISHED and is_main:
         run.point_model_to(sub.model_dir())
     return outcome
+
+
+def _of_stage(stage: str, error: UserError) -> UserError:
+    return UserError(
+        at=f"stage {stage}: {error.at}", got=error.got, want=error.want, hint=error.hint
+    )
 
 
 def run_as_its_kind(
