@@ -99,6 +99,13 @@ def kind_of(run: Run) -> type[RunConfig]:
     return R1Config if name.startswith(PREFIX) else _KINDS.get(name, ZeroConfig)
 
 
+def evals_of(config: RunConfig | None) -> EvalConfig:
+    """How a run measures its models; as usual where there is no run."""
+    if isinstance(config, R1Config):
+        return config.measure.evals
+    return config.evals if isinstance(config, TaskRunConfig) else EvalConfig()
+
+
 def model_folder(name: str) -> Path:
     """The folder of a run's model as it is now, whose link may move on; or the folder of a model itself."""
     path = run_path(name)
@@ -114,13 +121,6 @@ def chosen_model(name: str) -> tuple[Path, RunConfig | None]:
         return path, None
     run = open_run(name, want=_RUN_OR_MODEL)
     return run.model_dir(), stored_config(run, kind_of(run))
-
-
-def evals_of(config: RunConfig | None) -> EvalConfig:
-    """How a run measures its models; as usual where there is no run."""
-    if isinstance(config, R1Config):
-        return config.measure.evals
-    return config.evals if isinstance(config, TaskRunConfig) else EvalConfig()
 
 
 _KINDS: Mapping[str, type[RunConfig]] = {"sft": SftConfig, "rl": RlRunConfig}
