@@ -11,10 +11,9 @@ from pydantic import Field
 from rich.text import Text
 
 from nalar.cli import flags
-from nalar.cli.choice import chosen_model
+from nalar.cli.choice import chosen_model, evals_of
 from nalar.cli.output import Document, Output
 from nalar.config import UserError
-from nalar.evals.config import EvalConfig
 from nalar.evals.text import printable
 from nalar.pipeline.config import RunConfig, TaskRunConfig
 from nalar.sandbox.config import ToolsConfig
@@ -89,8 +88,7 @@ def run(args: Sequence[str]) -> int:
         raise UserError(at="--max-tokens", got=str(asked.max_tokens), want="at least 1")
     _check_budget(asked)
     folder, config = chosen_model(asked.model)
-    evals = config.evals if isinstance(config, TaskRunConfig) else EvalConfig()
-    cap = asked.max_tokens or evals.max_tokens
+    cap = asked.max_tokens or evals_of(config).max_tokens
     prompt = asked.prompt
     if prompt is None and asked.json:
         prompt = sys.stdin.readline().rstrip("\n")

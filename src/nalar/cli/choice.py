@@ -8,14 +8,17 @@ from pydantic import ValidationError
 
 from nalar.cli.flags import leading_word
 from nalar.config import ConfigError, UserError, lookup, nearest
+from nalar.evals.config import EvalConfig
 from nalar.pipeline.config import (
     CollectConfig,
     RewardRunConfig,
     RlRunConfig,
     RunConfig,
     SftConfig,
+    TaskRunConfig,
     ZeroConfig,
 )
+from nalar.pipeline.r1_config import PREFIX, R1Config
 from nalar.recipes.registry import RECIPES
 from nalar.run import Run, run_folders
 
@@ -100,7 +103,15 @@ def stored_config(run: Run, kind: type[C]) -> C:
 
 def kind_of(run: Run) -> type[RunConfig]:
     """Of the config that a run was started with."""
-    return _KINDS.get(str(run.info.config.get("recipe")), ZeroConfig)
+    name = str(run.info.config.get("recipe"))
+    return R1Config if name.startswith(PREFIX) else _KINDS.get(name, ZeroConfig)
+
+
+def evals_of(config: RunConfig | None) -> EvalConfig:
+    """How a run measures its models; as usual where there is no run."""
+    if isinstance(config, R1Config):
+        return config.measure.evals
+    return config.evals if isinstance(config, TaskRunConfig) else EvalConfig()
 
 
 def model_folder(name: str) -> Path:
@@ -133,5 +144,6 @@ _OF_KIND: Mapping[type[RunConfig], tuple[str, str]] = {
     RlRunConfig: ("a run of `nalar rl`", "rl"),
     RewardRunConfig: ("a run of `nalar reward`", "reward"),
     CollectConfig: ("a run of `nalar collect`", "collect"),
+    R1Config: ("a run of `nalar r1`", "r1"),
 }
 """What such a run is called, and the verb that goes on with it."""

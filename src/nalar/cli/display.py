@@ -206,9 +206,13 @@ Display = LogDisplay | LiveDisplay
 @contextlib.contextmanager
 def watch(console: Console, spent_usd: Mapping[str, float]) -> Iterator[Display]:
     """The display that fits the console: live on a terminal, else a log."""
-    # FORCE_COLOR makes a console call a pipe a terminal; bars that move need a real one.
-    if not (console.is_terminal and console.file.isatty()) or console.is_dumb_terminal:
+    if not is_live(console):
         yield LogDisplay(console, spent_usd)
         return
     with LiveDisplay(console, spent_usd) as live:
         yield live
+
+
+def is_live(console: Console) -> bool:
+    """Whether bars can move. FORCE_COLOR makes a console call a pipe a terminal: it takes a real one."""
+    return console.is_terminal and console.file.isatty() and not console.is_dumb_terminal

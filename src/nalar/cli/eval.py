@@ -8,7 +8,7 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field
 
 from nalar.cli import flags
-from nalar.cli.choice import chosen_model
+from nalar.cli.choice import chosen_model, evals_of
 from nalar.cli.output import SCHEMA_VERSION, Output
 from nalar.cli.summary import results_table
 from nalar.config import UserError
@@ -72,7 +72,7 @@ def run(args: Sequence[str]) -> int:
     for word in asked.task:
         refuse_unknown_task(word, at="--task")
     folder, run_config = chosen_model(asked.run)
-    own = run_config.evals if isinstance(run_config, TaskRunConfig) else EvalConfig()
+    own = evals_of(run_config)
     tools = run_config.tools if isinstance(run_config, TaskRunConfig) else ToolsConfig()
     tools = ToolsConfig() if asked.no_tools else tools
     config = _config(asked, own)

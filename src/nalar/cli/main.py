@@ -18,6 +18,7 @@ from nalar.machine import keep_freed_memory
 
 VERBS = {
     "demo": "train the small model from random weights and show what it learned",
+    "r1": "the whole R1 recipe, stage by stage, from random weights or a model that is there",
     "pretrain": "train a recipe's base model and stop before RL",
     "rl": "RL on any task, from a model that is there or a pretrained run",
     "collect": "rejection sampling: a data set out of what a model answers well",

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import tyro
@@ -9,15 +10,18 @@ from pydantic import BaseModel
 from rich.table import Table
 
 from nalar.cli import flags
-from nalar.cli.choice import RUNS, open_run
+from nalar.cli.choice import RUNS, kind_of, open_run
 from nalar.cli.output import Document, Output
 from nalar.cli.runs_compare import Compare, show_comparison
 from nalar.cli.runs_plot import Plot, draw_plot
 from nalar.config import UserError
-from nalar.evals import units
+from nalar.evals import r1_table, units
+from nalar.evals.r1_report import build_r1, stage_runs
+from nalar.evals.r1_stages import MEASURE
 from nalar.evals.report import build_report
 from nalar.evals.table import summary
-from nalar.run import Receipt, Run, run_folders
+from nalar.pipeline.r1_config import R1Config
+from nalar.run import Receipt, Run, add_up, run_folders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,7 @@ class RunDetails(Document, RunSummary):
 
     config: dict[str, Any]
     report: dict[str, Any]
-    """As far as the run came; the form of report.json."""
+    """As far as the run came; the form of report.json, of a pipeline that of r1.json."""
 
 
 def run(args: Sequence[str]) -> int:
@@ -122,10 +126,18 @@ def _list(out: Output) -> int:
 
 def _show(name: str, out: Output) -> int:
     found = open_run(name)
-    report, item = build_report(found), _summary(found)
+    item = _summary(found)
     out.text(f"{found.path}  {item.created}  seed {item.seed}\n  {item.command}\n")
-    out.text(summary(report))
-    form = report.model_dump(mode="json")
+    if kind_of(found) is R1Config:
+        pipeline = build_r1(found)
+        out.text(r1_table.summary(pipeline))
+        if begun := stage_runs(found):
+            out.text(f"\nEach stage is a run: nalar runs show {next(iter(begun.values())).path}")
+        form = pipeline.model_dump(mode="json")
+    else:
+        report = build_report(found)
+        out.text(summary(report))
+        form = report.model_dump(mode="json")
     out.document(RunDetails(**dict(item), config=found.info.config, report=form))
     return 0
 
@@ -137,13 +149,26 @@ def _summary(found: Run) -> RunSummary:
         created=found.info.created,
         command=found.info.command,
         seed=found.info.seed,
-        stages=found.stage_totals(),
-        has_report=(found.path / "report.json").is_file(),
+        stages=_receipts(found),
+        has_report=(found.path / "report.html").is_file(),
     )
 
 
+def _receipts(found: Run) -> list[Receipt]:
+    """One a stage; of a pipeline one for each of its stages' runs, and those of its own."""
+    own = found.stage_totals()
+    if kind_of(found) is not R1Config:
+        return own
+    inner = [
+        replace(receipt, name=name)
+        for name, one in stage_runs(found).items()
+        for receipt in one.ledger()
+    ]
+    return [*add_up(inner).values(), *own]
+
+
 def _cells(item: RunSummary) -> tuple[str, ...]:
-    names = ", ".join(stage.name for stage in item.stages)
+    names = ", ".join(s.name for s in item.stages if not s.name.startswith(MEASURE))
     wall_s, usd = sum(s.wall_s for s in item.stages), sum(s.usd for s in item.stages)
     return (
         item.name,

@@ -124,6 +124,35 @@ def loss_plot(report: Report) -> str | None:
     return _svg("loss", draw)
 
 
+def model_plot(
+    name: str,
+    models: Sequence[str],
+    lines: Mapping[str, Sequence[Estimate | None]],
+    *,
+    is_share: bool,
+) -> str | None:
+    """One line a task over models, in the order in which they were made; None: not measured. With 95% intervals."""
+    if len(models) < 2 or not lines:
+        return None
+
+    def draw(axes: "Axes") -> None:
+        for place, values in enumerate(lines.values()):
+            colour = _TASK_HEX[place % len(_TASK_HEX)]
+            ys = [math.nan if value is None else value.mean for value in values]
+            axes.plot(range(len(models)), ys, color=colour, linewidth=1.8)
+            for x, value in enumerate(values):
+                if value is not None:
+                    _point(axes, x, value, colour)
+        axes.set_xticks(range(len(models)), models)
+        axes.set_xlim(-0.3, len(models) - 0.7)
+        axes.set_ylim(bottom=0)
+        if is_share:
+            axes.set_ylim(0, 1)
+            axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f}%")
+
+    return _svg(name, draw)
+
+
 def _rl_plot(
     name: str,
     report: Report,

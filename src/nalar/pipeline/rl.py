@@ -1,5 +1,6 @@
 """RL from a model that is there, on any tasks: evaluate, RL, evaluate again, report. Resumes where it stopped."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from nalar.model.weights import load_model, refuse_unfit_weights
 from nalar.pipeline.adapting import refuse_unfit_adapters
 from nalar.pipeline.base import read_folder
 from nalar.pipeline.config import RlRunConfig
-from nalar.pipeline.evaluation import Policy, prompt_tokens
+from nalar.pipeline.evaluation import Policy, Tasks, prompt_tokens
 from nalar.pipeline.forecast import Forecast, forecast_rl
 from nalar.pipeline.models import keep_models
 from nalar.pipeline.observer import Observer
@@ -25,12 +26,24 @@ from nalar.run import Run
 
 
 def run_rl(
-    config: RlRunConfig, run: Run, observer: Observer, should_stop: Callable[[], bool]
+    config: RlRunConfig,
+    run: Run,
+    observer: Observer,
+    should_stop: Callable[[], bool],
+    *,
+    only_rl: bool = False,
 ) -> Outcome:
-    """Do every stage that the run has not done."""
+    """Do every stage that the run has not done.
+
+    only_rl: without evaluations and report, for whoever measures the model in another way.
+    """
     keep_tasks(run, config)
     keep_models(run, config, "rl")
-    return run_stages(config, run, observer, should_stop, rl_stages(tasks_of(config), _base))
+    tasks = tasks_of(config)
+    if only_rl:
+        stages = rl_stages(tasks, functools.partial(_ready_base, tasks=tasks))
+        return run_stages(config, run, observer, should_stop, {"rl": stages["rl"]})
+    return run_stages(config, run, observer, should_stop, rl_stages(tasks, _base))
 
 
 def read_base(config: RlRunConfig) -> tuple[ModelConfig, Tokenizer]:
@@ -51,6 +64,15 @@ def plan_rl(config: RlRunConfig) -> Forecast:
     scorers = read_scorers(config, tokenizer)
     refuse_long_prompts(tasks_of(config), lambda prompt: prompt_tokens(tokenizer, prompt), config)
     return forecast_rl(config, model, teacher, scorers)
+
+
+def _ready_base(session: Session[RlRunConfig], tasks: Tasks) -> Policy:
+    """The base, where no evaluation comes first that would refuse prompts that are too long."""
+    policy = _base(session)
+    refuse_long_prompts(
+        tasks, lambda prompt: prompt_tokens(policy.tokenizer, prompt), session.config
+    )
+    return policy
 
 
 def _base(session: Session[RlRunConfig]) -> Policy:
