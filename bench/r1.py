@@ -113,7 +113,10 @@ def _start(job: Job, seconds: float) -> subprocess.Popen[bytes]:
     place = job.place
     return python(
         "controls.r1_run",
-        [place.recipe, str(place.seed), str(place.work), job.part, f"{seconds:.1f}"],
+        [
+            *(place.recipe, str(place.seed), str(place.work), job.part),
+            f"{time.monotonic() + seconds:.1f}",
+        ],
         log=place.work / f"{job.name}.log",
         threads=1,
         on_cpu=True,

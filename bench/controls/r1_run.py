@@ -1,4 +1,8 @@
-"""One part of one seed, within a limit of seconds: `python -m controls.r1_run RECIPE SEED WORK PART SECONDS`."""
+"""One part of one seed, until a time: `python -m controls.r1_run RECIPE SEED WORK PART UNTIL`.
+
+UNTIL is by the clock of time.monotonic(), which all processes of a machine share, so that the time that imports take,
+on a machine with much to do, counts too.
+"""
 
 import sys
 import time
@@ -12,9 +16,8 @@ from nalar.config import UserError
 from nalar.pipeline.state import Outcome
 
 
-def go_on(place: Place, part: str, seconds: float) -> Outcome:
+def go_on(place: Place, part: str, until: float) -> Outcome:
     """From wherever the part is."""
-    until = time.monotonic() + seconds
     folder = place.folder(part)
     outcome = PARTS[part](place, lambda: time.monotonic() > until)
     if outcome is Outcome.FINISHED:
@@ -23,10 +26,10 @@ def go_on(place: Place, part: str, seconds: float) -> Outcome:
 
 
 def main(args: Sequence[str]) -> int:
-    recipe, seed, work, part, seconds = args
+    recipe, seed, work, part, until = args
     place = Place(recipe, int(seed), Path(work))
     try:
-        say(f"{part}: {go_on(place, part, float(seconds)).value}")
+        say(f"{part}: {go_on(place, part, float(until)).value}")
     except UserError as error:
         say(str(error))
         place.folder(part).mkdir(parents=True, exist_ok=True)
