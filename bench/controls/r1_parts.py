@@ -28,7 +28,7 @@ from nalar.tasks.registry import open_task
 
 TOLERANCE_FRAC = 0.05
 """By which the FLOPs of RL may miss their budget, if a whole number of steps comes no nearer."""
-ATTEMPTS = 3
+ATTEMPTS = 4
 """Runs of RL to come so near: what a step costs is known when it is over, and the schedule wants it before."""
 CONTEXT = 64
 """Tokens that a token attends to, about, where two models' costs are compared."""
@@ -87,8 +87,22 @@ def equal_flops(place: Place, should_stop: ShouldStop, *, part: str) -> Outcome:
         tried[steps] = stage_flops(run, "rl")
         say(f"{part}: {steps} steps took {tried[steps] / budget:.2f} of the FLOPs")
         if abs(tried[steps] / budget - 1) > TOLERANCE_FRAC:
-            steps = whole_steps(budget, tried[steps] / steps)
+            steps = next_steps(budget, tried)
     return _measured(place, part, nearest_attempt(place, part), should_stop)
+
+
+def next_steps(budget: float, tried: Mapping[int, float]) -> int:
+    """Steps that may come nearer to a budget of FLOPs than those that were tried, by what each of them took.
+
+    With one, in proportion; then along the line through the two nearest, for steps become cheaper as responses become
+    shorter. At most twice the nearest.
+    """
+    near, *rest = sorted(tried, key=lambda steps: abs(tried[steps] - budget))
+    step_flops = tried[near] / near
+    if rest:
+        slope = (tried[near] - tried[rest[0]]) / (near - rest[0])
+        step_flops = slope if slope > 0 else step_flops
+    return min(2 * near, max(1, near + round((budget - tried[near]) / step_flops)))
 
 
 def counted_flops(place: Place, part: str) -> dict[str, float]:

@@ -110,7 +110,19 @@ def _pass_at_1(some: Sequence[One]) -> str:
         [name, *(with_seeds(spread(_of(some, name), task, "correct")) for task in tasks)]
         for name in _names(some)
     ]
-    return markdown_table(["model", *tasks], rows)
+    without = [
+        [title, *(_baseline(some[0], task, kind) for task in tasks)]
+        for kind, title in (("constant", "best constant answer"), ("guess", "blind guess"))
+    ]
+    return markdown_table(["model", *tasks], [*rows, *without])
+
+
+def _baseline(one: One, task: str, kind: str) -> str:
+    """What needs no model, and so is the same for every seed."""
+    known = one.baselines.get(task, {}).get(kind)
+    if known is None:
+        return MISSING
+    return mean_with_interval(Spread.of_estimates([Estimate.model_validate(known["pass_at_1"])]))
 
 
 def _other_figures(some: Sequence[One]) -> str:

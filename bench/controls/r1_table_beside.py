@@ -37,19 +37,24 @@ def switch(some: Sequence[One]) -> str:
     ]
     head = ["model, task", "off", "short", "all it wants", "on against off"]
     head += ["best constant answer", "off against it", "blind guess", "off against it"]
+    head += ["off: replies with a thought", "short: longest thought, tokens"]
     return "\n\n".join([markdown_table(head, rows), *_limits(some, names)])
 
 
 def _switch_row(some: Sequence[One], name: str, task: str) -> list[str]:
     models = [one.models[name] for one in some]
-    off, short, on = (spread(models, task, "correct", m) for m in ("off", "budget", "on"))  # type: ignore[arg-type]
+    off, short, on = (spread(models, task, "correct", m) for m in ("off", "budget", "on"))
     cells = [f"{name}, {task}", *map(mean_with_interval, (off, short, on)), stands(on, off)]
     for kind in ("constant", "guess"):
         known = some[0].baselines.get(task, {}).get(kind)
         beside = None if known is None else Estimate.model_validate(known["pass_at_1"])
         flat = None if beside is None else Spread([beside], beside)
         cells += [mean_with_interval(flat), stands(off, flat)]
-    return cells
+    shares = [r.thought_frac or 0.0 for _, _, t, r in _asked(some, [name], "off") if t == task]
+    longest = [
+        r.longest_thought_tokens for _, _, t, r in _asked(some, [name], "budget") if t == task
+    ]
+    return [*cells, " · ".join(map(percent, shares)), " · ".join(map(str, longest))]
 
 
 def stands(one: Spread | None, other: Spread | None) -> str:

@@ -10,7 +10,7 @@ import r1 as bench
 from controls import r1_parts, r1_run, side_by_side
 from controls.r1_aims import AIMS, moved
 from controls.r1_figures import Model, figures_of, spread, spread_of
-from controls.r1_parts import plain_rl, provoked_rl, published_rl
+from controls.r1_parts import next_steps, plain_rl, provoked_rl, published_rl
 from controls.r1_place import DONE, NEEDS, PIPELINE, REFUSED, Place
 from controls.r1_results import Arm, Attempt, EqualFlops, Joined, One, joined
 from controls.r1_state import spare
@@ -308,11 +308,27 @@ def test_rl_is_run_again_until_its_flops_are_near(place, rl_that_costs):
     assert asked == [50, 100] and steps_measured(measured) == 100
 
 
-def test_rl_whose_steps_change_their_price_ends_with_the_nearest(place, rl_that_costs):
-    asked, measured = rl_that_costs(lambda n: 10.0 if n < 60 else 30.0, budget=1000.0, guess=20.0)
+def test_rl_whose_steps_become_cheaper_is_tried_along_a_line(place, rl_that_costs):
+    asked, measured = rl_that_costs(lambda n: 10.0 - 0.02 * n, budget=1000.0, guess=20.0)
     r1_parts.equal_flops(place, lambda: False, part="rl_as_distil")
-    assert asked == [50, 100, 33]  # half of it, three times of it, a third of it
-    assert steps_measured(measured) == 50
+    assert asked == [50, 100, 129]  # 450, 800, 957 FLOPs: at most twice as many, then along a line
+    assert steps_measured(measured) == 129
+
+
+def test_rl_that_never_comes_near_ends_with_the_nearest(place, rl_that_costs):
+    asked, measured = rl_that_costs(lambda n: 10.0 if n <= 60 else 30.0, budget=1000.0, guess=20.0)
+    r1_parts.equal_flops(place, lambda: False, part="rl_as_distil")
+    assert len(asked) == len(set(asked)) <= r1_parts.ATTEMPTS
+    prices = {n: n * (10.0 if n <= 60 else 30.0) for n in asked}
+    assert steps_measured(measured) == min(asked, key=lambda n: abs(prices[n] - 1000))
+
+
+def test_the_next_number_of_steps_is_bounded():
+    assert next_steps(1000.0, {10: 10.0}) == 20
+    assert next_steps(1.0, {10: 100.0}) == 1
+    assert (
+        next_steps(1000.0, {10: 800.0, 20: 700.0}) == 12
+    )  # dearer by fewer: in proportion to the nearest
 
 
 def test_a_step_that_is_too_large_is_taken_once(place, rl_that_costs):
@@ -651,6 +667,8 @@ def test_what_stages_move_is_said_plainly(document):
 def test_the_switch_stands_beside_what_needs_no_model(document):
     line = line_of(document, "final, linear")
     assert "60.0 [" in line and "2.0 [0.0, 5.0] | above" in line
+    assert line.endswith("| 0.0 · 0.0 · 0.0 | 16 · 16 · 16 |")
+    assert "5.0 [5.0, 6.0] | –" in line_of(document, "blind guess")
     assert "That it is at most 1.0% holds." in document
     assert "the longest thought has 16" in document and "The limit holds." in document
 
