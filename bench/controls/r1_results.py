@@ -44,7 +44,7 @@ class EqualFlops(Finite):
     counted: dict[str, float]
     """What those were spent on."""
     attempts: list[Attempt]
-    """Whole runs; the last but one or the last is measured: `steps`."""
+    """In their order; the nearest to the budget is the one that is measured."""
     steps: int
     flops: float
     model: Model
