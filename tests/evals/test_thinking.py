@@ -121,7 +121,7 @@ def test_results_from_before_this_was_measured_still_load(engine):
 
 
 def test_a_budget_without_a_thought_is_refused():
-    with pytest.raises(ConfigError, match="thinking_budget: got 8 with evals.thinking=off"):
+    with pytest.raises(ConfigError, match=r"thinking_budget: got 8 with evals\.thinking=off"):
         EvalConfig(thinking="off", thinking_budget=8)
     with pytest.raises(ValidationError):
         EvalConfig(thinking_budget=-1)
