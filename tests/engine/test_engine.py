@@ -16,7 +16,7 @@ from nalar.engine.scheduler import Scheduler
 from nalar.engine.sequence import Request, SamplingParams, ThinkingParams
 from nalar.kernels import switch
 
-pytestmark = pytest.mark.few(4)
+pytestmark = pytest.mark.few(2)
 
 END = 12
 
