@@ -13,7 +13,9 @@ T = TypeVar("T")
 class Config(BaseModel):
     """A frozen config that refuses unknown keys. Units stand in field names; `None` means off."""
 
-    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        defer_build=True, frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
 
 
 class UserError(Exception):

@@ -130,9 +130,7 @@ def test_the_report_says_what_became_of_any_task(whole, monkeypatch):
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("at", [("rl", 7), ("evaluate_base", 1)])
-def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(
-    at, make_config, whole, work, go
-):
+def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(at, make_config, whole, work, go):
     run = work.create("run", make_config())
     work.interrupted(go, run, at)
     assert go(run) is Outcome.FINISHED
@@ -156,7 +154,9 @@ def test_a_curriculum_that_was_interrupted_draws_the_same(make_config, work, go)
     remembered = json.loads((last / "state" / "loop.json").read_text())["levels"]["chain_sum"]
     assert len(remembered) == 3 and sum(tried for _, tried in remembered.values()) > 3
     assert go(run) is Outcome.FINISHED
-    assert files(run) == files(whole) and work.timeless(run, *STAGES) == work.timeless(whole, *STAGES)
+    assert files(run) == files(whole) and work.timeless(run, *STAGES) == work.timeless(
+        whole, *STAGES
+    )
     names = {name for m in whole.metrics("rl") for name in m.values}
     for metric in ("level_frac", "level_accuracy"):
         assert f"{metric}/chain_sum,min_terms=2,max_terms=2" in names

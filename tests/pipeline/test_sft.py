@@ -161,9 +161,7 @@ def test_transformers_loads_the_model_and_agrees(whole):
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("at", [("sft", 9), ("sft", 3), ("held_out_before", 1)])
-def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(
-    at, make_config, whole, work, go
-):
+def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(at, make_config, whole, work, go):
     run = work.create("cut", make_config())
     work.interrupted(go, run, at)
     assert go(run) is Outcome.FINISHED
