@@ -25,8 +25,10 @@ if not os.path.exists("/dev/nvidia0"):  # noqa: PTH110 - nothing is imported yet
 
 def pytest_configure(config):
     """How many examples hypothesis tries where a test does not say: few in `make test`, many in `make test-all`."""
-    hypothesis.settings.register_profile("quick", max_examples=30, stateful_step_count=25)
-    hypothesis.settings.register_profile("all", max_examples=200, stateful_step_count=40)
+    for name, examples, steps in (("quick", 30, 25), ("all", 200, 40)):
+        hypothesis.settings.register_profile(
+            name, max_examples=examples, stateful_step_count=steps, deadline=None
+        )
     is_quick = "not slow" in config.getoption("markexpr", "")
     hypothesis.settings.load_profile("quick" if is_quick else "all")
 

@@ -76,7 +76,7 @@ class FakePipeline:
 
 
 _GOOD: set[str] = set()
-"""Settings whose tasks were found good: most tests ask for a recipe as it is, and drawing its problems takes a while."""
+"""Settings whose tasks were found good: most tests ask for a recipe as it is, and trying its problems takes time."""
 
 
 def refuse_bad_tasks_once(config: TaskRunConfig) -> None:
