@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from nalar.config import UserError
 from nalar.disk import read_lines
 from nalar.evals.r1_results import ModelResult
-from nalar.evals.r1_stages import DATASET, FOLDER, MEASURE, ON_TOP, STAGES, Row
 from nalar.evals.report import Cost, Hardware, Response
 from nalar.evals.results import Finite
+from nalar.plan.r1_stages import DATASET, FOLDER, MEASURE, ON_TOP, STAGES, Row
 from nalar.run import Receipt, Run
 
 SCHEMA_VERSION = 1

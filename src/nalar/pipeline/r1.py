@@ -4,14 +4,13 @@ What is done is skipped, what was cut off goes on: every stage's own `state.json
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nalar.config import UserError, lookup, refuse_change
 from nalar.disk import only_writer
 from nalar.evals.r1_html import write_r1
-from nalar.evals.r1_stages import DATASET, MEASURE, STAGES
 from nalar.pipeline.config import CollectConfig, RlRunConfig, SftConfig, ZeroConfig
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.r1_config import (
@@ -26,11 +25,12 @@ from nalar.pipeline.r1_measure import measure
 from nalar.pipeline.r1_observer import StageObserver
 from nalar.pipeline.rl import run_rl
 from nalar.pipeline.sft import run_sft
-from nalar.pipeline.standing import stage_path, standing
+from nalar.pipeline.standing import done_stages, stage_path, standing
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import refuse_bad_tasks
 from nalar.pipeline.training import run_stages
 from nalar.pipeline.zero import run_zero
+from nalar.plan.r1_stages import DATASET, MEASURE, STAGES
 from nalar.run import Run
 
 
@@ -49,7 +49,7 @@ def run_r1(
     before anything is done; where a stage fails, what was done before it stays done.
     """
     chosen = chosen_stages(config, first, last)
-    refuse_missing_inputs(config, run, chosen)
+    refuse_missing_inputs(config, chosen, done_stages(config, run))
     for stage in _up_to(config, chosen[-1]):
         if stage in chosen and standing(config, run, stage) != "done":
             outcome = _run_stage(config, run, stage, observer, should_stop)
@@ -89,13 +89,13 @@ def _asked(name: str, on: Mapping[str, str], flag: str) -> str:
     return known
 
 
-def refuse_missing_inputs(config: R1Config, run: Run, chosen: tuple[str, ...]) -> None:
+def refuse_missing_inputs(config: R1Config, chosen: Sequence[str], done: Sequence[str]) -> None:
     """UserError where a stage that is to be done wants what an earlier one makes that is neither done nor chosen."""
     for stage in chosen:
-        if standing(config, run, stage) == "done":
+        if stage in done:
             continue
         for maker in inputs(config, stage):
-            if maker not in chosen and standing(config, run, maker) != "done":
+            if maker not in chosen and maker not in done:
                 makes = STAGES[maker].makes
                 raise UserError(
                     at=f"stage {stage}",

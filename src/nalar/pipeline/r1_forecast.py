@@ -6,7 +6,6 @@ from pathlib import Path
 
 from nalar.config import UserError
 from nalar.data.config import FileSource
-from nalar.evals.r1_stages import STAGES
 from nalar.model.config import ModelConfig
 from nalar.model.families.registry import family_of
 from nalar.model.folder import CONFIG, read_json
@@ -25,6 +24,7 @@ from nalar.pipeline.forecast import (
 from nalar.pipeline.r1_config import MADE_BY, R1Config, stage_config, taught_switch
 from nalar.plan.model import flops_per_token, sampling_flops
 from nalar.plan.published import PUBLISHED
+from nalar.plan.r1_stages import STAGES
 
 MEASURE = "measure"
 USUAL_PAIRS = 4000

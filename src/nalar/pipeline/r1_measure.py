@@ -12,7 +12,6 @@ from nalar.engine.engine import Engine
 from nalar.evals.config import EvalConfig
 from nalar.evals.protocol import Measured, evaluate
 from nalar.evals.r1_results import Mode, ModelResult, win_rate
-from nalar.evals.r1_stages import MEASURE
 from nalar.evals.results import Estimate, TaskResult, estimate
 from nalar.model.weights import load_model
 from nalar.pipeline.base import read_folder
@@ -21,6 +20,7 @@ from nalar.pipeline.r1_config import MeasureConfig, R1Config, taught_switch
 from nalar.pipeline.session import Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import EVAL_SEED
+from nalar.plan.r1_stages import MEASURE
 from nalar.run import Run
 from nalar.tasks.problem import Problem, Task
 from nalar.tasks.registry import open_task

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from nalar.evals.r1_stages import FOLDER
 from nalar.pipeline.config import CollectConfig, RewardRunConfig, RlRunConfig, SftConfig, ZeroConfig
 from nalar.pipeline.r1_config import R1Config, StageConfig
 from nalar.pipeline.state import State
+from nalar.plan.r1_stages import FOLDER
 from nalar.run import Run
 
 Standing = Literal["done", "begun", "left"]

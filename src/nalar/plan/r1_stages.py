@@ -1,7 +1,4 @@
-"""The stages of the R1 recipe: their order, what each makes, and the row of R1's cost table that it belongs to.
-
-Imports no torch.
-"""
+"""The stages of the R1 recipe: their order, what each makes, and what R1's own cost, by the rows of its table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
