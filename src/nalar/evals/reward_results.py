@@ -117,8 +117,7 @@ class RewardResults(Finite):
     log_loss: float
     """Nats a judgement; 0.693 is that of a model that knows nothing."""
     by_flaw: dict[str, Estimate]
-    """Accuracy by what is wrong with the worse side, or with the answer (or thought) of a label,
-    where that has a name."""
+    """Accuracy by what is wrong with the worse side, or with answer or thought of a label, where that has a name."""
 
 
 def reward_results(
