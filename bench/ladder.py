@@ -24,15 +24,9 @@ from pathlib import Path
 from controls.ladder_results import Joined, joined, write_joined
 from controls.ladder_state import pack, unpack
 from controls.ladder_table import write_ladder
+from controls.side_by_side import CLOSING_S, python, work_on
 from nalar.config import UserError, lookup
 from nalar.recipes.registry import RECIPES
-
-CLOSING_S = 40.0
-"""Before the end of a call: no run goes on, so that evaluations end, and results are joined and packed."""
-GRACE_S = 15.0
-"""What a process that overslept gets on top of it before it is killed, which costs it what it did since it saved."""
-LEAST_S = 30.0
-"""A run is not started for less."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +39,6 @@ class Job:
     @property
     def name(self) -> str:
         return f"{self.recipe}-seed{self.seed}"
-
-
-@dataclass
-class Going:
-    """A process that works on a job."""
-
-    job: Job
-    process: subprocess.Popen[bytes]
 
 
 def run_all(asked: argparse.Namespace) -> int:
@@ -70,7 +56,7 @@ def run_all(asked: argparse.Namespace) -> int:
         known = Joined.read(asked.before)
         unpack(asked.before, work)
     left = [job for job in jobs if not known.is_whole(job.name)]
-    _work_on(left, work, asked.workers, until)
+    work_on(left, lambda job, rest: _start(job, work, rest), workers=asked.workers, until=until)
     found = joined(known, [(job.name, work / job.name) for job in left])
     write_joined(out, found)
     unfinished = [work / job.name for job in left if not found.is_whole(job.name)]
@@ -82,48 +68,17 @@ def run_all(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _work_on(jobs: Sequence[Job], work: Path, workers: int, until: float) -> None:
-    """As many at a time as there are workers, in order."""
-    waiting, going = list(jobs), list[Going]()
-    while waiting or going:
-        for one in [g for g in going if g.process.poll() is not None]:
-            going.remove(one)
-            print(f"{one.job.name}: process ended with {one.process.returncode}", flush=True)
-        rest = until - time.monotonic()
-        while waiting and len(going) < workers and rest > LEAST_S:
-            job = waiting.pop(0)
-            going.append(Going(job, _start(job, work, rest)))
-        if rest <= LEAST_S:
-            waiting.clear()
-        if rest < -GRACE_S:
-            for one in going:
-                print(f"{one.job.name}: killed, it did not stop in time", flush=True)
-                one.process.kill()
-                one.process.wait()
-            return
-        time.sleep(0.2)
-
-
 def _start(job: Job, work: Path, seconds: float) -> subprocess.Popen[bytes]:
     """Its output goes to a log beside its folder."""
     config = RECIPES[job.recipe]()
     threads = 1 if config.device == "cpu" else config.threads
-    kept = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if config.device == "cpu" else {}
-    with (work / f"{job.name}.log").open("ab") as log:
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-m", "controls.ladder_run"),
-                *(job.recipe, str(job.seed), str(work / job.name)),
-                *(f"{seconds:.1f}", str(threads)),
-            ],
-            stdout=log,
-            stderr=log,
-            env=os.environ
-            | kept
-            | hidden
-            | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+    return python(
+        "controls.ladder_run",
+        [job.recipe, str(job.seed), str(work / job.name), f"{seconds:.1f}", str(threads)],
+        log=work / f"{job.name}.log",
+        threads=threads,
+        on_cpu=config.device == "cpu",
+    )
 
 
 def main(args: Sequence[str] | None = None) -> int:

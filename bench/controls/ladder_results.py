@@ -142,12 +142,14 @@ def without_problems(value: Any) -> Any:
     return [without_problems(v) for v in value] if isinstance(value, list) else value
 
 
-def thinned(metrics: Sequence[Metric]) -> dict[str, list[list[float]]]:
-    """Of each kept metric every n-th value, and the last; six digits."""
+def thinned(
+    metrics: Sequence[Metric], kept: tuple[str, ...] = _CURVES
+) -> dict[str, list[list[float]]]:
+    """Of each kept metric every n-th value, and the last; six digits. kept: beginnings of names."""
     curves: dict[str, list[list[float]]] = {}
     for metric in metrics:
         for name, value in metric.values.items():
-            if name.startswith(_CURVES) and value == value:  # nan is not
+            if name.startswith(kept) and value == value:  # nan is not
                 curves.setdefault(name, []).append([metric.step, float(f"{value:.6g}")])
     return {name: _every(points) for name, points in curves.items()}
 

@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nalar.train.shelf import Shelf
@@ -10,14 +10,25 @@ from nalar.train.shelf import Shelf
 NAME = "state-{}.tar"
 
 
-def pack(runs: Sequence[Path], out: Path, *, part_bytes: int, parts: int) -> list[str]:
+def pack(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    part_bytes: int,
+    parts: int,
+    spare: Callable[[Path], set[str]] | None = None,
+) -> list[str]:
     """Write state-0.tar and so on, each with whole runs; names of runs for which there was no room.
 
     Runs that came farthest are packed first. Of a run's checkpoints the newest of each stage is enough.
+    spare: what of a run stays behind, as members of its archive. None: as a run of the ladder has it.
     """
     for old in out.glob(NAME.format("*")):
         old.unlink()
-    packed = [(run, _packed(run)) for run in sorted(runs, key=_progress, reverse=True)]
+    packed = [
+        (run, _packed(run, (spare or _spare)(run)))
+        for run in sorted(runs, key=_progress, reverse=True)
+    ]
     shelves: list[list[tuple[Path, bytes]]] = []
     dropped = []
     for run, data in packed:
@@ -51,9 +62,8 @@ def unpack(before: Path, work: Path) -> None:
                     run.extractall(work, filter="data")
 
 
-def _packed(run: Path) -> bytes:
+def _packed(run: Path, spare: set[str]) -> bytes:
     file = io.BytesIO()
-    spare = _spare(run)
     with tarfile.open(fileobj=file, mode="w:gz", compresslevel=6) as tar:
         if run.exists():
             tar.add(run, run.name, filter=lambda m: None if m.name in spare else m)

@@ -77,6 +77,13 @@ def seeds(spread: Spread | None, *, intervals: bool = False) -> str:
     )
 
 
+def with_seeds(spread: Spread | None) -> str:
+    """Mean and interval, and behind them the seeds where there are several."""
+    if spread is None or len(spread.by_seed) == 1:
+        return mean_with_interval(spread)
+    return f"{mean_with_interval(spread)} ({seeds(spread)})"
+
+
 def _with_interval(mean: float, interval: Estimate | None) -> str:
     if interval is None:
         return percent(mean)

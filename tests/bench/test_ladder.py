@@ -14,6 +14,7 @@ from controls.finished import Finished
 from controls.ladder_results import Joined, joined, thinned, without_problems, write_joined
 from controls.ladder_state import pack, unpack
 from controls.ladder_table import write_ladder
+from controls.side_by_side import CLOSING_S, LEAST_S
 from nalar.config import UserError
 from nalar.recipes.ladder import zero_linear_cpu
 from nalar.run import Metric
@@ -159,7 +160,7 @@ def test_lists_of_single_problems_are_left_out():
 @pytest.mark.slow
 def test_two_calls_side_by_side(tmp_path, capsys):
     """Real processes: the first call has time for nothing but a start, the second for the demo's tiny recipe."""
-    first = _asked(tmp_path, minutes=(bench.CLOSING_S + bench.LEAST_S + 5) / 60, before=None)
+    first = _asked(tmp_path, minutes=(CLOSING_S + LEAST_S + 5) / 60, before=None)
     assert bench.run_all(first) == 0
     again = _asked(tmp_path, minutes=9, before=tmp_path / "out0")
     assert bench.run_all(again) == 0
