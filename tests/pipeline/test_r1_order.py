@@ -339,3 +339,23 @@ def test_a_stage_whose_settings_clash_with_its_place_is_named():
     assert isinstance(own, RlRunConfig)
     assert own.model == "/cold_start"
     assert Path(config.base).name == "base-folder"
+
+
+def test_a_model_that_is_given_is_taken_in_once_where_it_has_to_be(
+    go, doer, tmp_path, monkeypatch, recorder
+):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    calls = []
+
+    def adopted(given, target):
+        calls.append(given)
+        target.mkdir(parents=True)
+        return target
+
+    monkeypatch.setattr(r1_module, "adopted", adopted)
+    run, _ = go(config_of(base=str(folder)), last="zero")
+    assert doer.configs["zero"].model == str((run.path / "adopted" / "base").resolve())
+    assert any("taken in" in note for note in recorder.notes)
+    go(config_of(base=str(folder)), last="rl1")
+    assert calls == [folder]
