@@ -173,6 +173,8 @@ def test_what_the_user_brings_stands_where_the_recipe_wants_it(fake, nalar_, tmp
     config = cli_module.configured(asked, of_files())
     assert config.base == str(tmp_path / "base")
     assert config.zero.rl.tasks == config.measure.evals.tasks == ("a.jsonl", "b.jsonl,boxed=true")
+    same = cli_module.configured(cli_module.R1(problems=("problems.jsonl",)), of_files())
+    assert same == of_files()
     for name in ("a.jsonl", "b.jsonl"):
         assert name in r1_drive.missing_files(config)
 
