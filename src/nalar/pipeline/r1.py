@@ -183,9 +183,9 @@ def _run_stage(
 
 
 def _of_stage(stage: str, error: UserError) -> UserError:
-    return UserError(
-        at=f"stage {stage}: {error.at}", got=error.got, want=error.want, hint=error.hint
-    )
+    name = f"stage {stage}"  # some stages name themselves
+    at = error.at if error.at.startswith(name) else f"{name}: {error.at}"
+    return UserError(at=at, got=error.got, want=error.want, hint=error.hint)
 
 
 def run_as_its_kind(
