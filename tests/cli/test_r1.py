@@ -12,8 +12,8 @@ from nalar.cli.r1_display import TreeDisplay, split_name
 from nalar.config import UserError
 from nalar.pipeline.preflight import Machine
 from nalar.pipeline.r1_config import R1Config
-from nalar.pipeline.standing import LAST
 from nalar.pipeline.state import Outcome, State
+from nalar.plan.r1_stages import STAGES
 from nalar.recipes.zero import zero_tiny
 from nalar.run import Run
 
@@ -63,7 +63,7 @@ class Fake:
             return self.outcome
         (run.path / "checkpoints" / "step-1").mkdir(parents=True)
         run.point_model_to(run.path / "checkpoints" / "step-1")
-        State(done=[LAST[type(config)]]).write(run)
+        State(done=[STAGES[run.path.name].ends_with]).write(run)
         return Outcome.FINISHED
 
     def measure(self, session, *, stage, folder):

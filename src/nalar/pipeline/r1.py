@@ -56,7 +56,7 @@ def run_r1(
     refuse_missing_inputs(config, chosen, done_stages(config, run))
     _adopt_given(config, run, observer)
     for stage in _up_to(config, chosen[-1]):
-        if stage in chosen and standing(config, run, stage) != "done":
+        if stage in chosen and standing(run, stage) != "done":
             outcome = _run_stage(config, run, stage, observer, should_stop)
             if outcome is not Outcome.FINISHED:
                 return outcome
@@ -252,7 +252,7 @@ def _measure(
 ) -> Outcome:
     """Measure a stage's model, if it makes one and has made it; a stage of the pipeline's own run."""
     is_given = stage not in config.stages
-    if STAGES[stage].model is None or not (is_given or standing(config, run, stage) == "done"):
+    if STAGES[stage].model is None or not (is_given or standing(run, stage) == "done"):
         return Outcome.FINISHED
     name = "base" if stage == "pretrain" else stage
     doing = {
