@@ -12,8 +12,8 @@ from nalar.cli.r1_display import TreeDisplay, split_name
 from nalar.config import UserError
 from nalar.pipeline.preflight import Machine
 from nalar.pipeline.r1_config import R1Config
-from nalar.pipeline.standing import LAST
 from nalar.pipeline.state import Outcome, State
+from nalar.plan.r1_stages import STAGES
 from nalar.recipes.zero import zero_tiny
 from nalar.run import Run
 
@@ -63,7 +63,7 @@ class Fake:
             return self.outcome
         (run.path / "checkpoints" / "step-1").mkdir(parents=True)
         run.point_model_to(run.path / "checkpoints" / "step-1")
-        State(done=[LAST[type(config)]]).write(run)
+        State(done=[STAGES[run.path.name].ends_with]).write(run)
         return Outcome.FINISHED
 
     def measure(self, session, *, stage, folder):
@@ -173,6 +173,8 @@ def test_what_the_user_brings_stands_where_the_recipe_wants_it(fake, nalar_, tmp
     config = cli_module.configured(asked, of_files())
     assert config.base == str(tmp_path / "base")
     assert config.zero.rl.tasks == config.measure.evals.tasks == ("a.jsonl", "b.jsonl,boxed=true")
+    same = cli_module.configured(cli_module.R1(problems=("problems.jsonl",)), of_files())
+    assert same == of_files()
     for name in ("a.jsonl", "b.jsonl"):
         assert name in r1_drive.missing_files(config)
 

@@ -46,7 +46,9 @@ def run(tmp_path) -> Run:
         own.record(receipt("a", used, 0.1))
         own.record(receipt("b", 1, 0.1))
         if name != "rejection_sampling":
-            own.write_json("state.json", {"done": ["a"]})
+            own.write_json("state.json", {"done": ["data", STAGES[name].ends_with]})
+        else:
+            own.write_json("state.json", {"done": ["data"]})
     origins = ["self", "self", "procedural", "file:mine.jsonl"]
     lines = [json.dumps({"messages": [], "origin": origin}) for origin in origins]
     (run.path / "stages" / "rejection_sampling" / "dataset.jsonl").write_text("\n".join(lines))
