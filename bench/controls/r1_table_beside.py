@@ -42,7 +42,7 @@ def switch(some: Sequence[One]) -> str:
 
 def _switch_row(some: Sequence[One], name: str, task: str) -> list[str]:
     models = [one.models[name] for one in some]
-    off, short, on = (spread(models, task, "correct", m) for m in ("off", "budget", "on"))  # type: ignore[arg-type]
+    off, short, on = (spread(models, task, "correct", m) for m in ("off", "budget", "on"))
     cells = [f"{name}, {task}", *map(mean_with_interval, (off, short, on)), stands(on, off)]
     for kind in ("constant", "guess"):
         known = some[0].baselines.get(task, {}).get(kind)

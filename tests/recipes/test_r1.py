@@ -2,16 +2,9 @@
 
 import pytest
 
-from nalar.pipeline.config import RlRunConfig
 from nalar.pipeline.r1_config import stage_config, taught_switch
 from nalar.pipeline.r1_forecast import forecast_r1
 from nalar.recipes.r1 import R1_RECIPES
-from nalar.tasks.registry import FAMILIES
-
-pytestmark = pytest.mark.skipif(
-    "general" not in FAMILIES or "lora" not in RlRunConfig.model_fields,
-    reason="tasks that rate answers and adapters are not here",
-)
 
 
 @pytest.fixture(scope="module", params=R1_RECIPES)

@@ -12,6 +12,7 @@ from nalar.config import UserError, lookup, refuse_change
 from nalar.disk import only_writer
 from nalar.evals.r1_html import write_r1
 from nalar.pipeline.adopt import adopted
+from nalar.pipeline.collect import run_collect
 from nalar.pipeline.config import CollectConfig, RlRunConfig, SftConfig, ZeroConfig
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.r1_config import (
@@ -24,6 +25,7 @@ from nalar.pipeline.r1_config import (
 )
 from nalar.pipeline.r1_measure import measure
 from nalar.pipeline.r1_observer import StageObserver
+from nalar.pipeline.reward import run_reward
 from nalar.pipeline.rl import run_rl
 from nalar.pipeline.sft import run_sft
 from nalar.pipeline.standing import done_stages, stage_path, standing
@@ -199,12 +201,8 @@ def run_as_its_kind(
     if isinstance(config, SftConfig):
         return run_sft(config, run, observer, should_stop)
     if isinstance(config, CollectConfig):
-        from nalar.pipeline.collect import run_collect  # type: ignore[import-not-found,unused-ignore]
-
-        return Outcome(run_collect(config, run, observer, should_stop))
-    from nalar.pipeline.reward import run_reward  # type: ignore[import-not-found,unused-ignore]
-
-    return Outcome(run_reward(config, run, observer, should_stop))
+        return run_collect(config, run, observer, should_stop)
+    return run_reward(config, run, observer, should_stop)
 
 
 def _opened(config: R1Config, run: Run, stage: str, own: StageConfig) -> Run:

@@ -23,6 +23,7 @@ from nalar.pipeline.tasks import EVAL_SEED
 from nalar.plan.r1_stages import MEASURE
 from nalar.run import Run
 from nalar.tasks.problem import Problem, Task
+from nalar.tasks.rated import Rated
 from nalar.tasks.registry import open_task
 
 BASE = "pretrain"
@@ -76,8 +77,7 @@ def modes(config: R1Config, stage: str) -> dict[Mode, EvalConfig]:
 
 def rate_of(task: Task) -> Rate | None:
     """How a task rates any answer, in [0, 1] (`tasks/rated.py`); None where it only tells right from wrong."""
-    found: Rate | None = getattr(task, "quality", None)
-    return found
+    return task.quality if isinstance(task, Rated) else None
 
 
 class _Taken:
