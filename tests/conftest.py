@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import hypothesis
 import pytest
 
 # Read when torch loads, so before any test imports it.
@@ -20,6 +21,16 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 if not os.path.exists("/dev/nvidia0"):  # noqa: PTH110 - nothing is imported yet
     # Read where a kernel is defined. The interpreter knows nothing of races, shared memory or speed.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_configure(config):
+    """How many examples hypothesis tries where a test does not say: few in `make test`, many in `make test-all`."""
+    for name, examples, steps in (("quick", 30, 25), ("all", 200, 40)):
+        hypothesis.settings.register_profile(
+            name, max_examples=examples, stateful_step_count=steps, deadline=None
+        )
+    is_quick = "not slow" in config.getoption("markexpr", "")
+    hypothesis.settings.load_profile("quick" if is_quick else "all")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -97,8 +97,9 @@ def room(module: str) -> str:
 
 
 def is_room_config(module: str) -> bool:
-    """What counts as layer 0 wherever it lies: the config.py of a room, and the tables of families."""
-    is_config = module.count(".") == 1 and module.endswith(".config")
+    """What counts as layer 0 wherever it lies: the config.py of a room, a large config of its own such as r1_config.py,
+    and the tables of families."""
+    is_config = module.count(".") == 1 and module.endswith((".config", "_config"))
     return is_config or module.startswith("model.families.")
 
 

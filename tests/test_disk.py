@@ -5,7 +5,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import nalar.disk
@@ -69,7 +69,6 @@ def test_a_missing_permission_is_the_users_matter_and_a_bug_is_not(tmp_path, mon
     cut=st.integers(min_value=0),
     records=st.lists(st.dictionaries(st.text(), st.floats() | st.text())),
 )
-@settings(max_examples=60)
 def test_a_log_cut_anywhere_keeps_every_whole_record(tmp_path_factory, cut, records):
     path = tmp_path_factory.mktemp("log") / "log.jsonl"
     lines = [encode(record) for record in records]

@@ -13,7 +13,6 @@ from controls.finished import say
 from controls.r1_place import PIPELINE, Place
 from nalar.disk import encode, write_atomic
 from nalar.evals.baselines import TRAIN_PROBLEMS, best_constant, blind_guess
-from nalar.evals.r1_stages import MEASURE
 from nalar.model.weights import read_config
 from nalar.pipeline.config import RlRunConfig
 from nalar.pipeline.r1 import run_r1
@@ -23,6 +22,7 @@ from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import EVAL_SEED
 from nalar.pipeline.training import run_stages
 from nalar.plan.model import flops_per_token
+from nalar.plan.r1_stages import MEASURE
 from nalar.run import Run
 from nalar.tasks.registry import open_task
 

@@ -72,7 +72,7 @@ class Place:
         path = self.folder(PIPELINE)
         if not (path / "run.json").is_file():
             return False
-        return standing(self.config, Run.open(path), stage) == "done"
+        return standing(Run.open(path), stage) == "done"
 
     def is_ready(self, part: str) -> bool:
         return all(self.has_done(stage) for stage in NEEDS[part])

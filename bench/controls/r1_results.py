@@ -22,11 +22,11 @@ from controls.r1_watch import Watched, watched
 from nalar.config import UserError
 from nalar.disk import encode, write_atomic
 from nalar.evals.r1_report import DataReport, SideBySide, StageReceipt, build_r1
-from nalar.evals.r1_stages import MEASURE, STAGES
 from nalar.evals.results import Finite
 from nalar.machine import Environment
 from nalar.pipeline.config import RlRunConfig
 from nalar.pipeline.r1_measure import BASE
+from nalar.plan.r1_stages import MEASURE, STAGES
 from nalar.run import Run
 
 EQUAL, ARMS = ("rl_as_distil", "rl_as_on_policy"), ("published", "provoked")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from nalar.evals.r1_stages import FOLDER
 from nalar.pipeline.state import State
+from nalar.plan.r1_stages import FOLDER
 from nalar.run import ROLLOUTS, Run
 from nalar.train.shelf import Shelf
 

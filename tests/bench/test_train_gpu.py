@@ -44,6 +44,7 @@ def test_a_profile_adds_up_and_finds_what_is_idle(monkeypatch, tmp_path, capsys)
     assert "waits a step" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_losses_with_and_without_kernels_stand_side_by_side(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(parity, "ROWS", 2)
     monkeypatch.setattr(parity, "TOKENS", 16)

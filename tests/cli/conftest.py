@@ -11,7 +11,9 @@ import nalar.pipeline
 from nalar.cli import drive
 from nalar.cli.main import main
 from nalar.evals.report_html import write_report
+from nalar.pipeline.config import TaskRunConfig
 from nalar.pipeline.preflight import Machine
+from nalar.pipeline.tasks import refuse_bad_tasks
 from nalar.run import Receipt, Run
 
 
@@ -73,12 +75,24 @@ class FakePipeline:
         return self.outcome
 
 
+_GOOD: set[str] = set()
+"""Settings whose tasks were found good: most tests ask for a recipe as it is, and trying its problems takes time."""
+
+
+def refuse_bad_tasks_once(config: TaskRunConfig) -> None:
+    settings = config.model_dump_json()
+    if settings not in _GOOD:
+        refuse_bad_tasks(config)
+        _GOOD.add(settings)
+
+
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakePipeline:
     """A folder of its own, a machine that is large enough, and a pipeline that takes no time."""
     fake = FakePipeline()
     monkeypatch.setattr(nalar.pipeline, "zero", fake, raising=False)
     monkeypatch.setattr(drive, "this_machine", lambda root: Machine(8, 10**11, 10**12))
+    monkeypatch.setattr(drive, "refuse_bad_tasks", refuse_bad_tasks_once)
     monkeypatch.chdir(tmp_path)
     return fake
 

@@ -136,7 +136,7 @@ def test_an_output_that_is_closed_or_full_is_no_traceback(redirection, code, tmp
         pytest.skip("no /dev/full")
     source = str(Path(main_module.__file__).parents[2])
     done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m nalar plan zero-tiny {redirection}"],
+        ["bash", "-c", f"{sys.executable} -m nalar plan kimi-k2 {redirection}"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": source},
         capture_output=True,

@@ -31,7 +31,7 @@ def read(ids):
     return complete, parser.result().answer
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(
     pieces=st.lists(st.tuples(TEXTS, st.booleans()), max_size=6),
     stops=st.lists(st.text("abc é日🙂\n", min_size=1, max_size=5), min_size=1, max_size=3),

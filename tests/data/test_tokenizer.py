@@ -23,7 +23,7 @@ def some_documents(n: int) -> list[str]:
 
 
 @given(text=ANY_TEXT)
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
     for allow_special in (False, True):
         ids = tokenizer.encode(text, allow_special=allow_special)
@@ -33,13 +33,13 @@ def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
 
 
 @given(text=ANY_TEXT)
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 def test_text_never_becomes_special_unless_asked(tokenizer: Tokenizer, text: str) -> None:
     assert not tokenizer.special_ids & set(tokenizer.encode(text))
 
 
 @given(ids=st.lists(st.integers(0, 319)))
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 def test_any_ids_decode(tokenizer: Tokenizer, ids: list[int]) -> None:
     tokenizer.decode(ids).encode("utf-8")
 

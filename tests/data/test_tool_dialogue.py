@@ -191,7 +191,7 @@ def test_a_stream_says_when_a_call_grows_and_when_it_ends():
 
 
 @given(ids=st.lists(st.integers(0, 8) | st.integers(0, 265)), thinking=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 def test_any_ids_are_read_and_none_is_well_formed_by_chance(ids, thinking):
     parser = Parser(TOKENIZER, thinking=thinking)
     deltas = [parser.feed(i) for i in ids] + [parser.flush()]

@@ -195,5 +195,5 @@ class Pool(RuleBasedStateMachine):
         assert self.pool.num_free == NUM_BLOCKS - 1
 
 
-Pool.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Pool.TestCase.settings = settings(deadline=None)
 test_no_sequence_of_owners_breaks_the_pool = Pool.TestCase

@@ -17,7 +17,7 @@ from nalar.kernels.grouped import NeedsHost, by_expert
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 
-pytestmark = pytest.mark.few(3)
+pytestmark = pytest.mark.few(2)
 
 WAITS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "bincount", "lift_fresh")
 """Operations for which a host waits for the device, or whose shapes the device knows alone."""

@@ -16,7 +16,7 @@ from nalar.engine.scheduler import Scheduler
 from nalar.engine.sequence import Request, SamplingParams, ThinkingParams
 from nalar.kernels import switch
 
-pytestmark = pytest.mark.few(4)
+pytestmark = pytest.mark.few(2)
 
 END = 12
 
@@ -403,7 +403,7 @@ def test_limits_change_nothing_that_is_said(make_engine, monkeypatch, limits, ov
     seed=st.integers(0, 3),
 )
 @settings(
-    max_examples=15,
+    max_examples=settings.default.max_examples // 4,  # each is two runs
     deadline=None,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture

@@ -17,7 +17,7 @@ from nalar.engine.sample import Sample
 from nalar.engine.sequence import Request, SamplingParams, ThinkingParams
 from nalar.kernels.sampling import stream_key, uniforms
 
-pytestmark = pytest.mark.few(4)
+pytestmark = pytest.mark.few(2)
 
 WORD, THINK, END_THINK, STOP = 9, 10, 11, 12
 PROMPT = (1, 2, 3)

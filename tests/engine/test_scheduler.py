@@ -466,5 +466,5 @@ class Days(RuleBasedStateMachine):
                 assert it.output(request_id) == [alone(sample) for sample in samples]
 
 
-Days.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+Days.TestCase.settings = settings(deadline=None)
 test_no_course_of_events_loses_a_request_or_a_block = Days.TestCase

@@ -13,7 +13,7 @@ from nalar.engine.engine import Engine
 from nalar.engine.sequence import Request, SamplingParams, Speculated, ThinkingParams
 from nalar.kernels.sampling import Shaping, draw, stream_key, uniforms
 
-pytestmark = pytest.mark.few(3)
+pytestmark = pytest.mark.few(2)
 
 END = 4
 PLAIN = {"max_model_len": 300}

@@ -10,7 +10,7 @@ from nalar.kernels.documents import Documents
 lengths_of_a_batch = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(lengths_of_a_batch)
 def test_spreading_and_joining_gives_the_batch_back(lengths):
     documents, total = Documents.of(lengths), sum(lengths)
@@ -23,7 +23,7 @@ def test_spreading_and_joining_gives_the_batch_back(lengths):
     assert torch.equal(x.grad, weight)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(lengths_of_a_batch)
 def test_each_row_of_a_side_is_one_document_and_then_its_last_token(lengths):
     documents = Documents.of(lengths)
@@ -82,7 +82,7 @@ def test_rows_need_no_gather():
     assert torch.equal(documents.join([side]), x)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(lengths_of_a_batch)
 def test_tails_are_what_follows_the_first_tokens(lengths):
     documents, kept = Documents.of(lengths).tails()

@@ -9,7 +9,7 @@ from nalar.kernels.rotary import grouped_entries, latent_entries
 
 pytest.importorskip("triton")
 
-pytestmark = pytest.mark.few(4)
+pytestmark = pytest.mark.few(2)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SLOTS = torch.tensor([9, 0, 4, 15, 0, 2], device=DEVICE)  # two of nobody, in block 0

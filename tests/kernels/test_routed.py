@@ -11,7 +11,7 @@ from nalar.kernels.routed import RoutedExperts, plain_sum, swiglu, swiglu_backwa
 
 permute = pytest.importorskip("nalar.kernels.gpu.permute")
 
-pytestmark = pytest.mark.few(4)
+pytestmark = pytest.mark.few(2)
 KERNELS = ("routed_experts", "route_sort", "swiglu", "spread_choices", "sum_choices")
 
 

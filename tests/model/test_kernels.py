@@ -15,7 +15,7 @@ from triton.runtime.interpreter import GridExecutor
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU: no interpreter")
 
 KERNELS = ("paged_attention", "projections", "rms_norm", "rotary")
-LENGTHS = [11, 3, 18]
+LENGTHS = [6, 2, 9]
 
 
 class Launches(TorchDispatchMode):
@@ -96,20 +96,21 @@ def test_drafts_by_kernels_are_the_plain_drafts(tiny_families, random_model, mak
 
 
 @torch.no_grad()
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("family", "rows", "expected"),
     [
-        (
-            "deepseek_v3-moonlight",
-            5,
-            "_norm_row mm mm _latent_entry bmm _attend_part _join_parts bmm mm",
-        ),
         (
             "deepseek_v3-moonlight",
             3,
             "_norm_row _project _latent_entry _attend_part _join_parts _project",
         ),
         ("qwen3", 5, "_norm_row mm mm mm _grouped_entry _attend_part _join_parts mm"),
+        (
+            "deepseek_v3-moonlight",
+            5,
+            "_norm_row mm mm _latent_entry bmm _attend_part _join_parts bmm mm",
+        ),
         ("qwen3", 3, "_norm_row _project _grouped_entry _attend_part _join_parts _project"),
     ],
 )

@@ -13,6 +13,7 @@ from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import Request, SamplingParams
 from nalar.model.adapter_folder import load_adapted, load_adapter, read_lora, save_adapter
+from nalar.model.compiled import CompiledBlocks
 from nalar.model.config import LoraConfig
 from nalar.model.families.adapters import adapted, target_names
 from nalar.model.lora import adapt, adapted_layers, fold, lasting
@@ -182,6 +183,20 @@ def test_recomputed_blocks_have_the_same_gradients(model):
         loss_of(model).backward()
         found.append([p.grad.clone() for _, p in model.trained_parameters(ahead=False)])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("model", ["deepseek_v3", "llama-biases"], indirect=True)
+def test_compiled_blocks_have_the_same_gradients(model):
+    adapt(model, LORA, base="base", seed=0)
+    learn(model)
+    found = []
+    for compiled in (None, CompiledBlocks("aot_eager")):
+        model.compiled = compiled
+        model.zero_grad()
+        loss_of(model).backward()
+        found.append({name: p.grad.clone() for name, p in model.trained_parameters(ahead=False)})
+    for name, plain in found[0].items():
+        assert_close(found[1][name], plain, rtol=1e-3, atol=1e-6, msg=name)
 
 
 @EVERY

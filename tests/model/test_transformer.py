@@ -5,6 +5,7 @@ from torch.testing import assert_close
 from nalar.kernels.attention import causal_attention, max_logit
 from nalar.kernels.rotary import rotate
 from nalar.model.moe import MoE, Router
+from nalar.model.transformer import Transformer
 
 
 def random_ids(shape, seed=0):
@@ -115,3 +116,15 @@ def test_a_mixture_counts_every_choice_once(tiny_model):
     assert isinstance(mlp, MoE)
     _, load, _ = mlp(torch.randn(35, 32))
     assert load.sum() == 35 * 2
+
+
+def test_frozen_weights_are_initialized_as_others_are(tiny_model):
+    frozen, other = (
+        Transformer(tiny_model.config).requires_grad_(False),
+        Transformer(tiny_model.config),
+    )
+    for model in (frozen, other):
+        model.initialize(seed=0)
+    assert not list(frozen.trained_parameters(ahead=True))
+    for name, weight in other.named_parameters():
+        assert torch.equal(weight, frozen.get_parameter(name)), name

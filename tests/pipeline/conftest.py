@@ -1,5 +1,6 @@
 """The pipeline at its smallest, and who watches it."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,12 @@ import torch
 
 from nalar.data.config import TokenizerConfig
 from nalar.data.tokenizer import Tokenizer
+from nalar.evals import report_html
+from nalar.kernels.ceiling import measure_ceiling
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.model.weights import save_model
+from nalar.pipeline import session
 from nalar.pipeline.config import RlRunConfig, SftConfig, ZeroConfig
 from nalar.pipeline.rl import run_rl
 from nalar.pipeline.sft import run_sft
@@ -19,12 +23,14 @@ from nalar.pipeline.zero import Outcome, Stage, run_zero
 from nalar.recipes.zero import zero_tiny
 from nalar.run import Run
 
+CLOCK = {"wall_s", "usd", "energy_wh", "tokens_per_s", "mfu_frac"}
+
 
 def shrunk_config() -> ZeroConfig:
     """Less than zero-tiny, on a corpus that answers at once, so that rewards differ from RL's first step on."""
     config = zero_tiny().model_dump()
     config |= {"recipe": "zero-shrunk", "threads": 1}
-    config["tokenizer"]["vocab_size"] = 266
+    config["tokenizer"] |= {"vocab_size": 266, "sample_documents": 400}
     config["model"] |= {
         "vocab_size": 266,
         "hidden_size": 32,
@@ -109,6 +115,30 @@ class Work:
         watching = observer or Recorder()
         return run_zero(config, run, watching, should_stop, force=force, until=until)
 
+    @staticmethod
+    def timeless(run: Run, *stages: str) -> list[tuple[str, int, dict[str, float]]]:
+        """What was measured, time and money apart."""
+        return [
+            (m.stage, m.step, {name: v for name, v in m.values.items() if name not in CLOCK})
+            for stage in stages
+            for m in run.metrics(stage)
+        ]
+
+    @staticmethod
+    def interrupted(go: Callable[..., Outcome], run: Run, at: tuple[str, int]) -> None:
+        """Up to where a step of a stage has been logged: then a second Ctrl-C, and nothing is saved any more."""
+        recorder = Recorder()
+        seen = recorder.step
+
+        def interrupt(stage: str, step: int, values: Mapping[str, float]) -> None:
+            seen(stage, step, values)
+            if (stage, step) == at:
+                raise KeyboardInterrupt
+
+        recorder.step = interrupt  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            go(run, observer=recorder)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def threads_are_put_back():
@@ -116,6 +146,20 @@ def threads_are_put_back():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ceiling_is_measured_once():
+    """What the machine can do takes a while to find out, and no test asks how much it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "measure_ceiling", functools.cache(measure_ceiling))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def reports_without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these runs; runs of wider fixtures, which begin before a test does, have theirs."""
+    monkeypatch.setattr(report_html, "_figures", lambda report: [])
 
 
 @pytest.fixture(scope="session")

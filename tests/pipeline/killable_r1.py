@@ -12,9 +12,9 @@ from nalar.pipeline import r1 as r1_module
 from nalar.pipeline.config import CollectConfig, RewardRunConfig
 from nalar.pipeline.r1 import run_r1
 from nalar.pipeline.r1_config import R1Config
-from nalar.pipeline.standing import LAST
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.training import run_stages
+from nalar.plan.r1_stages import STAGES
 from nalar.run import Run
 from nalar.tasks.registry import open_task
 
@@ -23,7 +23,7 @@ REAL = r1_module.run_as_its_kind
 
 def as_its_kind(config: Any, run: Run, observer: Any, should_stop: Any) -> Outcome:
     """The real thing, but for the two kinds that have a stand-in here."""
-    last = LAST[type(config)]
+    last = STAGES[run.path.name].ends_with
     if isinstance(config, CollectConfig):
         return run_stages(config, run, observer, should_stop, {last: collect})
     if isinstance(config, RewardRunConfig):
@@ -39,21 +39,21 @@ def collect(session: Any) -> Outcome:
         said = {"role": "assistant", "reasoning_content": "1+1=2", "content": task.gold(problem)}
         messages = [{"role": "user", "content": problem.prompt}, said]
         lines.append(json.dumps({"messages": messages, "origin": "self"}))
-    with session.start(LAST[CollectConfig], steps=1) as meter:
+    with session.start("collect", steps=1) as meter:
         (session.run.path / "dataset.jsonl").write_text("\n".join(lines) + "\n")
         session.run.write_json("collect.json", {"kept": len(lines)})
-        session.receipt(LAST[CollectConfig], meter)
+        session.receipt("collect", meter)
     return Outcome.FINISHED
 
 
 def reward(session: Any) -> Outcome:
     """A folder, as one is left."""
-    with session.start(LAST[RewardRunConfig], steps=1) as meter:
+    with session.start("reward_test", steps=1) as meter:
         folder = session.run.path / "checkpoints" / "reward-1"
         folder.mkdir(parents=True, exist_ok=True)
         session.run.point_model_to(folder)
         session.run.write_json("reward.json", {"accuracy": 0.5})
-        session.receipt(LAST[RewardRunConfig], meter)
+        session.receipt("reward_test", meter)
     return Outcome.FINISHED
 
 

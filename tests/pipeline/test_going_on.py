@@ -24,7 +24,6 @@ from nalar.train.checkpoint import MANIFEST, read_progress
 
 pytestmark = pytest.mark.few(1)
 
-CLOCK = {"wall_s", "usd", "energy_wh", "tokens_per_s", "mfu_frac"}
 STEPS = 20  # of the one slice that the probe lets pass
 
 
@@ -75,24 +74,17 @@ def weights(run, name):
     return load_file(run.path / "checkpoints" / name / "model.safetensors")
 
 
-def timeless(run, stage):
-    return [
-        (m.step, {key: value for key, value in m.values.items() if key not in CLOCK})
-        for m in run.metrics(stage)
-    ]
-
-
 STAGES = ("pretrain", "evaluate_base", "rl")
 
 
-def assert_ends_alike(run, whole, until="rl", *, ledger=True):
+def assert_ends_alike(work, run, whole, until="rl", *, ledger=True):
     """Weights, metrics and ledger of the stages up to this one."""
     stages = STAGES[: STAGES.index(until) + 1]
     last = "rl-000003" if until == "rl" else "pretrain-000020"
     a, b = weights(run, last), weights(whole, last)
     assert all(torch.equal(a[key], b[key]) for key in b)
     for stage in stages:
-        assert timeless(run, stage) == timeless(whole, stage)
+        assert work.timeless(run, stage) == work.timeless(whole, stage)
     ledgers = [[(r.name, r.tokens, r.flops) for r in r.ledger()] for r in (run, whole)]
     assert not ledger or ledgers[0] == [line for line in ledgers[1] if line[0] in stages]
 
@@ -141,7 +133,7 @@ def test_saving_in_the_foreground_gives_the_same_run(config, whole, work, monkey
     monkeypatch.setattr(threading.Thread, "start", noted)
     assert work.go(run, until="rl") is Outcome.FINISHED
     assert {name.split("_")[0] for name in started} == {"verifier"}
-    assert_ends_alike(run, whole)
+    assert_ends_alike(work, run, whole)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +152,7 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_done_without(
         assert words in note
     assert again.started[0][::2] == (stage, int(before[-6:]))
     assert f"{newest}.damaged" in names(run)
-    assert_ends_alike(run, whole, stage)
+    assert_ends_alike(work, run, whole, stage)
 
 
 def test_a_stage_whose_end_is_damaged_goes_back_to_the_checkpoint_before(
@@ -173,7 +165,7 @@ def test_a_stage_whose_end_is_damaged_goes_back_to_the_checkpoint_before(
     assert work.go(run, until="evaluate_base", observer=again) is Outcome.FINISHED
     assert "pretrain goes back" in again.notes[0]
     assert again.started[0][::2] == ("pretrain", 18)
-    assert_ends_alike(run, whole, "evaluate_base")
+    assert_ends_alike(work, run, whole, "evaluate_base")
 
 
 @pytest.mark.parametrize(("lost", "first"), [("pretrain-000020", 18), ("", 0)])
@@ -185,7 +177,7 @@ def test_a_stage_that_lost_its_end_or_all_its_checkpoints_does_them_again(
     again = make_recorder()
     assert work.go(run, until="evaluate_base", observer=again) is Outcome.FINISHED
     assert again.started[0][::2] == ("pretrain", first)
-    assert_ends_alike(run, whole, "evaluate_base")
+    assert_ends_alike(work, run, whole, "evaluate_base")
 
 
 def test_where_every_checkpoint_is_damaged_the_run_stops_and_loses_nothing(
@@ -234,7 +226,7 @@ def test_logs_go_back_with_the_weights_and_time_lost_is_still_paid(
     assert work.go(run, until=at[0]) is Outcome.FINISHED
     lines, others = ((r.path / "metrics.jsonl").read_text().splitlines() for r in (run, whole))
     assert len(lines) == len(others[: len(lines)]) and at[0] in lines[-1]
-    assert_ends_alike(run, whole, at[0])
+    assert_ends_alike(work, run, whole, at[0])
     total = run.stage_total(at[0])
     assert total.wall_s > reached
     assert total.usd == pytest.approx(config.price.usd(total.wall_s))
@@ -348,7 +340,7 @@ def test_a_disk_that_fills_up_behind_the_loop_ends_the_run_as_bad_input(
     assert names(run) == ["pretrain-000006"]
     assert (run.path / "model").readlink() == Path("checkpoints/pretrain-000006")
     assert work.go(run, until="pretrain", observer=make_recorder()) is Outcome.FINISHED
-    assert_ends_alike(run, whole, "pretrain")
+    assert_ends_alike(work, run, whole, "pretrain")
 
 
 def test_a_failed_save_ends_the_run_at_the_next_step_that_is_logged(
@@ -401,7 +393,7 @@ def test_nothing_ends_before_what_is_being_written_is_written(
     assert run.model_dir().resolve().name == names(run)[-1]
     monkeypatch.undo()
     assert work.go(run, until="pretrain") is Outcome.FINISHED
-    assert_ends_alike(run, whole, "pretrain", ledger=how != "stop")  # a stop saves once more
+    assert_ends_alike(work, run, whole, "pretrain", ledger=how != "stop")  # a stop saves once more
 
 
 def test_a_failed_save_is_told_also_where_something_else_ends_the_run(

@@ -100,18 +100,10 @@ def test_transformers_loads_what_was_trained_in_bfloat16(whole):
 
 
 @pytest.mark.parametrize("at", [("pretrain", 14), ("rl", 2)])
-def test_a_run_in_bfloat16_goes_on_to_the_bit(at, rounded, whole, work, recorder):
+def test_a_run_in_bfloat16_goes_on_to_the_bit(at, rounded, whole, work):
     """Masters are part of a checkpoint: without them going on would begin from rounded weights."""
-    run, seen = work.create("cut", rounded), recorder.step
-
-    def interrupt(stage, step, values):
-        seen(stage, step, values)
-        if (stage, step) == at:
-            raise KeyboardInterrupt
-
-    recorder.step = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        work.go(run, observer=recorder)
+    run = work.create("cut", rounded)
+    work.interrupted(work.go, run, at)
     assert work.go(run, until="rl") is Outcome.FINISHED
     for name in ("pretrain-000020", "rl-000002"):
         for file in ("model.safetensors", "state/optimizer.safetensors"):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,14 +12,17 @@ import pytest
 
 from nalar.cli import main as main_module
 from nalar.evals.r1_report import R1Report, build_r1
+from nalar.evals.r1_results import win_rate
 from nalar.pipeline import r1 as r1_module
+from nalar.pipeline import r1_measure
 from nalar.pipeline.r1 import run_r1
 from nalar.pipeline.r1_config import R1Config
-from nalar.pipeline.state import Outcome
+from nalar.pipeline.state import Outcome, State
 from nalar.run import Run
 
 SCRIPT = Path(__file__).parent / "killable_r1.py"
 TASK = "chain_sum"
+STAGES = ("pretrain", "zero")
 
 
 def shrunk_pipeline(shrunk) -> R1Config:
@@ -193,6 +197,41 @@ def test_a_finished_pipeline_does_no_work(whole, begin, make_recorder):
     after = {path: path.stat().st_mtime_ns for path in whole.path.rglob("*") if path.is_file()}
     changed = {path.name for path in after if after[path] != before.get(path)}
     assert changed <= {"r1.json", "report.html"}
+
+
+def test_answers_that_are_rated_are_held_against_those_of_the_base(
+    whole, begin, make_recorder, tmp_path, monkeypatch
+):
+    copy = tmp_path / "r"
+    shutil.copytree(whole.path, copy, symlinks=True)
+    State().write(Run.open(copy))  # nothing is measured, every stage is done
+    monkeypatch.setattr(r1_measure, "rate_of", lambda task: lambda problem, answer: len(answer))
+    watching = make_recorder()
+    run, outcome = begin(copy, watching)
+    assert outcome is Outcome.FINISHED
+    assert all(stage.startswith("measure_") for stage, *_ in watching.started)
+    models = build_r1(run).models
+    assert models["base"].win_rate == {}
+    rows = {name: r1_measure.ratings(run.samples(f"measure_{name}"), TASK) for name in STAGES}
+    assert {len(rated) for name in rows for rated in rows[name].values()} == {2}
+    expected = win_rate(rows["zero"], rows["pretrain"], seed=7)
+    assert models["zero"].win_rate == {TASK: expected}
+    assert models["zero"].quality[TASK].mean == pytest.approx(
+        sum(sum(rated) for rated in rows["zero"].values()) / 6
+    )
+
+
+def test_who_was_taught_to_is_asked_with_less_thought_too(config):
+    given = config.model_dump(mode="json")
+    given["rejection_sampling"]["no_thinking_frac"] = 0.3
+    taught = R1Config.model_validate(given)
+    assert list(r1_measure.modes(taught, "zero")) == ["on"]
+    asked = r1_measure.modes(taught, "rl2")
+    assert list(asked) == ["on", "budget", "off"]
+    assert asked["budget"].thinking_budget == 64 and asked["off"].thinking == "off"
+    given["measure"]["thinking_budget"] = None
+    assert list(r1_measure.modes(R1Config.model_validate(given), "distil")) == ["on", "off"]
+    assert list(r1_measure.modes(taught, "pretrain")) == ["on"]
 
 
 @pytest.mark.slow

@@ -10,8 +10,9 @@ from nalar.pipeline import r1 as r1_module
 from nalar.pipeline.config import RlRunConfig
 from nalar.pipeline.r1 import run_r1
 from nalar.pipeline.r1_config import R1Config, inputs, references, stage_config, taught_switch
-from nalar.pipeline.standing import LAST, stage_path, standing
+from nalar.pipeline.standing import stage_path, standing
 from nalar.pipeline.state import Outcome, State
+from nalar.plan.r1_stages import STAGES
 from nalar.run import Run
 
 TASK = "linear,max_coefficient=5,max_solution=9"
@@ -93,7 +94,7 @@ class Doer:
             checkpoint = run.path / "checkpoints" / "step-1"
             checkpoint.mkdir(parents=True)
             run.point_model_to(checkpoint)
-        State(done=[LAST[type(config)]]).write(run)
+        State(done=[STAGES[name].ends_with]).write(run)
         return Outcome.FINISHED
 
     def measure(self, session, *, stage, folder):
@@ -201,7 +202,7 @@ def test_from_and_to_choose_stages_and_both_are_done(go, doer):
     doer.did.clear()
     run, _ = go(first="rl1", last="rejection_sampling")
     assert doer.did == ["rejection_sampling"]
-    assert standing(config_of(), run, "sft") == "left"
+    assert standing(run, "sft") == "left"
 
 
 def test_a_missing_input_names_the_stage_that_wants_it_and_the_one_that_makes_it(go, doer):
@@ -339,3 +340,23 @@ def test_a_stage_whose_settings_clash_with_its_place_is_named():
     assert isinstance(own, RlRunConfig)
     assert own.model == "/cold_start"
     assert Path(config.base).name == "base-folder"
+
+
+def test_a_model_that_is_given_is_taken_in_once_where_it_has_to_be(
+    go, doer, tmp_path, monkeypatch, recorder
+):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    calls = []
+
+    def adopted(given, target):
+        calls.append(given)
+        target.mkdir(parents=True)
+        return target
+
+    monkeypatch.setattr(r1_module, "adopted", adopted)
+    run, _ = go(config_of(base=str(folder)), last="zero")
+    assert doer.configs["zero"].model == str((run.path / "adopted" / "base").resolve())
+    assert any("taken in" in note for note in recorder.notes)
+    go(config_of(base=str(folder)), last="rl1")
+    assert calls == [folder]

@@ -17,7 +17,7 @@ from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import open_as_set, refuse_bad_tasks
 from nalar.run import Run
 
-CLOCK = {"wall_s", "usd", "energy_wh", "tokens_per_s", "mfu_frac"}
+STAGES = ("evaluate_base", "rl", "evaluate_final")
 EVEN = """
 def make(rng):
     a, b = rng.randrange(1, 10), rng.randrange(1, 10)
@@ -84,14 +84,6 @@ def whole(make_work, make_config, go, tmp_path_factory):
     return run
 
 
-def timeless(run):
-    return [
-        (m.stage, m.step, {k: v for k, v in m.values.items() if k not in CLOCK})
-        for stage in ("evaluate_base", "rl", "evaluate_final")
-        for m in run.metrics(stage)
-    ]
-
-
 def files(run) -> dict[str, bytes]:
     """All that is not a log, a clock or a page."""
     kept = ("checkpoints", "samples", "rollouts")
@@ -121,7 +113,8 @@ def test_the_run_has_the_files_of_every_run(whole):
     assert (whole.path / "report.html").exists()
 
 
-def test_the_report_says_what_became_of_any_task(whole):
+def test_the_report_says_what_became_of_any_task(whole, monkeypatch):
+    monkeypatch.undo()  # with pictures
     report = build_report(whole)
     assert report.is_complete and set(report.difference) == {"even"}
     assert report.model is not None and report.model.total_params > 10_000
@@ -135,54 +128,46 @@ def test_the_report_says_what_became_of_any_task(whole):
     assert "countdown" not in page.lower()
 
 
-def interrupted(go, run, recorder, at):
-    """Up to where a step of a stage has been logged."""
-    seen = recorder.step
-
-    def interrupt(stage, step, values):
-        seen(stage, step, values)
-        if (stage, step) == at:
-            raise KeyboardInterrupt
-
-    recorder.step = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        go(run, observer=recorder)
-
-
-@pytest.mark.parametrize("at", [("evaluate_base", 1), ("rl", 7)])
-def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(
-    at, make_config, whole, work, go, recorder
-):
+@pytest.mark.few(1)
+@pytest.mark.parametrize("at", [("rl", 7), ("evaluate_base", 1)])
+def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(at, make_config, whole, work, go):
     run = work.create("run", make_config())
-    interrupted(go, run, recorder, at)
+    work.interrupted(go, run, at)
     assert go(run) is Outcome.FINISHED
     assert files(run) == files(whole) and len(files(run)) >= 6
-    assert timeless(run) == timeless(whole)
+    assert work.timeless(run, *STAGES) == work.timeless(whole, *STAGES)
 
 
-def test_a_curriculum_that_was_interrupted_draws_the_same(make_config, work, go, recorder):
+def test_a_curriculum_that_was_interrupted_draws_the_same(make_config, work, go):
     """It does step 5 again, by the rates that the checkpoint of step 4 remembers."""
     rl = {"steps": 6, "curriculum": {"focus": 2.0, "explore_frac": 0.1, "memory_problems": 4}}
     levels = ("chain_sum,min_terms=2..4,max_terms=2..4",)
-    config = make_config(levels, rl=rl | {"rollout": {"save_every_steps": 1}})
+    rl |= {"rollout": {"save_every_steps": 1}, "prompts_per_step": 6, "group_size": 4}
+    config = make_config(levels, rl=rl)
+    config = config.model_copy(
+        update={"evals": config.evals.model_copy(update={"problems": 2, "k": 2})}
+    )
     whole, run = work.create("whole", config), work.create("run", config)
     assert go(whole) is Outcome.FINISHED
-    interrupted(go, run, recorder, ("rl", 5))
+    work.interrupted(go, run, ("rl", 5))
     (last,) = (run.path / "checkpoints").glob("rl-*")
     remembered = json.loads((last / "state" / "loop.json").read_text())["levels"]["chain_sum"]
     assert len(remembered) == 3 and sum(tried for _, tried in remembered.values()) > 3
     assert go(run) is Outcome.FINISHED
-    assert files(run) == files(whole) and timeless(run) == timeless(whole)
+    assert files(run) == files(whole) and work.timeless(run, *STAGES) == work.timeless(
+        whole, *STAGES
+    )
     names = {name for m in whole.metrics("rl") for name in m.values}
     for metric in ("level_frac", "level_accuracy"):
         assert f"{metric}/chain_sum,min_terms=2,max_terms=2" in names
 
 
+@pytest.mark.slow
 def test_a_stop_is_heard_and_saved(make_config, whole, work, go):
     run, asked = work.create("run", make_config()), iter([False] * 4 + [True] * 9)
     assert go(run, should_stop=lambda: next(asked)) is Outcome.STOPPED
     assert go(run) is Outcome.FINISHED
-    assert timeless(run) == timeless(whole)
+    assert work.timeless(run, *STAGES) == work.timeless(whole, *STAGES)
 
 
 def test_families_files_and_own_tasks_are_trained_together(

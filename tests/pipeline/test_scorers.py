@@ -11,8 +11,9 @@ from nalar.data.config import TokenizerConfig
 from nalar.data.tokenizer import Tokenizer
 from nalar.model.weights import load_model, save_model
 from nalar.pipeline.config import RlRunConfig
+from nalar.pipeline.models import MODELS_FILE
 from nalar.pipeline.rl import plan_rl, run_rl
-from nalar.pipeline.scorers import FILE, model_of
+from nalar.pipeline.scorers import model_of
 from nalar.pipeline.state import Outcome
 from nalar.rl.reward_model import with_score_head
 from nalar.run import ROLLOUTS, Run
@@ -119,8 +120,10 @@ def test_scores_stand_in_metrics_and_samples_from_their_step_on(whole):
 
 
 def test_the_run_says_which_models_its_rewards_come_from(whole):
-    record = whole.read_json(FILE)["models"]
-    assert list(record) == ["safety"] and len(record["safety"]) == 64
+    record = whole.read_json(MODELS_FILE)["models"]
+    [(folder, digest)] = record.items()
+    assert Path(folder) == model_of("safety", whole.info.config["rl"]["reward"]["safety_model"])
+    assert len(digest) == 64
 
 
 def test_what_scoring_took_is_in_the_bill(whole, make_config, work, go):

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.few(1)
 
 STAGES = ["pretrain", "evaluate_base", "rl", "evaluate_final", "report"]
 TIME = {"wall_s", "usd", "tokens_per_s"}
-CLOCK = TIME | {"mfu_frac"}
 STEPS = 20  # of a slice
 
 
@@ -33,14 +32,6 @@ def weights(run, name):
 
 def is_same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def timeless(run, stage):
-    """What was measured, time and money apart."""
-    return [
-        (m.step, {key: value for key, value in m.values.items() if key not in CLOCK})
-        for m in run.metrics(stage)
-    ]
 
 
 def test_a_run_comes_to_its_end_and_tells_the_observer(finished, shrunk):
@@ -216,7 +207,7 @@ def test_one_seed_gives_the_same_run_to_the_bit_and_another_does_not(finished, s
     assert work.go(again, until="rl") is Outcome.FINISHED
     assert is_same(weights(run, "rl-000004"), weights(again, "rl-000004"))
     for stage in STAGES[:3]:
-        assert timeless(run, stage) == timeless(again, stage)
+        assert work.timeless(run, stage) == work.timeless(again, stage)
     assert run.samples("evaluate_base") == again.samples("evaluate_base")
     other = work.create("other", shrunk.model_copy(update={"seed": 1}))
     assert work.go(other, until="pretrain") is Outcome.FINISHED
@@ -245,7 +236,7 @@ def test_stopping_in_pretraining_and_going_on_changes_no_bit(finished, shrunk, w
     assert work.go(stopped, until="pretrain") is Outcome.FINISHED
     name = f"pretrain-{STEPS:06d}"
     assert is_same(weights(run, name), weights(stopped, name))
-    assert timeless(run, "pretrain") == timeless(stopped, "pretrain")
+    assert work.timeless(run, "pretrain") == work.timeless(stopped, "pretrain")
     totals = [r.stage_total("pretrain") for r in (run, stopped)]
     assert totals[0].tokens == totals[1].tokens
     assert totals[0].flops == pytest.approx(totals[1].flops)
@@ -271,33 +262,22 @@ def test_stopping_in_rl_and_going_on_changes_no_bit(finished, shrunk, work, reco
         load_file(r.path / "model" / "state" / "optimizer.safetensors") for r in (run, stopped)
     ]
     assert is_same(*state)
-    assert timeless(run, "rl") == timeless(stopped, "rl")
+    assert work.timeless(run, "rl") == work.timeless(stopped, "rl")
     totals = [r.stage_total("rl") for r in (run, stopped)]
     assert totals[0].tokens == totals[1].tokens
     assert totals[0].flops == pytest.approx(totals[1].flops)
 
 
 @pytest.mark.parametrize("at", [("pretrain", 8), ("evaluate_base", 1), ("rl", 2), ("rl", 4)])
-def test_an_interrupt_anywhere_costs_work_but_changes_no_result(
-    finished, shrunk, work, recorder, at
-):
+def test_an_interrupt_anywhere_costs_work_but_changes_no_result(finished, shrunk, work, at):
     """A second Ctrl-C: nothing is saved any more, and what was done since the last checkpoint is done again."""
     run, *_ = finished
     cut = work.create("cut", shrunk)
-    seen = recorder.step
-
-    def interrupt(stage, step, values):
-        seen(stage, step, values)
-        if (stage, step) == at:
-            raise KeyboardInterrupt
-
-    recorder.step = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        work.go(cut, observer=recorder)
+    work.interrupted(work.go, cut, at)
     assert work.go(cut, until="rl") is Outcome.FINISHED
     assert is_same(weights(run, "rl-000004"), weights(cut, "rl-000004"))
     for stage in STAGES[:3]:
-        assert timeless(run, stage) == timeless(cut, stage)
+        assert work.timeless(run, stage) == work.timeless(cut, stage)
     assert [(r.name, r.tokens) for r in cut.stage_totals()] == [
         (r.name, r.tokens) for r in run.stage_totals()[:3]
     ]

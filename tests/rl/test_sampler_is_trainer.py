@@ -27,7 +27,7 @@ from nalar.tasks.countdown import Countdown
 from nalar.train.pretrain import on_device
 from nalar.train.step import pretrain_step
 
-PROMPTS, SAMPLES, MAX_TOKENS, ROWS = 6, 12, 200, 20
+PROMPTS, SAMPLES, MAX_TOKENS, ROWS = 4, 8, 120, 12
 NEAR_TIE = 1e-5
 CPU = torch.device("cpu")
 
@@ -129,7 +129,7 @@ def test_sampled_logprobs_are_the_trainers(kind, tokenizer, rl_config):
         apart += int((~is_same).sum())
         off.append(difference[is_same])
     off_N = torch.cat(off)
-    assert len(off_N) > 2000
+    assert len(off_N) > 1000
     assert off_N.max() <= 1e-4
     assert (off_N <= 1e-5).double().mean() >= 0.999
     assert apart <= 1e-3 * len(off_N), f"{flips} near-ties: too many to be chance"

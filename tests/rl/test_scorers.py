@@ -221,8 +221,10 @@ def answering(monkeypatch, tokenizer):
     from nalar.rl import rollout as rollout_module
     from nalar.rl import scorers as scorers_module
 
-    def whole(tokenizer, ids):
-        return replace(parse(tokenizer, ids), well_formed=True, answer=tokenizer.decode(ids))
+    def whole(tokenizer, ids, *, thinking):
+        return replace(
+            parse(tokenizer, ids, thinking=thinking), well_formed=True, answer=tokenizer.decode(ids)
+        )
 
     monkeypatch.setattr(rollout_module, "parse", whole)
     monkeypatch.setattr(

@@ -79,6 +79,47 @@ def sample(tokenizer, begin):
     return run
 
 
+@pytest.fixture
+def replay(tokenizer, begin):
+    """Trains on the rollouts of a folder; returns its model, the steps done and what each said."""
+
+    def run(folder, *, steps=3, change=lambda model: None):
+        model, optimizer, config = begin(steps, debug="train_only", replay_dir=str(folder))
+        with torch.no_grad():
+            change(model)
+        told = []
+        done = replay_rl(
+            model,
+            optimizer,
+            tokenizer,
+            TASKS,
+            config,
+            folder,
+            first_step=0,
+            on_step=lambda progress, groups: told.append(progress),
+            should_stop=lambda: False,
+        )
+        return model, done, told
+
+    return run
+
+
+@pytest.fixture
+def with_a_line(tmp_path, make_rollout):
+    """A file of two rollouts, in the second of which something was changed."""
+
+    def write(change):
+        group = [make_rollout([1], [2, 3], reward=float(i)) for i in range(2)]
+        save_rollouts(tmp_path, 1, Collected(0, [group]))
+        path = path_of(tmp_path, 1)
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[1] |= change
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return path
+
+    return write
+
+
 def same_weights(one, other):
     return all(
         torch.equal(a, b)
@@ -106,49 +147,20 @@ def test_first_last_and_every_nth_step_are_kept(tmp_path, graded, sample):
     assert not (tmp_path / "none").exists()
 
 
-def test_replayed_rollouts_train_to_the_same_weights(tmp_path, tokenizer, graded, sample, begin):
+def test_replayed_rollouts_train_to_the_same_weights(tmp_path, graded, sample, begin, replay):
     trained, seen = sample(tmp_path)
-    model, optimizer, config = begin(debug="train_only", replay_dir=str(tmp_path))
-    assert not same_weights(model, trained)
-    told = []
-    done = replay_rl(
-        model,
-        optimizer,
-        tokenizer,
-        TASKS,
-        config,
-        tmp_path,
-        first_step=0,
-        on_step=lambda progress, groups: told.append(progress),
-        should_stop=lambda: False,
-    )
+    assert not same_weights(begin()[0], trained)
+    model, done, told = replay(tmp_path)
     assert done == 3
     assert same_weights(model, trained)
     assert [p.sampled_tokens for p in told] == [0, 0, 0]
     assert [p.first_log_ratio_rms for p in told] == [p.first_log_ratio_rms for p, _ in seen]
     assert told[0].first_log_ratio_rms < 1e-5
-
-
-def test_other_weights_than_the_samplers_are_seen_at_the_first_step(
-    tmp_path, tokenizer, graded, sample, begin
-):
-    sample(tmp_path)
-    model, optimizer, config = begin(steps=1, debug="train_only", replay_dir=str(tmp_path))
-    with torch.no_grad():
-        model.model.norm.weight.mul_(1.5)
-    told = []
-    replay_rl(
-        model,
-        optimizer,
-        tokenizer,
-        TASKS,
-        config,
-        tmp_path,
-        first_step=0,
-        on_step=lambda progress, groups: told.append(progress),
-        should_stop=lambda: False,
-    )
+    # other weights than the sampler's are seen at the first step
+    _, _, told = replay(tmp_path, steps=1, change=lambda model: model.model.norm.weight.mul_(1.5))
     assert told[0].first_log_ratio_rms > 1e-3
+    with pytest.raises(UserError, match=r"3 files of rollouts for rl\.steps=4"):
+        replay(tmp_path, steps=4)
 
 
 def test_rollouts_alone_move_nothing(tmp_path, graded, sample, begin):
@@ -156,23 +168,6 @@ def test_rollouts_alone_move_nothing(tmp_path, graded, sample, begin):
     assert same_weights(model, begin()[0])
     assert len(seen) == 3 and len(list(tmp_path.iterdir())) == 3
     assert all(p.trained_tokens == 0 and p.entropy is None for p, _ in seen)
-
-
-def test_too_few_files_are_named(tmp_path, tokenizer, graded, sample, begin):
-    sample(tmp_path)
-    model, optimizer, config = begin(steps=4, debug="train_only", replay_dir=str(tmp_path))
-    with pytest.raises(UserError, match=r"3 files of rollouts for rl\.steps=4"):
-        replay_rl(
-            model,
-            optimizer,
-            tokenizer,
-            TASKS,
-            config,
-            tmp_path,
-            first_step=0,
-            on_step=lambda progress, groups: None,
-            should_stop=lambda: False,
-        )
 
 
 @pytest.mark.parametrize(
@@ -184,13 +179,8 @@ def test_too_few_files_are_named(tmp_path, tokenizer, graded, sample, begin):
         ({"schema_version": 2}, "schema version 2"),
     ],
 )
-def test_a_line_that_is_no_rollout_is_named(tmp_path, make_rollout, change, named):
-    group = [make_rollout([1], [2, 3], reward=float(i)) for i in range(2)]
-    save_rollouts(tmp_path, 1, Collected(0, [group]))
-    path = path_of(tmp_path, 1)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines[1] |= change
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+def test_a_line_that_is_no_rollout_is_named(with_a_line, change, named):
+    path = with_a_line(change)
     with pytest.raises(UserError, match=named) as error:
         read_rows(path)
     assert "line 2" in str(error.value)
@@ -207,13 +197,8 @@ def test_a_line_that_is_no_rollout_is_named(tmp_path, make_rollout, change, name
         ({"logprobs": [-1.0, float("-inf")]}, "not finite in logprobs"),
     ],
 )
-def test_what_nobody_can_train_on_is_named(tmp_path, tokenizer, make_rollout, change, named):
-    group = [make_rollout([1], [2, 3], reward=float(i)) for i in range(2)]
-    save_rollouts(tmp_path, 1, Collected(0, [group]))
-    path = path_of(tmp_path, 1)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines[1] |= change
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+def test_what_nobody_can_train_on_is_named(with_a_line, tokenizer, change, named):
+    path = with_a_line(change)
     with pytest.raises(UserError, match=named) as error:
         load_rollouts(path, tokenizer)
     assert "line 2" in str(error.value)

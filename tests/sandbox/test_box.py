@@ -317,13 +317,23 @@ def test_no_process_is_left_behind(box):
 
 
 def _processes_of_boxes() -> set[str]:
-    """Ids of servers, of what they forked, and of bubblewrap's, whoever runs them."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    """Ids of servers, of what they forked, and of bubblewrap's: our own, and orphans. Others may test here as well."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if re.search(rb"nalar\.sandbox\.box_server|/box/calls\.py", path.read_bytes()):
-                found.add(path.parent.name)
-    return found
+            if re.search(
+                rb"nalar\.sandbox\.box_server|/box/calls\.py", (path / "cmdline").read_bytes()
+            ):
+                # The second field behind the name, which may hold anything, ends in the last bracket.
+                parents[path.name] = (path / "stat").read_text().rpartition(")")[2].split()[1]
+    ours = {"0", "1", str(os.getpid())}
+
+    def begun_by(pid: str) -> str:
+        while pid in parents:
+            pid = parents[pid]
+        return pid
+
+    return {pid for pid in parents if begun_by(pid) in ours}
 
 
 def test_a_server_that_dies_is_no_verdict_and_the_next_program_meets_a_new_one(box):

@@ -246,6 +246,7 @@ def test_what_a_gold_answer_has_too_may_stand_in_an_answer(judge, gold, answer):
 HANGS = ["\\exp(\\exp(\\exp(99)))", "(a+b+c+d+e+f+g+h)^{99}", "(1+i)^{9999}"]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("answer", HANGS)
 def test_an_answer_that_is_never_worked_out_is_wrong_and_no_fault_of_the_verifier(
     judge, monkeypatch, answer

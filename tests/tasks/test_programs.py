@@ -14,7 +14,9 @@ from nalar.tasks.problem import Problem
 from nalar.tasks.programs import LAST, MIDDLE, Programs, program_of, source, worked_out
 
 
-@pytest.fixture(scope="module", params=["namespaces", "bubblewrap"])
+@pytest.fixture(
+    scope="module", params=["namespaces", pytest.param("bubblewrap", marks=pytest.mark.slow)]
+)
 def task(request):
     box = Box(SandboxConfig(tier=request.param, wall_s=2.0, cpu_s=1))
     try:

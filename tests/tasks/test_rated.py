@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nalar.tasks.arithmetic import Arithmetic
-from nalar.tasks.general import ACTS, FLAWS, NAMES, General
+from nalar.tasks.courtesy import ACTS, NAMES
+from nalar.tasks.general import FLAWS, General
+from nalar.tasks.harm import KINDS, OTHERS, REQUESTS, is_harmful
 from nalar.tasks.language import LANGUAGES
 from nalar.tasks.problem import Problem
 from nalar.tasks.rated import Rated
 from nalar.tasks.registry import open_task
-from nalar.tasks.safety import KINDS, OTHERS, REQUESTS, Safety, flaws_of, is_harmful
+from nalar.tasks.safety import Safety, flaws_of
 
 RATED = {"general": General(), "safety": Safety()}
 

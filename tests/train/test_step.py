@@ -302,13 +302,13 @@ def test_the_balance_loss_pushes_scores_and_stands_apart_from_the_loss(
 
 def test_a_poisoned_batch_costs_one_step_and_nothing_else(make_model, make_optimizer, batches):
     """A run with one batch whose loss is 1000 times too large ends where a run without that step ends."""
-    poison = 40
+    poison = 20
     ends = []
     for is_poisoned in (False, True):
         model = make_model()
-        optimizer = make_optimizer(model, spike_window=32)
+        optimizer = make_optimizer(model, spike_window=16)
         skipped = []
-        for number in range(60):
+        for number in range(30):
             if not is_poisoned and number == poison:
                 continue
             batch = on_device(batches.batch(number), torch.device("cpu"))

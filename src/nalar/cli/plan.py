@@ -55,13 +55,18 @@ def run(args: Sequence[str]) -> int:
         from nalar.cli import sft
 
         return sft.run([*rest, "--dry-run"])
+    from nalar.recipes.r1 import R1_RECIPES
     from nalar.recipes.registry import RECIPES
 
+    if name is not None and name in R1_RECIPES:
+        from nalar.cli import r1
+
+        return r1.run([name, *rest, "--dry-run"])
     if name is None or name in RECIPES:
         from nalar.cli.plan_recipe import plan_recipe
 
         return plan_recipe(args, out)
-    path = _config_path(name, RECIPES)
+    path = _config_path(name, [*RECIPES, *R1_RECIPES])
     return _show(name, str(path), _read(path), rest, out)
 
 

@@ -21,7 +21,7 @@ class Plan:
     NAME is a recipe, with the flags below: parameters, operations, memory, time and price of a run. Or it is a
     published model, a run, or a folder with a config.json: parameters, operations, bytes of weights and of the
     cache; these take --json and --context N, the length of the sequences that operations are counted for.
-    Or it is sft, with the flags of that verb.
+    Or it is sft, or a recipe of r1, with the flags of that verb.
 
     Try:
 

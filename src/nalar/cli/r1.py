@@ -144,14 +144,14 @@ def _folder(name: str) -> str:
 
 def _with_problems(document: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
     """With the user's files wherever the recipe has the name that stands for them."""
-    changed: dict[str, Any] = _replaced(document, files)
-    if changed == document:
+    if _replaced(document, ()) == document:
         raise UserError(
             at="--problems",
             got=", ".join(files),
             want="a recipe that asks for problems: r1-from-hf or r1-literal",
             hint="--set zero.rl.tasks=..., and so on, in others",
         )
+    changed: dict[str, Any] = _replaced(document, files)
     return changed
 
 

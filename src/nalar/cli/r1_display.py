@@ -12,7 +12,7 @@ from rich.text import Text
 
 from nalar.cli.display import STOPPING, Display, Ledger, LogDisplay, Values, clock, figures, is_live
 from nalar.evals import units
-from nalar.evals.r1_stages import MEASURE, STAGES
+from nalar.plan.r1_stages import MEASURE, STAGES
 
 _MARKS = {"done": ("✓", "green"), "running": ("▶", "bold cyan"), "left": ("·", "dim")}
 

@@ -18,7 +18,6 @@ from nalar.config import UserError
 from nalar.data.config import FileSource
 from nalar.disk import only_writer
 from nalar.evals.r1_report import build_r1, stage_runs
-from nalar.evals.r1_stages import STAGES
 from nalar.evals.r1_table import summary
 from nalar.pipeline.config import CollectConfig, RewardRunConfig, RlRunConfig, SftConfig
 from nalar.pipeline.preflight import (
@@ -31,6 +30,7 @@ from nalar.pipeline.r1_config import R1Config
 from nalar.pipeline.r1_forecast import forecast_r1
 from nalar.pipeline.standing import done_stages
 from nalar.pipeline.state import Outcome
+from nalar.plan.r1_stages import STAGES
 from nalar.run import Run
 from nalar.tasks.registry import is_file
 
@@ -130,10 +130,16 @@ def drive(job: R1Job, out: Output) -> int:
         refuse_missing(job.config)
     refuse_if_not_writable(root)
     refuse_if_not_installed(job.config)
-    from nalar.pipeline.r1 import chosen_stages, refuse_bad_tasks_of, run_r1  # imports torch
+    from nalar.pipeline.r1 import (  # imports torch
+        chosen_stages,
+        refuse_bad_tasks_of,
+        refuse_missing_inputs,
+        run_r1,
+    )
 
     chosen = chosen_stages(job.config, job.first, job.last)
     if job.is_new:
+        refuse_missing_inputs(job.config, chosen, done=())
         refuse_bad_tasks_of(job.config)
         job = _claimed(job)
     run = _created(job) if job.is_new else Run.open(job.path)

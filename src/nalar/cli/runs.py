@@ -17,10 +17,10 @@ from nalar.cli.runs_plot import Plot, draw_plot
 from nalar.config import UserError
 from nalar.evals import r1_table, units
 from nalar.evals.r1_report import build_r1, stage_runs
-from nalar.evals.r1_stages import MEASURE
 from nalar.evals.report import build_report
 from nalar.evals.table import summary
 from nalar.pipeline.r1_config import R1Config
+from nalar.plan.r1_stages import MEASURE
 from nalar.run import Receipt, Run, add_up, run_folders
 
 

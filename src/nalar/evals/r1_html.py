@@ -9,10 +9,10 @@ from jinja2 import Environment, StrictUndefined, Template
 from nalar.evals import plots, r1_table, units
 from nalar.evals.comparison import task_title
 from nalar.evals.r1_report import JSON, R1Report, added, build_r1
-from nalar.evals.r1_stages import ON_TOP, PUBLISHED, ROWS
 from nalar.evals.report_html import Figure, shown_folder
 from nalar.evals.results import Estimate
 from nalar.evals.text import printable
+from nalar.plan.r1_stages import ON_TOP, PUBLISHED, ROWS
 from nalar.run import Run
 
 

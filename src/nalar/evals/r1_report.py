@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from nalar.config import UserError
 from nalar.disk import read_lines
 from nalar.evals.r1_results import ModelResult
-from nalar.evals.r1_stages import DATASET, FOLDER, MEASURE, ON_TOP, STAGES, Row
 from nalar.evals.report import Cost, Hardware, Response
 from nalar.evals.results import Finite
+from nalar.plan.r1_stages import DATASET, FOLDER, MEASURE, ON_TOP, STAGES, Row
 from nalar.run import Receipt, Run
 
 SCHEMA_VERSION = 1
@@ -128,7 +128,11 @@ def stage_receipts(run: Run) -> list[StageReceipt]:
         stage, used = STAGES[name], added(own.ledger())
         found.append(
             StageReceipt(
-                name=name, title=stage.title, row=stage.row, is_done=_is_done(own), **dict(used)
+                name=name,
+                title=stage.title,
+                row=stage.row,
+                is_done=_is_done(name, own),
+                **dict(used),
             )
         )
     measured = [receipt for receipt in run.ledger() if receipt.name.startswith(MEASURE)]
@@ -240,8 +244,10 @@ def _document(folder: Path, name: str) -> dict[str, Any]:
     return Run.open(folder).read_json(name) if (folder / name).is_file() else {}
 
 
-def _is_done(own: Run) -> bool:
-    return (own.path / "state.json").is_file() and bool(own.read_json("state.json").get("done"))
+def _is_done(stage: str, own: Run) -> bool:
+    if not (own.path / "state.json").is_file():
+        return False
+    return STAGES[stage].ends_with in own.read_json("state.json").get("done", [])
 
 
 def _is_complete(run: Run, receipts: Sequence[StageReceipt]) -> bool:

@@ -11,10 +11,10 @@ from nalar.evals import units
 from nalar.evals.comparison import task_title
 from nalar.evals.r1_report import R1Report, added
 from nalar.evals.r1_results import Mode, ModelResult
-from nalar.evals.r1_stages import ON_TOP, PUBLISHED, ROWS, STAGES
 from nalar.evals.report import Cost
 from nalar.evals.results import Estimate
 from nalar.evals.text import printable
+from nalar.plan.r1_stages import ON_TOP, PUBLISHED, ROWS, STAGES
 
 WAYS: Mapping[Mode, str] = {"off": "no thought", "budget": "a short thought", "on": "all it wants"}
 

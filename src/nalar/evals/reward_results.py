@@ -41,7 +41,7 @@ class Judged:
     better_first: bool = True
     flaw: str | None = None
     margin_swapped: float | None = None
-    """Of a pair, with its sides given in the other order."""
+    """Of a pair, with all that was scored given in the opposite order."""
     margin_alone: float | None = None
     """With each answer scored by itself."""
 
@@ -117,7 +117,7 @@ class RewardResults(Finite):
     log_loss: float
     """Nats a judgement; 0.693 is that of a model that knows nothing."""
     by_flaw: dict[str, Estimate]
-    """Accuracy by what is wrong with the worse side, where that has a name."""
+    """Accuracy by what is wrong with the worse side, or with answer or thought of a label, where that has a name."""
 
 
 def reward_results(

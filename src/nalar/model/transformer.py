@@ -91,7 +91,7 @@ class Transformer(Float32Buffers):
     def initialize(self, seed: int) -> None:
         """Normal weights of std initializer_range, ones for norms, zeros for biases."""
         gen = torch.Generator().manual_seed(seed)
-        for name, p in self.trained_parameters(ahead=True):
+        for name, p in self._parameters_in_order(ahead=True):
             if "norm" in name:
                 nn.init.ones_(p)
             elif name.endswith(".bias"):
@@ -103,13 +103,16 @@ class Transformer(Float32Buffers):
                 router.e_score_correction_bias.zero_()
 
     def trained_parameters(self, *, ahead: bool) -> Iterator[tuple[str, nn.Parameter]]:
-        """Parameters that are not frozen, by name; those of multi-token prediction last, and only with `ahead`.
+        """Parameters that are not frozen, by name; those of multi-token prediction last, and only with `ahead`."""
+        named = self._parameters_in_order(ahead=ahead)
+        return ((name, p) for name, p in named if p.requires_grad)
 
-        Last, so that a model begins with the same weights with multi-token prediction as without.
-        """
+    def _parameters_in_order(self, *, ahead: bool) -> Iterator[tuple[str, nn.Parameter]]:
+        """Frozen or not; those of multi-token prediction last, so that a model begins with the same weights with it as
+        without."""
         blocks = self.model.prediction_blocks()
         behind = {id(p) for block in blocks for p in block.parameters()}
-        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        named = list(self.named_parameters())
         yield from ((name, p) for name, p in named if id(p) not in behind)
         if ahead:
             yield from ((name, p) for name, p in named if id(p) in behind)

@@ -4,14 +4,15 @@ What is done is skipped, what was cut off goes on: every stage's own `state.json
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nalar.config import UserError, lookup, refuse_change
 from nalar.disk import only_writer
 from nalar.evals.r1_html import write_r1
-from nalar.evals.r1_stages import DATASET, MEASURE, STAGES
+from nalar.pipeline.adopt import adopted
+from nalar.pipeline.collect import run_collect
 from nalar.pipeline.config import CollectConfig, RlRunConfig, SftConfig, ZeroConfig
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.r1_config import (
@@ -24,14 +25,19 @@ from nalar.pipeline.r1_config import (
 )
 from nalar.pipeline.r1_measure import measure
 from nalar.pipeline.r1_observer import StageObserver
+from nalar.pipeline.reward import run_reward
 from nalar.pipeline.rl import run_rl
 from nalar.pipeline.sft import run_sft
-from nalar.pipeline.standing import stage_path, standing
+from nalar.pipeline.standing import done_stages, stage_path, standing
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import refuse_bad_tasks
 from nalar.pipeline.training import run_stages
 from nalar.pipeline.zero import run_zero
+from nalar.plan.r1_stages import DATASET, MEASURE, STAGES
 from nalar.run import Run
+
+ADOPTED = "adopted"
+"""In the pipeline's folder: models that were given, with our special tokens."""
 
 
 def run_r1(
@@ -49,9 +55,10 @@ def run_r1(
     before anything is done; where a stage fails, what was done before it stays done.
     """
     chosen = chosen_stages(config, first, last)
-    refuse_missing_inputs(config, run, chosen)
+    refuse_missing_inputs(config, chosen, done_stages(config, run))
+    _adopt_given(config, run, observer)
     for stage in _up_to(config, chosen[-1]):
-        if stage in chosen and standing(config, run, stage) != "done":
+        if stage in chosen and standing(run, stage) != "done":
             outcome = _run_stage(config, run, stage, observer, should_stop)
             if outcome is not Outcome.FINISHED:
                 return outcome
@@ -89,13 +96,13 @@ def _asked(name: str, on: Mapping[str, str], flag: str) -> str:
     return known
 
 
-def refuse_missing_inputs(config: R1Config, run: Run, chosen: tuple[str, ...]) -> None:
+def refuse_missing_inputs(config: R1Config, chosen: Sequence[str], done: Sequence[str]) -> None:
     """UserError where a stage that is to be done wants what an earlier one makes that is neither done nor chosen."""
     for stage in chosen:
-        if standing(config, run, stage) == "done":
+        if stage in done:
             continue
         for maker in inputs(config, stage):
-            if maker not in chosen and standing(config, run, maker) != "done":
+            if maker not in chosen and maker not in done:
                 makes = STAGES[maker].makes
                 raise UserError(
                     at=f"stage {stage}",
@@ -122,9 +129,10 @@ _WORDS = {"model": "model", "reward": "reward model", "data": "dataset"}
 
 def made(config: R1Config, run: Run, name: str) -> Path:
     """What stands behind @NAME: a model's folder as it is now, or a dataset. UserError that names the stage."""
-    given = {"base": config.base, "student": config.student_base}.get(name)
+    given = _given(config).get(name)
     if given is not None:
-        return Path(given).expanduser()
+        taken_in = run.path / ADOPTED / name
+        return taken_in.resolve() if taken_in.is_dir() else given
     maker = MADE_BY[name]
     path = stage_path(run, maker)
     found = path / (DATASET if STAGES[maker].makes == "data" else "model")
@@ -136,6 +144,20 @@ def made(config: R1Config, run: Run, name: str) -> Path:
             hint=f"move {path} away, and it is made again",
         )
     return found.resolve()
+
+
+def _given(config: R1Config) -> dict[str, Path]:
+    """Folders of models that are not made here, by the name behind an @."""
+    named = {"base": config.base, "student": config.student_base}
+    return {name: Path(one).expanduser() for name, one in named.items() if one is not None}
+
+
+def _adopt_given(config: R1Config, run: Run, observer: Observer) -> None:
+    """Take in models whose tokenizers do not know our turns and thoughts, once."""
+    for name, folder in _given(config).items():
+        target = run.path / ADOPTED / name
+        if folder.is_dir() and not target.is_dir() and adopted(folder, target) == target:
+            observer.note(f"{folder}: another chat template; taken in as {target}")
 
 
 def _run_stage(
@@ -163,9 +185,9 @@ def _run_stage(
 
 
 def _of_stage(stage: str, error: UserError) -> UserError:
-    return UserError(
-        at=f"stage {stage}: {error.at}", got=error.got, want=error.want, hint=error.hint
-    )
+    name = f"stage {stage}"  # some stages name themselves
+    at = error.at if error.at.startswith(name) else f"{name}: {error.at}"
+    return UserError(at=at, got=error.got, want=error.want, hint=error.hint)
 
 
 def run_as_its_kind(
@@ -179,12 +201,8 @@ def run_as_its_kind(
     if isinstance(config, SftConfig):
         return run_sft(config, run, observer, should_stop)
     if isinstance(config, CollectConfig):
-        from nalar.pipeline.collect import run_collect  # type: ignore[import-not-found,unused-ignore]
-
-        return Outcome(run_collect(config, run, observer, should_stop))
-    from nalar.pipeline.reward import run_reward  # type: ignore[import-not-found,unused-ignore]
-
-    return Outcome(run_reward(config, run, observer, should_stop))
+        return run_collect(config, run, observer, should_stop)
+    return run_reward(config, run, observer, should_stop)
 
 
 def _opened(config: R1Config, run: Run, stage: str, own: StageConfig) -> Run:
@@ -232,7 +250,7 @@ def _measure(
 ) -> Outcome:
     """Measure a stage's model, if it makes one and has made it; a stage of the pipeline's own run."""
     is_given = stage not in config.stages
-    if STAGES[stage].model is None or not (is_given or standing(config, run, stage) == "done"):
+    if STAGES[stage].model is None or not (is_given or standing(run, stage) == "done"):
         return Outcome.FINISHED
     name = "base" if stage == "pretrain" else stage
     doing = {

@@ -12,7 +12,6 @@ from pydantic import Field
 
 from nalar.config import Config, ConfigError, lookup
 from nalar.evals.config import EvalConfig
-from nalar.evals.r1_stages import STAGES
 from nalar.pipeline.config import (
     CollectConfig,
     RewardRunConfig,
@@ -21,6 +20,7 @@ from nalar.pipeline.config import (
     SftConfig,
     ZeroConfig,
 )
+from nalar.plan.r1_stages import STAGES
 
 PREFIX = "r1-"
 """What the name of every recipe of this kind begins with: a run's kind is told by it."""

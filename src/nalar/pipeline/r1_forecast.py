@@ -6,7 +6,6 @@ from pathlib import Path
 
 from nalar.config import UserError
 from nalar.data.config import FileSource
-from nalar.evals.r1_stages import STAGES
 from nalar.model.config import ModelConfig
 from nalar.model.families.registry import family_of
 from nalar.model.folder import CONFIG, read_json
@@ -22,9 +21,10 @@ from nalar.pipeline.forecast import (
     forecast_rl,
     forecast_sft,
 )
-from nalar.pipeline.r1_config import MADE_BY, R1Config, stage_config, taught_switch
+from nalar.pipeline.r1_config import MADE_BY, R1Config, references, stage_config, taught_switch
 from nalar.plan.model import flops_per_token, sampling_flops
 from nalar.plan.published import PUBLISHED
+from nalar.plan.r1_stages import STAGES
 
 MEASURE = "measure"
 USUAL_PAIRS = 4000
@@ -102,7 +102,7 @@ def _use(config: R1Config, stage: str) -> _Use:
     if isinstance(own, ZeroConfig):
         return _of_forecast(forecast(own), "pretrain")
     if isinstance(own, RlRunConfig):
-        return _of_forecast(forecast_rl(own, model), "rl")
+        return _of_forecast(forecast_rl(own, model, *_beside(config, stage)), "rl")
     if isinstance(own, SftConfig):
         tokens = round(dialogue_tokens(config, stage) * (1 - own.held_out_frac))
         return _of_forecast(forecast_sft(own, model, tokens), "sft")
@@ -110,6 +110,14 @@ def _use(config: R1Config, stage: str) -> _Use:
         prompts = own.problems_per_task * len(own.tasks)
         return _sampled(model, prompts, own.samples, own.max_tokens)
     return _judged(own, model)
+
+
+def _beside(config: R1Config, stage: str) -> tuple[ModelConfig | None, list[ModelConfig]]:
+    """The teacher of a stage of RL, and the models that score in it."""
+    wanted = references(config, stage)
+    teachers = [_named(config, f"@{name}") for at, name in wanted if at == "rl.distil.teacher"]
+    scorers = [_named(config, f"@{name}") for at, name in wanted if at.startswith("rl.reward.")]
+    return (teachers[0] if teachers else None), scorers
 
 
 def _of_forecast(whole: Forecast, name: str) -> _Use:
@@ -129,8 +137,7 @@ def _sampled(model: ModelConfig, prompts: int, samples: int, max_tokens: int) ->
 
 def _judged(own: RewardRunConfig, model: ModelConfig) -> _Use:
     """Two answers a pair, each as long as a prompt and the usual share of a response."""
-    longest = own.max_tokens if hasattr(own, "max_tokens") else 512
-    length = PROMPT_TOKENS + round(RESPONSE_FILL_FRAC * longest)
+    length = PROMPT_TOKENS + round(RESPONSE_FILL_FRAC * own.max_tokens)
     tokens = own.epochs * 2 * (own.pairs or USUAL_PAIRS) * length
     return _Use(tokens, tokens * flops_per_token(model, length / 2, backward=True))
 
@@ -156,8 +163,7 @@ def dialogue_tokens(config: R1Config, stage: str) -> int:
 
 
 def _general_tokens(source: CollectConfig) -> int:
-    each = getattr(source, "general_per_task", 0)
-    return len(source.general) * each * 2 * PROMPT_TOKENS
+    return len(source.general) * source.general_per_task * 2 * PROMPT_TOKENS
 
 
 def _measuring(config: R1Config) -> _Use:

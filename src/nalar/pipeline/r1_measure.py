@@ -12,7 +12,6 @@ from nalar.engine.engine import Engine
 from nalar.evals.config import EvalConfig
 from nalar.evals.protocol import Measured, evaluate
 from nalar.evals.r1_results import Mode, ModelResult, win_rate
-from nalar.evals.r1_stages import MEASURE
 from nalar.evals.results import Estimate, TaskResult, estimate
 from nalar.model.weights import load_model
 from nalar.pipeline.base import read_folder
@@ -21,8 +20,10 @@ from nalar.pipeline.r1_config import MeasureConfig, R1Config, taught_switch
 from nalar.pipeline.session import Session
 from nalar.pipeline.state import Outcome
 from nalar.pipeline.tasks import EVAL_SEED
+from nalar.plan.r1_stages import MEASURE
 from nalar.run import Run
 from nalar.tasks.problem import Problem, Task
+from nalar.tasks.rated import Rated
 from nalar.tasks.registry import open_task
 
 BASE = "pretrain"
@@ -76,8 +77,7 @@ def modes(config: R1Config, stage: str) -> dict[Mode, EvalConfig]:
 
 def rate_of(task: Task) -> Rate | None:
     """How a task rates any answer, in [0, 1] (`tasks/rated.py`); None where it only tells right from wrong."""
-    found: Rate | None = getattr(task, "quality", None)
-    return found
+    return task.quality if isinstance(task, Rated) else None
 
 
 class _Taken:

@@ -1,7 +1,7 @@
 """A reward model: trained on judgements, tested on others. Resumes where it stopped."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,7 +145,7 @@ def _test(session: Session[RewardRunConfig], read: _Reading) -> Outcome:
                 session.receipt("reward_test", meter)
                 return Outcome.STOPPED
             part = tested[start : start + _AT_ONCE]
-            judged += [tried(model, one, alone=not start) for one in part]
+            judged += tried(model, part, alone=not start)
             session.work.tokens += sum(one.example.tokens for one in part)
             session.work.flops = model.flops
         results = reward_results(
@@ -162,21 +162,31 @@ def _test(session: Session[RewardRunConfig], read: _Reading) -> Outcome:
     return Outcome.FINISHED
 
 
-def tried(model: RewardModel, encoded: Encoded, *, alone: bool) -> Judged:
-    """A judgement as the model sees it: its sides together, in both orders; with `alone` each answer by itself, too."""
-    one, example = encoded.judgement, encoded.example
-    names, sequences = zip(*example.sides, strict=True)
-    scores = dict(zip(names, model.score(sequences), strict=True))
-    swapped = dict(zip(names[::-1], model.score(sequences[::-1]), strict=True))
-    lonely = {name: model.score([ids])[0] for name, ids in example.sides if alone}
+def tried(model: RewardModel, encoded: Sequence[Encoded], *, alone: bool) -> list[Judged]:
+    """Judgements as the model sees them: all sides together, in this order and in the opposite one; with `alone` each
+    answer by itself, too."""
+    given = [ids for one in encoded for _, ids in one.example.sides]
+    together, turned = iter(model.score(given)), iter(model.score(given[::-1])[::-1])
+    found = []
+    for one in encoded:
+        sides = one.example.sides
+        scores = {side: next(together) for side, _ in sides}
+        swapped = {side: next(turned) for side, _ in sides}
+        lonely = {side: model.score([ids])[0] for side, ids in sides} if alone else None
+        found.append(_judged(one, scores, swapped, lonely))
+    return found
 
-    def side(name: str, ids: Ids | None, quality: float | None) -> Side | None:
+
+Scores = Mapping[RewardSide, float]
+
+
+def _judged(encoded: Encoded, scores: Scores, swapped: Scores, alone: Scores | None) -> Judged:
+    one, example = encoded.judgement, encoded.example
+
+    def side(name: RewardSide, ids: Ids | None, quality: float | None) -> Side | None:
         if ids is None:
             return None
         return Side(scores[name], len(ids) - encoded.prompt_tokens, quality)
-
-    def margin(of: Mapping[RewardSide, float]) -> float:
-        return of.get("better", 0.0) - of.get("worse", 0.0)
 
     return Judged(
         key=one.key,
@@ -184,9 +194,13 @@ def tried(model: RewardModel, encoded: Encoded, *, alone: bool) -> Judged:
         worse=side("worse", example.worse, one.quality[1]),
         better_first=one.better_first,
         flaw=one.flaw,
-        margin_swapped=margin(swapped) if len(names) == 2 else None,
-        margin_alone=margin(lonely) if alone else None,
+        margin_swapped=_margin(swapped) if len(example.sides) == 2 else None,
+        margin_alone=None if alone is None else _margin(alone),
     )
+
+
+def _margin(scores: Scores) -> float:
+    return scores.get("better", 0.0) - scores.get("worse", 0.0)
 
 
 def _values(results: RewardResults) -> dict[str, float]:

@@ -3,10 +3,10 @@
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from nalar.tasks.answers import NOT_READ
 from nalar.tasks.config import GeneralConfig
+from nalar.tasks.courtesy import ACTS, CALLS, COLOURS, FILLERS, NAMES, SIZES, THINGS, WORDS
 from nalar.tasks.family import Family
 from nalar.tasks.language import LANGUAGES, Language
 from nalar.tasks.phrases import (
@@ -16,7 +16,6 @@ from nalar.tasks.phrases import (
     holds,
     is_one_sentence,
     is_plain,
-    pairs,
     said_as,
     says_once,
     sentence,
@@ -27,215 +26,7 @@ from nalar.tasks.phrases import (
 from nalar.tasks.problem import Problem, Score
 from nalar.tasks.rated import Variant
 
-NAMES = (
-    "Adi",
-    "Ana",
-    "Ben",
-    "Budi",
-    "Dewi",
-    "Eka",
-    "Joko",
-    "Kim",
-    "Leo",
-    "Mia",
-    "Omar",
-    "Rina",
-    "Sam",
-    "Sari",
-    "Tom",
-    "Yudi",
-)
-_GOODS = (
-    "cake/kue tea/teh book/buku map/peta pen/pena soup/sup rice/nasi milk/susu lamp/lampu bag/tas"
-)
-_EVENTS = (
-    "party/pesta dinner/makan_malam picnic/piknik class/kelas lunch/makan_siang meeting/rapat show/pameran "
-    "play/drama"
-)
-_TRIALS = "exam/ujian race/lomba test/tes match/laga trip/perjalanan job/pekerjaan show/pameran play/drama"
-_FAULTS = "noise/keributan mistake/kesalahan delay/kelambatan mess/kekacauan joke/lelucon fight/pertengkaran"
-_TIMES = "morning/pagi afternoon/siang evening/malam"
-_THINGS = (
-    "cat/kucing dog/anjing car/mobil hat/topi bike/sepeda house/rumah goat/kambing boat/perahu"
-)
-_SIZES = "big/besar small/kecil long/panjang new/baru"
-_COLOURS = "red/merah black/hitam white/putih green/hijau blue/biru"
-
-
-class Act(NamedTuple):
-    """What somebody is asked to say, in one language."""
-
-    prompt: str
-    cores: tuple[str, ...]
-    """Patterns of what may be said, without a mark at a question's end only. Where no name stands in one, whoever is
-    meant is named before it or behind."""
-    polite: tuple[str, ...]
-    """One of these is in every core; none where the request needs none."""
-    rude: str
-
-
-ACTS: Mapping[str, Mapping[Language, Act]] = {
-    "greet": {
-        "en": Act(
-            "Greet {name} in the {thing}.",
-            ("good {thing}.", "a [very |]good {thing} to you.", "good {thing}, how are you?"),
-            ("good",),
-            "You again, {name}, this {thing}.",
-        ),
-        "id": Act(
-            "Sapa {name} di {thing} hari.",
-            ("selamat {thing}.", "selamat {thing}, apa kabar?"),
-            ("selamat",),
-            "Kamu lagi, {name}, {thing} begini.",
-        ),
-    },
-    "thank": {
-        "en": Act(
-            "Thank {name} for the {thing}.",
-            ("thank you[| so much| very much] for the {thing}.", "[many |]thanks for the {thing}."),
-            ("thank you", "thanks"),
-            "I took the {thing}, {name}.",
-        ),
-        "id": Act(
-            "Bilang terima kasih ke {name} untuk {thing}.",
-            ("terima kasih[| banyak] untuk {thing}[nya|].", "terima kasih atas {thing}[nya|]."),
-            ("terima kasih",),
-            "Aku ambil {thing}, {name}.",
-        ),
-    },
-    "ask": {
-        "en": Act(
-            "Ask {name} for the {thing}.",
-            (
-                "may I have the {thing}[, please|]?",
-                "could you[ please|] [give|pass] me the {thing}?",
-                "please [give|pass] me the {thing}.",
-            ),
-            ("may i", "could you", "please"),
-            "Give me the {thing}, {name}.",
-        ),
-        "id": Act(
-            "Minta {thing} ke {name}.",
-            (
-                "boleh[kah|] saya minta {thing}[nya|]?",
-                "tolong [beri|ambilkan] saya {thing}[nya|].",
-                "bisa[kah|] tolong [beri|ambilkan] saya {thing}?",
-            ),
-            ("boleh", "bolehkah", "tolong"),
-            "Beri aku {thing}, {name}.",
-        ),
-    },
-    "invite": {
-        "en": Act(
-            "Invite {name} to the {thing}.",
-            (
-                "please come to [the|our] {thing}.",
-                "would you like to come to [the|our] {thing}?",
-                "you are [most |]welcome at [the|our] {thing}.",
-            ),
-            ("please", "would you like", "welcome"),
-            "Be at the {thing}, {name}.",
-        ),
-        "id": Act(
-            "Undang {name} ke {thing}.",
-            (
-                "silakan datang ke {thing}[| kami].",
-                "mari datang ke {thing}[| kami].",
-                "maukah kamu datang ke {thing}[| kami]?",
-            ),
-            ("silakan", "mari", "maukah"),
-            "Kamu harus ke {thing}, {name}.",
-        ),
-    },
-    "wish": {
-        "en": Act(
-            "Wish {name} luck with the {thing}.",
-            (
-                "good luck with [the|your] {thing}.",
-                "best of luck with [the|your] {thing}.",
-                "I wish you luck with [the|your] {thing}.",
-            ),
-            ("good luck", "best of luck", "wish you luck"),
-            "You will fail the {thing}, {name}.",
-        ),
-        "id": Act(
-            "Doakan {name} untuk {thing}.",
-            (
-                "semoga berhasil dengan {thing}[nya|].",
-                "semoga sukses dengan {thing}[nya|].",
-                "semoga {thing}[nya|] lancar.",
-            ),
-            ("semoga",),
-            "Kamu gagal di {thing}, {name}.",
-        ),
-    },
-    "apologise": {
-        "en": Act(
-            "Say sorry to {name} for the {thing}.",
-            (
-                "I am[| so| very] sorry for the {thing}.",
-                "[please forgive|do forgive] me the {thing}.",
-            ),
-            ("sorry", "forgive"),
-            "Forget the {thing}, {name}.",
-        ),
-        "id": Act(
-            "Minta maaf ke {name} soal {thing}.",
-            (
-                "[saya minta|mohon|minta] maaf soal {thing}[nya|].",
-                "maafkan saya soal {thing}[nya|].",
-            ),
-            ("maaf", "maafkan"),
-            "Lupakan {thing}, {name}.",
-        ),
-    },
-    "describe": {
-        "en": Act(
-            "Describe {name}'s {thing}: {size}, {colour}.",
-            (
-                "{name}'s {thing} is {size} and {colour}.",
-                "{name} has a {size}[,| and] {colour} {thing}.",
-                "{name}'s {thing} is {colour} and {size}.",
-            ),
-            (),
-            "Who cares about {name}'s {thing}?",
-        ),
-        "id": Act(
-            "Gambarkan {thing} {name}: {size}, {colour}.",
-            (
-                "{thing} {name} {size} dan {colour}.",
-                "{name} punya {thing} {size}[,| dan] {colour}.",
-                "{thing} {name} {colour} dan {size}.",
-            ),
-            (),
-            "Siapa peduli {thing} {name}?",
-        ),
-    },
-}
-"""By the names that the setting `acts` knows."""
-_CALLS: Mapping[Language, tuple[str, ...]] = {
-    "en": ("", "Dear ", "Hi "),
-    "id": ("", "Halo ", "Hai "),
-}
-"""Before a name that comes first."""
-_FILLERS: Mapping[Language, tuple[str, ...]] = {
-    "en": ("It is a very fine day.", "That is all for now.", "I like to say that."),
-    "id": ("Hari ini sangat cerah.", "Itu saja untuk saat ini.", "Senang bisa bilang itu."),
-}
 _MOST_WORDS = 12
-
-THINGS: Mapping[str, Mapping[str, Mapping[Language, str]]] = {
-    "greet": pairs(_TIMES),
-    "thank": pairs(_GOODS),
-    "ask": pairs(_GOODS),
-    "invite": pairs(_EVENTS),
-    "wish": pairs(_TRIALS),
-    "apologise": pairs(_FAULTS),
-    "describe": pairs(_THINGS),
-}
-"""What an act may be about."""
-SIZES, COLOURS = pairs(_SIZES), pairs(_COLOURS)
-_WORDS = {en: pair for table in (SIZES, COLOURS, *THINGS.values()) for en, pair in table.items()}
 
 
 class General(Family):
@@ -292,7 +83,7 @@ class General(Family):
             "language": bool(words) and not _foreign(language, words),
             "name": named == 1 and not others & {word.removesuffix("'s") for word in words},
             "thing": all(
-                said_as(words, _WORDS[data[part]][language], language)
+                said_as(words, WORDS[data[part]][language], language)
                 for part in ("thing", "size", "colour")
                 if part in data
             ),
@@ -327,7 +118,7 @@ class General(Family):
         if flaw == "unfinished":
             return cut(good, rng.uniform(0.3, 0.9))
         if flaw == "padded":
-            fillers = rng.sample(_FILLERS[language], 2)
+            fillers = rng.sample(FILLERS[language], 2)
             return " ".join([good, *fillers] if rng.random() < 0.7 else [fillers[0], good])
         return f"{good} {good}" if rng.random() < 0.5 else stammered(rng, good)
 
@@ -365,13 +156,13 @@ def _to(core: str, name: str, language: Language) -> Iterator[str]:
         yield core
         return
     yield f"{core[:-1]}, {name}{core[-1]}"
-    for call in _CALLS[language]:
+    for call in CALLS[language]:
         yield f"{call}{name}, {core}"
 
 
 def _filled(pattern: str, data: Mapping[str, str], language: Language) -> str:
     words = {
-        part: _WORDS[data[part]][language] for part in ("thing", "size", "colour") if part in data
+        part: WORDS[data[part]][language] for part in ("thing", "size", "colour") if part in data
     }
     return pattern.format(name=data["name"], **words)
 
@@ -401,7 +192,7 @@ def _foreign(language: Language, words: Sequence[str]) -> set[str]:
 @lru_cache
 def _vocabulary(language: Language) -> frozenset[str]:
     """All words of a language that occur in what is accepted, or in a flaw."""
-    patterns = [pair[language] for pair in _WORDS.values()]
+    patterns = [pair[language] for pair in WORDS.values()]
     for act in ACTS.values():
         patterns += [*act[language].cores, act[language].rude]
-    return vocabulary([*patterns, *_CALLS[language], *_FILLERS[language]], language)
+    return vocabulary([*patterns, *CALLS[language], *FILLERS[language]], language)

@@ -16,7 +16,7 @@ from nalar.kernels.experts import Dense, dense, experts_reference, infer_experts
 gpu = pytest.importorskip("nalar.kernels.gpu.experts")
 lines = pytest.importorskip("nalar.kernels.gpu.expert_lines")
 
-pytestmark = pytest.mark.few(3)
+pytestmark = pytest.mark.few(2)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -81,11 +81,12 @@ def test_each_form_gives_what_the_loop_gives(name, unsorted, S, monkeypatch):
 
 @pytest.mark.parametrize("unsorted", [True, False])
 def test_half_precision_stays_within_the_stated_bound(unsorted, monkeypatch):
+    T = 5 if unsorted else 33  # unsorted, each row's choices are programs of their own
     monkeypatch.setattr(gpu, "UNSORTED", 10**6 if unsorted else 0)
-    x, ids, weights, gate_up, down, shared = args = case(33, 40, 5, 2, 24, dtype=torch.float16)
+    x, ids, weights, gate_up, down, shared = args = case(T, 40, 5, 2, 24, dtype=torch.float16)
     with switch.forced("few_row_experts"):
         out = infer_experts(*args)
-    sizes = torch.zeros(33, 40, dtype=torch.float64, device=DEVICE)
+    sizes = torch.zeros(T, 40, dtype=torch.float64, device=DEVICE)
     for c in range(2):
         gate, up = torch.einsum("td,tgfd->gtf", x.double(), gate_up[ids[:, c]].double())
         act = (F.silu(gate) * up).abs()

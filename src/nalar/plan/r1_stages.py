@@ -1,7 +1,4 @@
-"""The stages of the R1 recipe: their order, what each makes, and the row of R1's cost table that it belongs to.
-
-Imports no torch.
-"""
+"""The stages of the R1 recipe: their order, what each makes, and what R1's own cost, by the rows of its table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,24 +16,26 @@ class Stage:
     makes: Makes
     model: str | None
     """What its model is called in the table of results (R1's own names); None where it is not measured."""
+    ends_with: str
+    """What its own run has done last when the stage is done."""
     row: Row
     """Of the cost table, arXiv:2501.12948v2, Table 7: R1-Zero, SFT data, R1; without base and distillation."""
 
 
 STAGES: Mapping[str, Stage] = {
-    "pretrain": Stage("Pretraining", "model", "base", "base"),
-    "zero": Stage("Pure RL", "model", "zero", "zero"),
-    "cold_start_data": Stage("Cold-start data", "data", None, "data"),
-    "cold_start": Stage("Cold start", "model", "dev1", "r1"),
-    "rl1": Stage("RL for reasoning", "model", "dev2", "r1"),
-    "rejection_sampling": Stage("Rejection sampling", "data", None, "data"),
-    "sft": Stage("Fine-tuning", "model", "dev3", "r1"),
-    "preference_model": Stage("Preference model", "reward", None, "r1"),
-    "safety_model": Stage("Safety model", "reward", None, "r1"),
-    "rl2": Stage("RL for all uses", "model", "final", "r1"),
-    "student": Stage("Pretraining of the student", "model", "student", "distillation"),
-    "distil": Stage("Distillation", "model", "distilled", "distillation"),
-    "on_policy": Stage("On-policy distillation", "model", "on-policy", "distillation"),
+    "pretrain": Stage("Pretraining", "model", "base", "pretrain", "base"),
+    "zero": Stage("Pure RL", "model", "zero", "rl", "zero"),
+    "cold_start_data": Stage("Cold-start data", "data", None, "collect", "data"),
+    "cold_start": Stage("Cold start", "model", "dev1", "held_out_after", "r1"),
+    "rl1": Stage("RL for reasoning", "model", "dev2", "rl", "r1"),
+    "rejection_sampling": Stage("Rejection sampling", "data", None, "collect", "data"),
+    "sft": Stage("Fine-tuning", "model", "dev3", "held_out_after", "r1"),
+    "preference_model": Stage("Preference model", "reward", None, "reward_test", "r1"),
+    "safety_model": Stage("Safety model", "reward", None, "reward_test", "r1"),
+    "rl2": Stage("RL for all uses", "model", "final", "rl", "r1"),
+    "student": Stage("Pretraining of the student", "model", "student", "pretrain", "distillation"),
+    "distil": Stage("Distillation", "model", "distilled", "held_out_after", "distillation"),
+    "on_policy": Stage("On-policy distillation", "model", "on-policy", "rl", "distillation"),
 }
 """In their order."""
 
