@@ -27,6 +27,7 @@ from nalar.evals.results import Estimate
 from nalar.evals.text import printable
 
 TITLE = "# The R1 recipe"
+BEGIN, END = "<!-- r1: begin -->", "<!-- r1: end -->"
 _SHOWN_CHARS = 60
 """Of a thought or an answer that stands in a table."""
 
@@ -37,7 +38,7 @@ def write_r1_table(results: Path, doc: Path) -> None:
         raise UserError(at="--table", got=f"no file {results}", want="the results.json of a call")
     found = Joined.model_validate_json(results.read_text())
     text = doc.read_text() if doc.exists() else f"{TITLE}\n"
-    write_atomic(doc, between(text, "\n\n".join(sections(found))).encode())
+    write_atomic(doc, between(text, "\n\n".join(sections(found)), BEGIN, END).encode())
     print(f"wrote {doc}", file=sys.stderr)
 
 

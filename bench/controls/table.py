@@ -48,15 +48,15 @@ def write_table(runs: Sequence[Path], dense: Sequence[Path], out: Path, json_pat
     print(f"wrote {out} and {json_path}", file=sys.stderr)
 
 
-def between(document: str, made: str) -> str:
+def between(document: str, made: str, begin: str = BEGIN, end: str = END) -> str:
     """The document with what stands between the markers replaced; markers are appended where there are none."""
-    if document.count(BEGIN) != document.count(END) or document.count(BEGIN) > 1:
-        raise UserError(at="docs", got="odd markers", want=f"one {BEGIN} and one {END} after it")
-    if BEGIN not in document:
-        document = f"{document.rstrip() or TITLE}\n\n{BEGIN}\n{END}\n"
-    head, _, rest = document.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n\n{made}\n\n{END}{tail}"
+    if document.count(begin) != document.count(end) or document.count(begin) > 1:
+        raise UserError(at="docs", got="odd markers", want=f"one {begin} and one {end} after it")
+    if begin not in document:
+        document = f"{document.rstrip() or TITLE}\n\n{begin}\n{end}\n"
+    head, _, rest = document.partition(begin)
+    _, _, tail = rest.partition(end)
+    return f"{head}{begin}\n\n{made}\n\n{end}{tail}"
 
 
 def hardware(runs: Sequence[Seed]) -> str:
