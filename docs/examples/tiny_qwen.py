@@ -1,4 +1,4 @@
-"""A stand-in for a published model: a folder in the form of Qwen2.5, with random weights. `python tiny_qwen.py qwen`."""
+"""A stand-in for a published model: a folder in the form of Qwen2.5, random weights. `python tiny_qwen.py qwen`."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ def write(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(["what is the user and the assistant"] * 9, trainer=trainer)
+    tokenizer.train_from_iterator(["what is the user and the assistant, 12 mod 5"] * 9, trainer=trainer)
     tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in CONTROL])
     config = ModelConfig(
         model_type="qwen2",
@@ -47,7 +47,8 @@ def write(folder: Path) -> None:
         kv_lora_rank=None,
         rope_interleave=False,
         tie_word_embeddings=True,
-        max_position_embeddings=256,
+        max_position_embeddings=4096,
+        initializer_range=0.2,
     )
     model = Transformer(config)
     model.initialize(seed=0)

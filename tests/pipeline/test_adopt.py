@@ -140,7 +140,7 @@ def ready(published, tmp_path_factory) -> dict[str, Path]:
 
 
 def test_what_was_refused_with_a_hint_is_taken(kind, published, ready):
-    with pytest.raises(UserError, match="nalar adopt .* TARGET"):
+    with pytest.raises(UserError, match=r"nalar adopt .* TARGET"):
         read_folder(published[kind])
     with pytest.raises(UserError, match="nalar adopt"):
         Tokenizer.load(published[kind])

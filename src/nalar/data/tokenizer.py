@@ -203,7 +203,7 @@ def _texts(docs: Iterable[str]) -> Iterable[str]:
 
 
 def read_backend(folder: Path) -> tokenizers.Tokenizer:
-    """The library's own, of a folder's tokenizer.json, whoever wrote it. UserError where it has none that can be read."""
+    """The library's own, of a folder's tokenizer.json. UserError where there is none that it can read."""
     path = folder / "tokenizer.json"
     try:
         return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))

@@ -91,7 +91,8 @@ def plan_adoption(folder: Path) -> Adoption:
         tokenizer = Tokenizer(backend)
     except UserError as error:
         raise UserError(at=str(folder), got=error.got, want=error.want) from error
-    added = {backend.token_to_id(text): ids for text, ids in zip(new, words, strict=True)}
+    vocab = backend.get_vocab()
+    added = {vocab[text]: ids for text, ids in zip(new, words, strict=True)}
     return Adoption(tokenizer, renamed, added, rows=max(model.vocab_size, tokenizer.vocab_size))
 
 
@@ -146,4 +147,5 @@ def _grow(model: Transformer, plan: Adoption) -> None:
 def _like(rows_ND: Tensor) -> Tensor:
     """Their mean, as long as they are: a plain mean is short, and as an output never beats the best of them."""
     mean_D = rows_ND.mean(0)
-    return mean_D * (rows_ND.norm(dim=-1).mean() / mean_D.norm().clamp_min(1e-12))
+    length = rows_ND.norm(dim=-1).mean() / mean_D.norm().clamp_min(1e-12)
+    return mean_D * length
