@@ -31,7 +31,9 @@ def write(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(["what is the user and the assistant, 12 mod 5"] * 9, trainer=trainer)
+    tokenizer.train_from_iterator(
+        ["what is the user and the assistant, 12 mod 5"] * 9, trainer=trainer
+    )
     tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in CONTROL])
     config = ModelConfig(
         model_type="qwen2",

@@ -147,5 +147,6 @@ def _grow(model: Transformer, plan: Adoption) -> None:
 def _like(rows_ND: Tensor) -> Tensor:
     """Their mean, as long as they are: a plain mean is short, and as an output never beats the best of them."""
     mean_D = rows_ND.mean(0)
-    length = rows_ND.norm(dim=-1).mean() / mean_D.norm().clamp_min(1e-12)
-    return mean_D * length
+    length = rows_ND.norm(dim=-1).mean()
+    like_D: Tensor = mean_D * (length / mean_D.norm().clamp_min(1e-12))
+    return like_D
