@@ -1,4 +1,4 @@
-"""r1-from-hf, from a checkpoint without our chat template and a file of problems, through all of its stages."""
+"""r1-from-hf, from a checkpoint with another chat template and a file of problems, through all of its stages."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def base(finished, tmp_path) -> Path:
     """A small model that ends its turns, as if somebody else had published it."""
     path = tmp_path / "theirs"
     shutil.copytree((finished[0].path / "model").resolve(), path)
-    (path / "chat_template.jinja").unlink()
+    (path / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     return path
 
 
@@ -90,5 +90,4 @@ def test_all_stages_run_from_a_checkpoint_of_somebody_elses(
     assert report.is_complete
     assert list(report.models) == ["base", "zero", "dev1", "dev2", "dev3", "final"]
     assert (run.path / "adopted" / "base" / "chat_template.jinja").is_file()
-    assert not (base / "chat_template.jinja").exists()
     assert set(report.data["rejection_sampling"].origins) == {"self"}
