@@ -27,7 +27,7 @@ _NONE = DocumentWeights(facts=0, verdicts=0, word_problems=0, conversions=0, sea
 
 
 def r1_cpu() -> R1Config:
-    """Every stage with a model of 0.3M parameters, in under 25 minutes on two cores."""
+    """Every stage with a model of 0.3M parameters, in 15 minutes on one core of a server."""
     return _small(
         "r1-cpu",
         pretrain=_pretrain(_mixture(), slices=2),
