@@ -46,8 +46,8 @@ class Event:
     tops: tuple[TopLogprobs, ...] = ()
     """Beside each, where the request asked for any."""
     finish_reason: Literal["stop", "length"] | None = None
-    stop_reason: str | int | None = None
-    """The stop string, or the stop token, that ended it."""
+    stop_id: int | None = None
+    """The token that ended it, where that was one of the stop tokens. None: a stop string did."""
     num_cached: int = 0
     """Tokens of the prompt found in the cache; known at the end."""
     prompt_logprobs: tuple[PromptLogprob | None, ...] = ()
@@ -61,7 +61,7 @@ class Event:
             self.logprobs + later.logprobs,
             self.tops + later.tops,
             later.finish_reason,
-            later.stop_reason,
+            later.stop_id,
             later.num_cached,
             later.prompt_logprobs,
         )
@@ -103,7 +103,7 @@ def event_json(number: int, event: Event) -> list[Any]:
     prompt = [p and [p.logprob, p.rank, p.top] for p in event.prompt_logprobs]
     fields = [number, event.choice, event.token_ids, event.logprobs, event.tops]
     if event.finish_reason is not None:
-        fields += [event.finish_reason, event.stop_reason, event.num_cached, prompt]
+        fields += [event.finish_reason, event.stop_id, event.num_cached, prompt]
     return fields
 
 
