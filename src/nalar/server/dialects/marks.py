@@ -5,9 +5,10 @@ from typing import Literal
 
 from nalar.data import template
 
-Form = Literal["name", "object", "list", "xml"]
+Form = Literal["bare", "name", "object", "list", "xml"]
 """What stands between a call's marks.
 
+bare: name, separator, arguments as JSON or as the one argument's text.
 name: a header, a separator, the arguments. object: one JSON object of name and arguments. list: a JSON list of such
 objects. xml: `<function=name>` with a `<parameter=key>` for each argument."""
 
@@ -26,6 +27,8 @@ class CallMarks:
     """Between header and arguments."""
     trailer: str = ""
     """Behind the arguments."""
+    inner: tuple[str, ...] = ()
+    """Marks within prefix and separator."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ class Family:
     end_think: tuple[str, ...] = ("</think>",)
     """The first of each is what we write; the others are read too."""
     calls: CallMarks | None = None
+    rethinks: bool = True
+    """A thought may begin behind an answer too. Where marks are text it never does."""
+    output: tuple[str, str] | None = None
+    """Around a tool's output, where that stands in the assistant's turn."""
     dropped: tuple[str, ...] = ()
     """Marks that say nothing to a reader."""
     padding: str = ""
@@ -52,11 +59,14 @@ _DEEPSEEK = {
     "begin": "<｜tool▁call▁begin｜>",
     "end": "<｜tool▁call▁end｜>",
     "section": ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
+    "inner": ("<｜tool▁sep｜>",),
 }
 
 NALAR = Family(
     "nalar",
-    calls=CallMarks("name", template.TOOL_CALL, template.END_TOOL_CALL, separator=" "),
+    calls=CallMarks("bare", template.TOOL_CALL, template.END_TOOL_CALL, separator=" "),
+    rethinks=False,
+    output=(template.TOOL_OUTPUT, template.END_TOOL_OUTPUT),
 )
 PLAIN = Family("plain")
 FAMILIES = (
@@ -85,6 +95,7 @@ FAMILIES = (
             "<|tool_call_end|>",
             section=("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
             separator="<|tool_call_argument_begin|>",
+            inner=("<|tool_call_argument_begin|>",),
         ),
         call_id="kimi",
         signs=("<|im_middle|>",),
