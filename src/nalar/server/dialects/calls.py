@@ -39,7 +39,8 @@ class CallBody(Protocol):
         ...
 
     def close(self, *, cut: bool) -> list[Part]:
-        """No more comes. Cut: and the end mark did not either; then an incomplete call has no end."""
+        """No more comes. Cut: and the end mark did not either; then an incomplete call has no end, and one whose name
+        is not known never began."""
         ...
 
 
@@ -104,7 +105,7 @@ class _NamedBody:
         if not self._is_named:
             parts = self._named(self._head) if not cut else []
             if not parts:
-                return [("text", self._head)]
+                return [] if cut else [("text", self._head)]
         if not self._has_arguments and not cut:
             loose = self._loose.rstrip().removesuffix(self._marks.trailer.strip()).rstrip()
             parts.append(("arguments", loose or "{}"))
@@ -159,7 +160,7 @@ class _BareBody:
         parts: list[Part] = []
         if not self._is_named:
             if cut or not self._head.partition(self._separator)[0]:
-                return [("text", self._head)]
+                return [] if cut else [("text", self._head)]
             parts += self._named(self._head)
         rest = self._held if cut else self._rest()
         if rest:
@@ -289,7 +290,7 @@ class _ObjectsBody:
     def close(self, *, cut: bool) -> list[Part]:
         if self._is_named:
             return [] if cut else [("end", "")]
-        return [("text", self._raw)] if self._raw and not self._num_ended else []
+        return [("text", self._raw)] if self._raw and not self._num_ended and not cut else []
 
 
 _FUNCTION = re.compile(r"<function=([^>\n]+)>")
@@ -362,7 +363,7 @@ class _XmlBody:
         if self.is_complete:
             return []
         if not self._name:
-            return [("text", self._text)] if self._text.strip() else []
+            return [] if cut else [("text", self._text)]
         return [] if cut else self._end()
 
 

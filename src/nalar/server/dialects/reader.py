@@ -96,6 +96,8 @@ class Reader:
                 self._pending.complete()
                 self._drain(pieces, before=role, is_all=True)
                 self._mark(role, pieces)
+            elif role not in ("drop", "think", "end_think"):
+                self._pending.complete()  # no character goes on behind a mark of a call
         return _joined(pieces)
 
     def finish(self, *, cut: bool) -> list[Piece]:
