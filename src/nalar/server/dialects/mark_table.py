@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nalar.server.dialects.marks import Family
+from nalar.server.dialects.marks import PLAIN, Family
 
 Role = Literal[
     "think",
@@ -54,7 +54,7 @@ class MarkTable:
                 of_id[marks[mark]] = role
                 if role == "inner":
                     inner[marks[mark]] = mark
-        of_text = {mark: role for mark, role in of_text.items() if role != "inner"}
+        of_text = {m: r for m, r in of_text.items() if r != "inner" and family is not PLAIN}
         return cls(family, of_id, of_text, inner)
 
     def id_of(self, role: Role) -> int | None:

@@ -50,6 +50,10 @@ class Family:
     """What templates put around thoughts and before calls, as often as they like, and what is no part of either."""
     call_id: Literal["random", "kimi"] = "random"
     """kimi: `functions.name:n`, n counting the calls of a conversation, as the model itself writes it."""
+    empty_is_none: bool = False
+    """Templates want null for the content of a message that only calls."""
+    closes_unopened: bool = False
+    """A thought that the prompt does not open is switched off by an empty one, where the template has no switch."""
     signs: tuple[str, ...] = ()
     """What a chat template holds that is of this family: all of these."""
 
@@ -80,11 +84,13 @@ FAMILIES = (
             **_DEEPSEEK,  # type: ignore[arg-type]
         ),
         padding="\n",
+        empty_is_none=True,
         signs=("<｜Assistant｜>", "```json"),
     ),
     Family(
         "deepseek-v3.1",
         calls=CallMarks("name", separator="<｜tool▁sep｜>", **_DEEPSEEK),  # type: ignore[arg-type]
+        empty_is_none=True,
         signs=("<｜Assistant｜>",),
     ),
     Family(
@@ -98,6 +104,7 @@ FAMILIES = (
             inner=("<|tool_call_argument_begin|>",),
         ),
         call_id="kimi",
+        closes_unopened=True,
         signs=("<|im_middle|>",),
     ),
     Family(
