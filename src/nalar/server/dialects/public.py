@@ -14,9 +14,7 @@ from nalar.server.dialects.reader import Prompt
 from nalar.server.dialects.sandbox import Template
 from nalar.server.dialects.veil import Veil, texts_in, whole
 
-_RESERVED = frozenset(
-    "messages tools documents add_generation_prompt bos_token eos_token pad_token unk_token".split()
-)
+_OURS = ("messages", "tools", "documents", "add_generation_prompt")
 _PROBE = "probe_key"
 
 
@@ -47,7 +45,7 @@ class TemplateWriter:
         continue_final_message: bool,
         kwargs: Mapping[str, Any],
     ) -> Prompt:
-        if taken := _RESERVED & kwargs.keys():
+        if taken := {*_OURS, *self._tokens} & kwargs.keys():
             at = f"chat_template_kwargs.{min(taken)}"
             raise UserError(at=at, got="a variable of ours", want="another name")
         told = whole([self._told(message) for message in self._with_ids(messages)])

@@ -10,9 +10,43 @@ _STAND_INS = range(0xF0000, 0xFFFFE)
 """Characters for private use: no text means anything by them."""
 _HALVES = re.compile("[\ud800-\udfff]")
 _SCHEMA_WORDS = frozenset(
-    "additionalProperties allOf anyOf arguments array boolean const default description enum examples format function "
-    "integer items maximum maxItems maxLength minimum minItems minLength name not null number object oneOf parameters "
-    "pattern properties required strict string title type".split()
+    [
+        "additionalProperties",
+        "allOf",
+        "anyOf",
+        "arguments",
+        "array",
+        "boolean",
+        "const",
+        "default",
+        "description",
+        "enum",
+        "examples",
+        "format",
+        "function",
+        "integer",
+        "items",
+        "maximum",
+        "maxItems",
+        "maxLength",
+        "minimum",
+        "minItems",
+        "minLength",
+        "name",
+        "not",
+        "null",
+        "number",
+        "object",
+        "oneOf",
+        "parameters",
+        "pattern",
+        "properties",
+        "required",
+        "strict",
+        "string",
+        "title",
+        "type",
+    ]
 )
 """What templates look for in tools."""
 _SIGNS = "<>|｜[]/_▁ "
