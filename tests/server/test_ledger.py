@@ -37,13 +37,17 @@ def test_sums_by_key_day_and_model(ledger):
             row(4, key_id="b", cost_usd=1e-12),
         ]
     )
-    (whole,) = ledger.sums()
+    ledger.add([row("unpriced", time_s=0.0)])
+    assert ledger.sums(until_s=1.0)[0].cost_usd == 0
+    (whole,) = ledger.sums(since_s=1.0)
     assert (whole.num_requests, whole.prompt_tokens, whole.cached_tokens) == (4, 20, 8)
     assert (whole.completion_tokens, whole.reasoning_tokens) == (10, 6)
     assert whole.cost_picodollars == 10**12 + 1, "0.1 + 0.2 + 0.7 and the smallest cost there is"
-    by_key = {one.key_id: one.cost_usd for one in ledger.sums(["key"])}
+    by_key = {one.key_id: one.cost_usd for one in ledger.sums(["key"], since_s=1.0)}
     assert by_key == {"a": 1.0, "b": 1e-12}
-    days = [(one.day, one.model, one.num_requests) for one in ledger.sums(["model", "day"])]
+    days = [
+        (one.day, one.model, one.num_requests) for one in ledger.sums(["model", "day"], since_s=1.0)
+    ]
     assert days == [("2026-11-29", "m", 2), ("2026-11-29", "n", 1), ("2026-11-30", "m", 1)]
     assert ledger.sums((), NOON + 1, NOON + DAY_S)[0].num_requests == 0
     assert ledger.sums((), NOON, NOON + DAY_S, key_id="b")[0].num_requests == 1
@@ -72,7 +76,7 @@ def test_sums_beyond_64_bits_of_picodollars_are_exact(ledger):
         "INSERT OR REPLACE INTO requests SELECT * FROM requests",
         "INSERT OR REPLACE INTO requests (rowid, request_id, time_s, key_id, endpoint, model, weight_version, "
         "prompt_tokens, cached_tokens, reasoning_tokens, completion_tokens, queue_s, total_s, status, "
-        "cost_picodollars) VALUES (1, 'new', 0, '', '', '', 0, 0, 0, 0, 0, 0, 0, 200, 0)",
+        "cost_picodollars) VALUES (1, 'new', 0, '', '', '', '', 0, 0, 0, 0, 0, 0, 200, 0)",
     ],
 )
 def test_no_statement_changes_a_row_that_stands_there(ledger, statement):

@@ -39,7 +39,7 @@ CREATE TABLE requests (
     key_id TEXT NOT NULL,
     endpoint TEXT NOT NULL,
     model TEXT NOT NULL,
-    weight_version INTEGER NOT NULL,
+    weight_version TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL CHECK (prompt_tokens >= 0),
     cached_tokens INTEGER NOT NULL CHECK (cached_tokens BETWEEN 0 AND prompt_tokens),
     reasoning_tokens INTEGER NOT NULL CHECK (reasoning_tokens BETWEEN 0 AND completion_tokens),
@@ -49,7 +49,7 @@ CREATE TABLE requests (
     total_s REAL NOT NULL,
     finish_reason TEXT,
     status INTEGER NOT NULL,
-    cost_picodollars INTEGER NOT NULL CHECK (cost_picodollars >= 0),
+    cost_picodollars INTEGER CHECK (cost_picodollars >= 0),
     verdict TEXT
 ) STRICT;
 CREATE INDEX requests_by_time ON requests (time_s);
@@ -87,7 +87,7 @@ class Row:
     """Such as `/v1/chat/completions`."""
     model: str
     """The name that it is served under."""
-    weight_version: int = 0
+    weight_version: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     """Of the prompt, those that were in the cache."""
@@ -102,7 +102,8 @@ class Row:
     finish_reason: str | None = None
     status: int = 200
     """Of HTTP; 499 where the client went away."""
-    cost_usd: float = 0.0
+    cost_usd: float | None = None
+    """None: the server had no prices. It adds nothing to a sum."""
     verdict: str | None = None
     """Of the policy, as `Verdict.label` gives it. None: nothing was found, or nobody looked."""
 
@@ -266,7 +267,8 @@ def bounds_s(month: str) -> tuple[float, float]:
 
 
 def _values(row: Row) -> tuple[object, ...]:
-    return (*_fields_of(row), picodollars(row.cost_usd))
+    cost = None if row.cost_usd is None else picodollars(row.cost_usd)
+    return (*_fields_of(row), cost)
 
 
 def _sum(names: Sequence[str], values: Sequence[int]) -> Sum:
