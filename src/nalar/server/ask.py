@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nalar.engine.sequence import SamplingParams, TopLogprobs
+from nalar.engine.sequence import PromptLogprob, SamplingParams, TopLogprobs
 
 Message = Mapping[str, Any]
 """OpenAI's chat form, checked: `role` system, user, assistant or tool ("developer" became "system"); `content` a str,
@@ -114,6 +114,14 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """The prompt's own tokens by the model's distribution, where a request wants them. Before its choice has ended."""
+
+    choice: int
+    logprobs: tuple[PromptLogprob | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """One choice is complete."""
 
@@ -136,4 +144,4 @@ class Usage:
     cost_usd: float | None = None
 
 
-Said = Piece | Ended | Usage
+Said = Piece | Scored | Ended | Usage

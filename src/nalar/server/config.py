@@ -6,6 +6,9 @@ from pydantic import Field
 
 from nalar.config import Config, ConfigError
 from nalar.engine.config import EngineConfig
+from nalar.server.limits_config import AdmissionConfig
+from nalar.server.prices_config import PriceTable
+from nalar.server.thinking_config import EffortConfig
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -24,35 +27,13 @@ class WorkerConfig(Config):
     """What the ledger calls these weights."""
 
 
-class LimitsConfig(Config):
-    """What is refused before the model sees it, and how much may be under way."""
+class BodyConfig(Config):
+    """What a request may look like."""
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
     max_json_depth: int = Field(default=64, ge=4)
-    max_messages: int = Field(default=4096, ge=1)
     max_choices: int = Field(default=128, ge=1)
     """Of `n` times prompts of one request."""
-    max_running: int = Field(default=1024, ge=1)
-    """Requests with the engine or waiting for it; further ones get 429."""
-    max_queued: int = Field(default=512, ge=0)
-    """Of those the ones that may wait for a place in the engine's batch."""
-    max_queued_tokens: int = Field(default=4 * 2**20, ge=1)
-    """Prompt tokens of all that wait."""
-    requests_per_minute: int | None = Field(default=None, ge=1)
-    tokens_per_minute: int | None = Field(default=None, ge=1)
-    """Of a key that says nothing of its own. None: no limit."""
-    retry_after_s: float = Field(default=1.0, gt=0)
-    """What a full queue tells clients to wait."""
-
-
-class PricesConfig(Config):
-    """USD per million tokens."""
-
-    input_usd: float = Field(default=0.56, ge=0)
-    """Of a prompt, what was not found in the cache."""
-    cached_input_usd: float = Field(default=0.14, ge=0)
-    output_usd: float = Field(default=2.24, ge=0)
-    """Thoughts included."""
 
 
 class ServerConfig(Config):
@@ -62,11 +43,13 @@ class ServerConfig(Config):
     port: int = Field(default=8000, ge=0, le=65535)
     """0: any that is free."""
     served_model_names: tuple[str, ...] = Field(min_length=1)
-    """What requests may call the model; replies use the first."""
+    """What requests may call the model; the first is its own."""
     worker: WorkerConfig
-    limits: LimitsConfig = LimitsConfig()
-    prices: PricesConfig | None = PricesConfig()
-    """None: no costs are counted."""
+    body: BodyConfig = BodyConfig()
+    admission: AdmissionConfig = AdmissionConfig()
+    prices: PriceTable | None = None
+    """None: replies and ledger say nothing of costs."""
+    efforts: EffortConfig = EffortConfig()
     api_keys: Path | None = None
     """File of hashed keys. None: whoever reaches the server may ask."""
     admin_key_file: Path | None = None

@@ -25,9 +25,11 @@ from nalar.data.stopping import StopStrings
 from nalar.engine.engine import Engine
 from nalar.engine.engine import Event as EngineEvent
 from nalar.engine.sequence import Completion, Request, StopMatcher
+from nalar.model.folder import ModelFolder
 from nalar.model.weights import load_model
 from nalar.server.ask import GrammarSpec
 from nalar.server.config import WorkerConfig
+from nalar.server.dialects.dialect import Dialect
 from nalar.server.engine.channel import Channel
 from nalar.server.engine.messages import (
     EngineRequest,
@@ -36,7 +38,6 @@ from nalar.server.engine.messages import (
     event_json,
     read_request,
 )
-from nalar.server.own import open_dialect
 
 MAX_FAILED_STEPS = 3
 """In a row; then the process ends, and a new one may do better."""
@@ -66,7 +67,7 @@ class Worker:
         dtype = getattr(torch, config.dtype)
         model = load_model(config.folder, device=config.device, dtype=dtype, with_mtp=with_mtp)
         model.eval().requires_grad_(False)
-        self._tokenizer = open_dialect(config.folder).tokenizer
+        self._tokenizer = Dialect.of(ModelFolder.read(config.folder)).tokenizer
         if self._tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
                 at=str(config.folder),
