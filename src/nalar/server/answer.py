@@ -3,11 +3,10 @@
 import codecs
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from itertools import zip_longest
-from typing import Protocol
+from typing import Literal, Protocol
 
 from nalar.config import UserError
 from nalar.server.ask import Ask, Ended, GrammarSpec, Piece, Said, Scored, TokenLogprob, Usage
@@ -54,7 +53,7 @@ class Prepared:
 
 
 def prepare(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
-    """UserError for what the model's template or its context refuses. A `max_tokens` beyond the context is cut to it."""
+    """UserError for what template or context refuses. A `max_tokens` beyond the context is cut to it."""
     if ask.messages is None:
         return _of_ids(ask, dialect, max_model_len)
     prompt = dialect.prompt(
@@ -200,16 +199,18 @@ class Tally:
 
 async def answer(
     prepared: Prepared, engine: Engine, *, first_choice: int = 0, tally: Tally | None = None
-) -> AsyncIterator[Said]:
+) -> AsyncGenerator[Said]:
     """What the model says: pieces of each choice in order, its end, and Usage last.
 
     first_choice: index of the first of its n choices in the reply. tally: counts along, for who may not see the end.
     Errors are those of `Engine.stream`.
     """
     tally = tally or Tally(prepared.num_prompt)
-    choices = [_Choice(prepared.make_reader(first_choice + i)) for i in range(prepared.request.params.n)]
+    choices = [
+        _Choice(prepared.make_reader(first_choice + i)) for i in range(prepared.request.params.n)
+    ]
     tally.readers += [choice.reader for choice in choices]
-    async with aclosing(engine.stream(prepared.request)) as events:  # type: ignore[type-var]
+    async with aclosing(engine.stream(prepared.request)) as events:
         async for event in events:
             choice = choices[event.choice]
             if choice.is_over:
@@ -236,15 +237,15 @@ def _said(prepared: Prepared, choice: _Choice, event: Event, index: int) -> list
     stop: str | int | None = reader.stopped
     if stop is None and event.stop_id in prepared.ask.params.stop_token_ids:
         stop = event.stop_id
-    reason = "length" if is_cut else "tool_calls" if reader.num_calls else "stop"
-    return [*pieces, Ended(index, reason, stop)]
+    ended: Literal["stop", "tool_calls"] = "tool_calls" if reader.num_calls else "stop"
+    return [*pieces, Ended(index, "length" if is_cut else ended, stop)]
 
 
 def _logprobs(prepared: Prepared, event: Event) -> list[TokenLogprob]:
     if prepared.ask.params.logprobs is None:
         return []
-    found = zip_longest(event.token_ids, event.logprobs, event.tops, fillvalue=())
-    return [TokenLogprob(token_id, logprob, top) for token_id, logprob, top in found]
+    tops = event.tops or ((),) * len(event.token_ids)
+    return list(map(TokenLogprob, event.token_ids, event.logprobs, tops))
 
 
 def random_seed() -> int:

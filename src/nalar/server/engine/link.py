@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -49,7 +49,7 @@ class Engine(Protocol):
     state: State
 
     async def ready(self) -> EngineFacts: ...
-    def stream(self, request: EngineRequest) -> AsyncIterator[Event]: ...
+    def stream(self, request: EngineRequest) -> AsyncGenerator[Event]: ...
     async def stats(self) -> dict[str, int]: ...
     async def close(self) -> None: ...
 
@@ -112,7 +112,7 @@ class Link:
             raise self._error or Unavailable("the engine has stopped")
         return self._facts
 
-    async def stream(self, request: EngineRequest) -> AsyncIterator[Event]:
+    async def stream(self, request: EngineRequest) -> AsyncGenerator[Event]:
         """What comes of each choice, until all are finished. Whoever leaves early (`aclose`) ends the work.
 
         Unavailable, UserError for what the engine refuses, EngineError where it died.

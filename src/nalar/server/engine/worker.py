@@ -111,7 +111,9 @@ class Worker:
         try:
             asked = read_request(line)
             engine_id = self._engine.add(self._request(asked))
-        except Exception as error:  # the request's fault, or a bug of ours: either way it ends this one alone
+        except (
+            Exception
+        ) as error:  # the request's fault, or a bug of ours: either way it ends this one alone
             if not isinstance(error, UserError):
                 traceback.print_exc()
             self._replies.append({"error": error_json(error), "id": number})
@@ -140,7 +142,7 @@ class Worker:
         return compile_text(spec.text)
 
     def _stops(self, asked: EngineRequest) -> StopMatcher:
-        """Stop strings end answers, not thoughts. Whether a match stands in a thought is looked up when there is one."""
+        """Stop strings end answers, not thoughts. Where a match stands is looked up when there is one."""
         matches, thinking = StopStrings(self._tokenizer, asked.stop), asked.params.thinking
 
         def in_answer(ids: Sequence[int]) -> bool:

@@ -39,7 +39,7 @@ class Bytes(Protocol):
 class WireFunctionSpec(Wire):
     name: str = Field(min_length=1, max_length=256)
     description: str = ""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     strict: bool = False
 
 
@@ -55,14 +55,14 @@ class ChatRequest(SamplingFields):
     """Wins over `max_tokens`."""
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MAX_TOP_LOGPROBS)
-    tools: list[WireTool] = Field(default=[], max_length=512)
+    tools: list[WireTool] = Field(default_factory=list, max_length=512)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool = True
     reasoning_effort: Any = None
     thinking: Any = None
     thinking_token_budget: Any = None
     reasoning: Any = None
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """These five: `dialects/controls.py`."""
     include_reasoning: bool = True
     """False: the model thinks, and the reply leaves it out."""
@@ -104,7 +104,9 @@ class ChatRequest(SamplingFields):
 
     def _control(self) -> dict[str, Any]:
         """Messages that switch thinking."""
-        found = [m.model_dump(include={"role", "content"}) for m in self.messages if m.role == "control"]
+        found = [
+            m.model_dump(include={"role", "content"}) for m in self.messages if m.role == "control"
+        ]
         return {"messages": found}
 
 
@@ -193,7 +195,11 @@ class ChatWriter:
     def _delta(self, piece: Piece) -> dict[str, Any] | None:
         match piece.kind:
             case "thought":
-                names = ("reasoning_content", "reasoning") if self.reasoning_key else ("reasoning_content",)
+                names = (
+                    ("reasoning_content", "reasoning")
+                    if self.reasoning_key
+                    else ("reasoning_content",)
+                )
                 return dict.fromkeys(names, piece.text) if self.asked.include_reasoning else None
             case "answer":
                 return {"content": piece.text}
@@ -267,7 +273,7 @@ class _Fold:
         content: str | None = texts.pop("content", "")
         if self._calls and not content:
             content = None
-        message = {"role": "assistant", "content": content, "refusal": None} | texts
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None} | texts
         if self._calls:
             message["tool_calls"] = self._calls
         logprobs = {"content": self._logprobs, "refusal": None} if asked.logprobs else None

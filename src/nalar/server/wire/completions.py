@@ -5,7 +5,7 @@ Imports no torch.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, cast
 
 from pydantic import Field
 
@@ -65,7 +65,8 @@ class CompletionRequest(SamplingFields):
 
     def _prompts(self, text: Text) -> list[tuple[int, ...]]:
         given = self.prompt
-        many = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+        is_one = isinstance(given, str) or (given and isinstance(given[0], int))
+        many = cast("list[str | list[int]]", [given] if is_one else given)
         prompts = [tuple(text.encode(p) if isinstance(p, str) else p) for p in many]
         if not prompts or not all(prompts):
             raise bad_request("prompt: wanted at least one token in each", "prompt")
@@ -172,7 +173,9 @@ class _State:
         self._logprobs = _Logprobs(writer.asked, writer.name) if has_logprobs else None
         self._held: list[Piece] = []
         self._begun = not writer.asked.echo
-        self._echoed = b"".join(map(writer.text.token_bytes, self._prompt)).decode("utf-8", "replace")
+        self._echoed = b"".join(map(writer.text.token_bytes, self._prompt)).decode(
+            "utf-8", "replace"
+        )
 
     def choices(self, said: Said) -> Iterator[dict[str, Any]]:
         if isinstance(said, Scored):

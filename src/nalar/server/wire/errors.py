@@ -39,9 +39,7 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         kind = _TYPES.get(self.status, "server_error")
         code = self.code or kind
-        return {
-            "error": {"message": self.message, "type": kind, "param": self.param, "code": code}
-        }
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": code}}
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:

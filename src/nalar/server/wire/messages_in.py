@@ -57,7 +57,9 @@ def messages_of(given: Sequence[WireMessage]) -> tuple[Message, ...]:
 def _message(given: WireMessage, at: str) -> Message:
     if given.role not in ROLES:
         roles = ", ".join(ROLES)
-        raise bad_request(f"{at}.role: got {given.role[:40]!r}; wanted one of {roles}", f"{at}.role")
+        raise bad_request(
+            f"{at}.role: got {given.role[:40]!r}; wanted one of {roles}", f"{at}.role"
+        )
     message: dict[str, Any] = {
         "role": ROLES[given.role],
         "content": text_of(given.content, f"{at}.content"),
@@ -87,7 +89,9 @@ def text_of(content: str | Sequence[str | dict[str, Any]] | None, at: str) -> st
         kind = part.get("type", "text")
         text = part.get("refusal" if kind == "refusal" else "text")
         if kind not in _TEXT_PARTS or not isinstance(text, str):
-            raise bad_request(f"{at}[{i}]: wanted a part of text; this model reads nothing else", at)
+            raise bad_request(
+                f"{at}[{i}]: wanted a part of text; this model reads nothing else", at
+            )
         texts.append(text)
     return "".join(texts)
 

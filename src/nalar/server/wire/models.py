@@ -28,7 +28,5 @@ def model_card(config: ServerConfig, name: str, created: int, max_model_len: int
 
 
 def model_list(config: ServerConfig, created: int, max_model_len: int) -> dict[str, Any]:
-    cards = [
-        model_card(config, name, created, max_model_len) for name in config.served_model_names
-    ]
+    cards = [model_card(config, name, created, max_model_len) for name in config.served_model_names]
     return {"object": "list", "data": cards}

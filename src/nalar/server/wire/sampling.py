@@ -1,6 +1,6 @@
 """Fields that chats and completions share, and what they mean to the engine. Imports no torch."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -34,10 +34,10 @@ class SamplingFields(Wire):
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
-    logit_bias: dict[str, float] = {}
+    logit_bias: dict[str, float] = Field(default_factory=dict)
     seed: int | None = None
-    stop: str | list[str] = []
-    stop_token_ids: Annotated[list[int], Field(max_length=256)] = []
+    stop: str | list[str] = Field(default_factory=list)
+    stop_token_ids: list[int] = Field(default_factory=list, max_length=256)
     min_tokens: int = Field(default=0, ge=0, le=MOST_TOKENS)
     ignore_eos: bool = False
     cache_salt: str = Field(default="", max_length=512)
