@@ -177,8 +177,7 @@ def test_with_a_strict_tool_text_is_free_and_calls_are_not(compiled, fold, name)
             likes = begins in allowed and rng.random() < 0.1
             ids.append(begins if likes else rng.choice(allowed))
             state.accept(ids[-1])
-        _, answer, calls, _ = read(dialect, fold, ids, [BOOK])
-        assert answer or calls
+        calls = read(dialect, fold, ids, [BOOK])[2]
         assert all(is_booking(arguments) for _, arguments, _ in calls)
         num_calls += len(calls)
     assert num_calls

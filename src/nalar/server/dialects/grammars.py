@@ -1,6 +1,7 @@
 """What calls and answers may look like, in each family's own form, for data/grammar.py: Grammars. Imports no torch."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,11 +109,11 @@ class _Rules:
         """A thought, where it has no ids, and padding."""
         parts = []
         if "think" in self._table.of_text.values():
-            ways = [
-                f"{_literal(begin)} {self.add('/(.|' + chr(92) + 'n)*/', f'[suffix={_literal(end)}]')}"
-                for begin, end in zip(self._family.think, self._family.end_think, strict=True)
-            ]
-            parts.append(f"{self.add(' | '.join(ways))}?")
+            # One terminal with its end: terminals are read as far as they go.
+            ends = "|".join(map(re.escape, self._family.end_think)).replace("/", "\\/")
+            self._rules.append(f"THOUGHT: /(.|\\n)*({ends})/ & ~/(.|\\n)*({ends})(.|\\n)+/")
+            begin = " | ".join(map(_literal, self._family.think))
+            parts.append(f"{self.add(f'({begin}) THOUGHT')}?")
         padding = f"/{self._family.padding.encode('unicode_escape').decode()}{{0,2}}/"
         if self._family.padding:
             parts.append(padding)
