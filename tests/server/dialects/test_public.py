@@ -401,7 +401,7 @@ USER = [{"role": "user", "content": "x"}]
         ("{{ 9 ** 9 ** 9 }}", "large"),
         ("{% for i in range(99999) %}{{ messages[0].content * 9999 }}{% endfor %}", "characters"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
-        ("{{ messages[5].content.x }}", "no attribute|undefined"),
+        ("{{ messages[5].content.x }}", "no element 5"),
     ],
 )
 def test_a_template_is_held_within_bounds(dialect_of, template, why):
@@ -425,6 +425,10 @@ def test_a_plain_template_has_thoughts_by_its_tokenizer_and_no_tools(dialect_of,
     template = "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
     dialect = dialect_of("plain", ("<|end|>", "<think>", "</think>", "<br>"), template, "<|end|>")
     assert dialect.name == "plain"
+    # Without the others it would have another id, so it is spelled out where users write it.
+    assert dialect.tokenizer.decode(dialect.prompt([{"role": "user", "content": "<br>"}]).ids) == (
+        "<br><|end|>"
+    )
     assert read(dialect, fold, "<think>a</think>b<br><tool_call>")[:2] == ("a", "b<br><tool_call>")
     with pytest.raises(UserError, match="no calls that are known"):
         dialect.prompt(USER, [WEATHER])
@@ -443,17 +447,17 @@ def test_variables_of_the_template_are_the_callers_but_for_ours(dialect_of):
     dialect = dialect_of("variables", ("<|end|>",), template, "<|end|>")
     ids = dialect.prompt(USER, kwargs={"word": "<|end|>"}).ids
     assert dialect.tokenizer.decode(ids) == "<|end|>4" and dialect.stop_ids[0] not in ids
-    with pytest.raises(UserError, match="chat_template_kwargs.messages"):
+    with pytest.raises(UserError, match="a variable of ours"):
         dialect.prompt(USER, kwargs={"messages": []})
 
 
 def test_a_folder_that_cannot_be_read_is_named(folder_of, tmp_path):
     folder = folder_of("broken", ("<|end|>",), "{% if %}", "<|end|>")
-    with pytest.raises(UserError, match="chat_template.jinja: got line 1"):
+    with pytest.raises(UserError, match="got line 1"):
         Dialect.of(ModelFolder.read(folder))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="no tokenizer.json"):
+    with pytest.raises(UserError, match="a folder with a tokenizer"):
         Dialect.of(ModelFolder.read(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{]")
-    with pytest.raises(UserError, match="wanted: a tokenizer.json"):
+    with pytest.raises(UserError, match="JSONDecodeError"):
         Dialect.of(ModelFolder.read(tmp_path))

@@ -9,8 +9,9 @@ from nalar.data.template import SPECIAL_TOKENS
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.sequence import ThinkingParams
 from nalar.model.folder import ModelFolder
-from nalar.server.ask import Message, ToolSpec
-from nalar.server.dialects.mark_table import MarkTable
+from nalar.server.ask import GrammarSpec, Message, ResponseFormat, ToolChoice, ToolSpec
+from nalar.server.dialects.grammars import grammar_of
+from nalar.server.dialects.mark_table import MarkTable, roles_of
 from nalar.server.dialects.marks import NALAR, family_of
 from nalar.server.dialects.own import OwnWriter
 from nalar.server.dialects.public import TemplateWriter
@@ -88,14 +89,17 @@ class Dialect:
         chat = folder.chat_template
         text = chat.text if chat else ""
         stop_ids = folder.generation.eos_token_id
+        family = family_of(text)
         tokenizer = PublicTokenizer(
-            folder.tokenizer_json, eos_token_id=stop_ids, chat_template=text
+            folder.tokenizer_json,
+            end_ids=stop_ids,
+            chat_template=text,
+            marks={mark for mark, _ in roles_of(family)},
         )
         tokens = _token_texts(folder.tokenizer_config)
         named = tokenizer.added.get(tokens.get("eos_token", ""))
         if named is not None and named not in stop_ids:
             stop_ids = (*stop_ids, named)
-        family = family_of(text)
         table = MarkTable.of(family, tokenizer.added, silent=tokenizer.special_ids, ends=stop_ids)
         writer: Writer = _NoTemplate(folder)
         if chat is not None:
@@ -150,6 +154,16 @@ class Dialect:
         if start is None or end is None:
             return None
         return ThinkingParams(start_id=start, end_id=end, budget_tokens=budget_tokens)
+
+    def grammar(
+        self,
+        tools: Sequence[ToolSpec],
+        choice: ToolChoice,
+        response_format: ResponseFormat,
+        parallel: bool = True,
+    ) -> GrammarSpec | None:
+        """What holds behind the thought: `Request.make_grammar`, with thinking_params beside it. None: anything."""
+        return grammar_of(self.table, tools, choice, response_format, parallel=parallel)
 
     def reader(
         self,

@@ -47,7 +47,7 @@ class MarkTable:
         of_id.update(dict.fromkeys(ends, "end"))
         of_text: dict[str, Role] = {}
         inner = {}
-        for mark, role in _roles(family):
+        for mark, role in roles_of(family):
             if mark not in marks:
                 of_text[mark] = role
             else:
@@ -62,7 +62,8 @@ class MarkTable:
         return next((i for i, other in self.of_id.items() if other == role), None)
 
 
-def _roles(family: Family) -> list[tuple[str, Role]]:
+def roles_of(family: Family) -> list[tuple[str, Role]]:
+    """All marks of a family."""
     roles: list[tuple[str, Role]] = []
     roles += [(mark, "think") for mark in family.think]
     roles += [(mark, "end_think") for mark in family.end_think]

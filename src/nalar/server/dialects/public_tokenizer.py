@@ -1,7 +1,7 @@
 """The tokenizer of a public checkpoint: its tokenizer.json as it stands, and the same without special tokens."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,19 @@ _CONTROL = ("<|", "<｜")
 
 class PublicTokenizer:
     """Text to ids and back. Of the added tokens some are special, whatever the checkpoint calls them: control tokens,
-    and those that stand in the chat template. The others, such as runs of blanks or HTML tags, are text."""
+    marks that are known, and those that stand in the chat template. The others, such as runs of blanks or HTML tags,
+    are text."""
 
     def __init__(
-        self, path: Path, *, eos_token_id: Sequence[int] = (), chat_template: str = ""
+        self, path: Path, *, end_ids: Sequence[int], chat_template: str, marks: Collection[str]
     ) -> None:
         """UserError where the file is none."""
         try:
             written = json.loads(path.read_text(encoding="utf-8"))
             self._backend = tokenizers.Tokenizer.from_str(json.dumps(written))
-            plain = dict(written)
             added = [token for token in written.get("added_tokens", []) if token["content"]]
-            special = [t for t in added if _is_special(t, chat_template)]
-            plain["added_tokens"] = [t for t in added if t not in special]
-            self._plain = tokenizers.Tokenizer.from_str(json.dumps(plain))
+            special = [t for t in added if _is_special(t, chat_template) or t["content"] in marks]
+            self._plain = _without(written, special)
         except OSError as error:
             raise UserError(at=str(path), got=str(error), want="a tokenizer.json") from error
         except Exception as error:  # the library raises nothing more precise
@@ -44,7 +43,7 @@ class PublicTokenizer:
         vocab = self._backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max([*vocab.values(), self._backend.get_vocab_size() - 1]) + 1
         self._bytes = _bytes_of(vocab, written, {t["content"]: t["id"] for t in added})
-        self.end_id = eos_token_id[0] if eos_token_id else 0
+        self.end_id = end_ids[0] if end_ids else 0
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Ids of a text, without what a checkpoint puts around texts. Special tokens only with `allow_special`."""
@@ -57,6 +56,17 @@ class PublicTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+
+
+def _without(written: dict[str, Any], left_out: Sequence[dict[str, Any]]) -> tokenizers.Tokenizer:
+    """The tokenizer without some of its added tokens, and without those that would not keep their ids then."""
+    kept = [token for token in written.get("added_tokens", []) if token not in left_out]
+    while True:
+        backend = tokenizers.Tokenizer.from_str(json.dumps({**written, "added_tokens": kept}))
+        same = [token for token in kept if backend.token_to_id(token["content"]) == token["id"]]
+        if same == kept:
+            return backend
+        kept = same
 
 
 def _is_special(token: dict[str, Any], chat_template: str) -> bool:
