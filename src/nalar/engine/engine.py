@@ -119,6 +119,12 @@ class Engine:
         return self._speculated
 
     @property
+    def longest(self) -> int:
+        """Tokens of prompt and answer together, at most: what `max_model_len` and the cache have room for."""
+        capacity = (self._num_blocks - 1) * self.config.block_size
+        return min(self.config.max_model_len, capacity)
+
+    @property
     def has_work(self) -> bool:
         """Whether a step would do or say something."""
         return bool(self._events) or self._is_busy

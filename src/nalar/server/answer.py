@@ -1,7 +1,6 @@
 """An ask becomes a request to the engine, and what the engine draws becomes pieces of thought, answer and calls."""
 
 import codecs
-import json
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -124,11 +123,8 @@ def _checked(request: EngineRequest) -> EngineRequest:
 
 
 def _grammar(ask: Ask, dialect: Dialect) -> GrammarSpec | None:
-    kind = ask.response_format.kind
-    if kind == "text":
-        return None
-    schema = ask.response_format.schema if kind == "json_schema" else {"type": "object"}
-    return GrammarSpec("json_schema", json.dumps(schema))
+    tools = ask.tools if ask.messages is not None else ()
+    return dialect.grammar(tools, ask.tool_choice, ask.response_format, ask.parallel_tool_calls)
 
 
 class PlainReader:

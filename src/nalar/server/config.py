@@ -67,7 +67,7 @@ class ServerConfig(Config):
     drain_s: float = Field(default=30.0, ge=0)
     """What requests under way get to end in, once the server is told to stop."""
     log_prompts: bool = False
-    """Whether logs hold what was asked and answered."""
+    """Whether logs hold the bodies of requests."""
     intended_use: str | None = None
     incident_contact: str | None = None
     """What this server is for and whom to tell where it did harm; both are wanted beyond loopback."""

@@ -47,6 +47,8 @@ class Engine(Protocol):
     """Where requests go: a `Link`, or what a test puts in its place."""
 
     state: State
+    facts: EngineFacts | None
+    """None: not loaded yet."""
 
     async def ready(self) -> EngineFacts: ...
     def stream(self, request: EngineRequest) -> AsyncGenerator[Event]: ...
@@ -91,7 +93,7 @@ class Link:
         self._config = config
         self.state: State = "loading"
         self.process_id: int | None = None
-        self._facts: EngineFacts | None = None
+        self.facts: EngineFacts | None = None
         self._error: Exception | None = None
         self._settled = asyncio.Event()
         """Ready, failed or stopped: `ready` has an answer."""
@@ -108,9 +110,9 @@ class Link:
     async def ready(self) -> EngineFacts:
         """Once the model is loaded; UserError where it cannot be, EngineError where its process died of it."""
         await self._settled.wait()
-        if self._facts is None or self.state != "ready":
+        if self.facts is None or self.state != "ready":
             raise self._error or Unavailable("the engine has stopped")
-        return self._facts
+        return self.facts
 
     async def stream(self, request: EngineRequest) -> AsyncGenerator[Event]:
         """What comes of each choice, until all are finished. Whoever leaves early (`aclose`) ends the work.
@@ -163,7 +165,7 @@ class Link:
             self._end_all(EngineError(reason))
             if self.state == "stopped":
                 return
-            is_steady = self._facts is not None and time.monotonic() - began >= STEADY_S
+            is_steady = self.facts is not None and time.monotonic() - began >= STEADY_S
             if self._error is not None or (is_second and not is_steady):
                 self._error = self._error or EngineError(reason)
                 self.state = "failed"
@@ -206,7 +208,7 @@ class Link:
 
     def _hear(self, message: dict[str, Any]) -> None:
         if "ready" in message:
-            self._facts = EngineFacts(**message["ready"])
+            self.facts = EngineFacts(**message["ready"])
             if self.state == "loading":
                 self.state = "ready"
             self._settled.set()

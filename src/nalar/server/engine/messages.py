@@ -19,6 +19,7 @@ class EngineFacts:
     """What is known of a model once it is loaded."""
 
     max_model_len: int
+    """Tokens of prompt and answer together; less than the config has it where the cache is smaller."""
     weight_version: str
 
 

@@ -77,6 +77,10 @@ class Worker:
         self._engine = Engine(model, config.engine)
         self._grammars: Grammars | None = None
         self._grammar = lru_cache(maxsize=64)(self._compiled)
+        self.facts = {
+            "max_model_len": self._engine.longest,
+            "weight_version": config.weight_version,
+        }
         self._open: dict[int, _Open] = {}
         """By number."""
         self._numbers: dict[int, int] = {}
@@ -260,11 +264,7 @@ def main() -> int:
                 traceback.print_exc()
             channel.finish({"failed": error_json(error)})
             return 2 if isinstance(error, UserError) else 1
-        facts = {
-            "max_model_len": config.engine.max_model_len,
-            "weight_version": config.weight_version,
-        }
-        channel.send({"ready": facts})
+        channel.send({"ready": worker.facts})
         worker.run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return 0

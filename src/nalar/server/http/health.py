@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from nalar.server.http.failures import LOADING_RETRY_S
-from nalar.server.http.service import Service, service_of
+from nalar.server.http.service import service_of
 from nalar.server.ledger import GROUPS, By
 from nalar.server.metrics import CONTENT_TYPE
 from nalar.server.wire.errors import ApiError, bad_request
@@ -97,7 +97,7 @@ def _time_s(day: str | None, name: str) -> float | None:
 async def models(request: Request) -> dict[str, Any]:
     service = service_of(request)
     service.authenticated(request)
-    return model_list(service.config, service.created, _length(service))
+    return model_list(service.config, service.created, service.max_model_len)
 
 
 @router.get("/v1/models/{name:path}")
@@ -105,8 +105,4 @@ async def model(request: Request, name: str) -> dict[str, Any]:
     service = service_of(request)
     service.authenticated(request)
     known = service.check_model(name)
-    return model_card(service.config, known, service.created, _length(service))
-
-
-def _length(service: Service) -> int:
-    return service.config.worker.engine.max_model_len
+    return model_card(service.config, known, service.created, service.max_model_len)

@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-_OWN = ("id", "method", "path", "status", "ms")
+_OWN = ("id", "method", "path", "status", "ms", "body")
 """What lines of ours say beside their message."""
 
 

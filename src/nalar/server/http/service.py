@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import logging
 import time
 import uuid
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from nalar.server.prices_config import PriceTable
 from nalar.server.wire.body import read_object
 from nalar.server.wire.errors import ApiError, of_user_error
 
-LOADING_RETRY_S = 2
+_log = logging.getLogger(__name__)
 _LONG_CHARS = 20_000
 """Of a prompt: from here on it is encoded beside the loop, which others wait for."""
 
@@ -73,6 +74,12 @@ class Service:
             None if config.api_keys is None else KeyRing.open(config.api_keys),
             _admin_digest(config.admin_key_file),
         )
+
+    @property
+    def max_model_len(self) -> int:
+        """As the engine has it, once it is loaded."""
+        facts = self.engine.facts
+        return self.config.worker.engine.max_model_len if facts is None else facts.max_model_len
 
     def keep(self, task: "asyncio.Task[None]") -> None:
         """A task that must end before the server does."""
@@ -119,6 +126,9 @@ class Service:
             data += chunk
             if len(data) > limit:
                 raise too_large
+        if self.config.log_prompts:
+            text = data.decode("utf-8", "replace")
+            _log.info("asked", extra={"id": request.scope.get("request_id"), "body": text})
         if len(data) > _LONG_CHARS:
             return await asyncio.to_thread(read_object, bytes(data), self.config.body)
         return read_object(bytes(data), self.config.body)
@@ -135,11 +145,10 @@ class Service:
 
     async def prepared(self, ask: Ask) -> Prepared:
         """ApiError (400) for what the model cannot be asked."""
-        length = self.config.worker.engine.max_model_len
         try:
             if sum(len(message["content"]) for message in ask.messages or ()) > _LONG_CHARS:
-                return await asyncio.to_thread(prepare, ask, self.dialect, length)
-            return prepare(ask, self.dialect, length)
+                return await asyncio.to_thread(prepare, ask, self.dialect, self.max_model_len)
+            return prepare(ask, self.dialect, self.max_model_len)
         except ContextTooLong as error:
             raise of_user_error(error, "context_length_exceeded") from None
         except UserError as error:

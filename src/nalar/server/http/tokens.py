@@ -61,7 +61,7 @@ async def tokenize(request: Request) -> dict[str, Any]:
     reply: dict[str, Any] = {
         "tokens": ids,
         "count": len(ids),
-        "max_model_len": service.config.worker.engine.max_model_len,
+        "max_model_len": service.max_model_len,
     }
     if asked.return_token_strs:
         reply["token_strs"] = [tokenizer.token_bytes(i).decode("utf-8", "replace") for i in ids]
