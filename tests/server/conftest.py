@@ -2,8 +2,10 @@
 
 import asyncio
 
+import httpx
 import pytest
 import torch
+from tests.server.serving import serving
 
 from nalar.data.config import TokenizerConfig
 from nalar.data.tokenizer import Tokenizer
@@ -13,6 +15,7 @@ from nalar.model.transformer import Transformer
 from nalar.model.weights import save_model
 from nalar.server.config import ServerConfig, WorkerConfig
 from nalar.server.engine.messages import EngineFacts, Event
+from nalar.server.http.app import create_app
 
 CONTEXT = 512
 
@@ -129,3 +132,24 @@ def scripted():
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def server(model_folder):
+    """A real one, on a socket, for all tests that only ask it something."""
+    with serving(model_folder, "--served-model-name", "tiny", "alias") as server:
+        yield server
+
+
+@pytest.fixture
+def make_client(server_config):
+    """An HTTP client of an app in this process. ASGI's transport gives a reply once it is whole."""
+
+    def make(engine, **changes):
+        app = create_app(server_config.model_copy(update=changes), engine)
+        transport = httpx.ASGITransport(app)
+        client = httpx.AsyncClient(transport=transport, base_url="http://test")
+        client.app = app
+        return client
+
+    return make

@@ -86,7 +86,7 @@ def prepare(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
     def reader(choice: int) -> Reads:
         return dialect.reader(prompt, with_tools=with_tools, stop=ask.stop, choice=choice)
 
-    return Prepared(ask, _checked(request), reader)
+    return Prepared(ask, _checked(request, dialect.tokenizer.vocab_size), reader)
 
 
 def _of_ids(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
@@ -101,7 +101,9 @@ def _of_ids(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
         ask.prompt_ids, params, ask.stop, _grammar(ask, dialect), ask.cache_salt, ask.priority
     )
     return Prepared(
-        ask, _checked(request), lambda choice: PlainReader(dialect.tokenizer, ask.stop, choice)
+        ask,
+        _checked(request, dialect.tokenizer.vocab_size),
+        lambda choice: PlainReader(dialect.tokenizer, ask.stop, choice),
     )
 
 
@@ -116,9 +118,15 @@ def _room(ask: Ask, num_prompt: int, max_model_len: int) -> int:
     return min(ask.max_tokens or room, room)
 
 
-def _checked(request: EngineRequest) -> EngineRequest:
-    """model_copy does not look at what it is given."""
-    type(request.params).model_validate(request.params.model_dump())
+def _checked(request: EngineRequest, vocab_size: int) -> EngineRequest:
+    """What a copy of the parameters does not look at, and what the engine would refuse later."""
+    params = request.params
+    if params.min_tokens > params.max_tokens:
+        want = f"at most max_tokens={params.max_tokens}, or what the context leaves"
+        raise UserError(at="min_tokens", got=str(params.min_tokens), want=want)
+    for name, ids in (("stop_token_ids", params.stop_token_ids), ("logit_bias", params.logit_bias)):
+        if (largest := max(ids, default=0)) >= vocab_size:
+            raise UserError(at=name, got=str(largest), want=f"token ids below {vocab_size}")
     return request
 
 
@@ -212,7 +220,8 @@ async def answer(
             if choice.is_over:
                 continue
             tally.completion_tokens += len(event.token_ids)
-            tally.cached_tokens = max(tally.cached_tokens, event.num_cached)
+            if event.choice == 0:  # the others share its prompt
+                tally.cached_tokens = max(tally.cached_tokens, event.num_cached)
             for said in _said(prepared, choice, event, first_choice + event.choice):
                 yield said
             if all(choice.is_over for choice in choices):

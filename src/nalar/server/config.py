@@ -32,7 +32,7 @@ class BodyConfig(Config):
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
     max_json_depth: int = Field(default=64, ge=4)
-    max_choices: int = Field(default=128, ge=1)
+    max_choices: int = Field(default=1024, ge=1)
     """Of `n` times prompts of one request."""
 
 

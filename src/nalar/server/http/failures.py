@@ -62,6 +62,7 @@ def handle_failures(app: FastAPI) -> None:
         HTTPException,
         RequestValidationError,
         ClientDisconnect,
+        Exception,
     )
     for kind in kinds:
         app.add_exception_handler(kind, respond)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from nalar.server.answer import Prepared, Tally, answer
 from nalar.server.ask import Ended, Said, Usage
+from nalar.server.engine.link import Unavailable
 from nalar.server.engine.messages import EngineError
 from nalar.server.keys import Key
 from nalar.server.ledger import LedgerError, Row
@@ -95,7 +96,7 @@ class Job:
             self._status = 500
             raise
         except Exception as error:
-            self._status = error.status if isinstance(error, ApiError) else 400
+            self._status = 503 if isinstance(error, Unavailable) else 400
             raise
         yield usage
 

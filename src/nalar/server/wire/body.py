@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from nalar.server.config import BodyConfig
 from nalar.server.wire.errors import ApiError, bad_request, of_validation
@@ -19,12 +19,19 @@ class Wire(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        """null means: as if it were not there."""
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
     @classmethod
     def of(cls: type[T], body: dict[str, Any]) -> T:
-        """ApiError (400) that names the first field that is wrong. null means: as if it were not there."""
-        given = {name: value for name, value in body.items() if value is not None}
+        """ApiError (400) that names the first field that is wrong."""
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(body)
         except ValidationError as error:
             raise of_validation(error) from None
 
