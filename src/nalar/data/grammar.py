@@ -14,12 +14,12 @@ except ImportError:  # optional
     llguidance = None  # type: ignore[assignment]
 
 
-class Vocabulary(Protocol):
-    """All ids, and what they say."""
+class Tokens(Protocol):
+    """A tokenizer, as far as it is needed here."""
 
     vocab_size: int
-    special_ids: frozenset[int]
     end_id: int
+    special_ids: frozenset[int]
 
     def encode(self, text: str) -> list[int]: ...
     def token_bytes(self, token_id: int) -> bytes: ...
@@ -54,7 +54,7 @@ MakeGrammar = Callable[[], TokenGrammar]
 class Grammars:
     """Compiles grammars for one tokenizer, whose tables are made once. UserError for what llguidance refuses."""
 
-    def __init__(self, tokenizer: Vocabulary) -> None:
+    def __init__(self, tokenizer: Tokens) -> None:
         if llguidance is None:
             raise UserError(
                 at="grammar",
@@ -91,7 +91,7 @@ class Grammars:
 class _Vocabulary:
     """A tokenizer as llguidance wants it."""
 
-    def __init__(self, tokenizer: Vocabulary) -> None:
+    def __init__(self, tokenizer: Tokens) -> None:
         self._encode = tokenizer.encode
         self.eos_token_id = tokenizer.end_id
         self.bos_token_id = None

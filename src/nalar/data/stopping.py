@@ -7,8 +7,8 @@ from typing import Protocol
 from nalar.config import UserError
 
 
-class Bytes(Protocol):
-    """What ids say."""
+class Tokens(Protocol):
+    """A tokenizer, as far as it is needed here."""
 
     special_ids: frozenset[int]
 
@@ -22,7 +22,7 @@ class StopStrings:
     belong to no stop string: none reaches from a thought into the answer. An instance suits all samples of a request.
     """
 
-    def __init__(self, tokenizer: Bytes, strings: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokens, strings: Sequence[str]) -> None:
         if not strings or not all(strings):
             raise UserError(
                 at="stop", got=repr(list(strings)), want="at least one string, none of them empty"

@@ -455,6 +455,11 @@ def test_a_folder_that_cannot_be_read_is_named(folder_of, tmp_path):
     folder = folder_of("broken", ("<|end|>",), "{% if %}", "<|end|>")
     with pytest.raises(UserError, match="got line 1"):
         Dialect.of(ModelFolder.read(folder))
+    silent = folder_of("silent", ("<|end|>",), "", "<|end|>")
+    (silent / "tokenizer_config.json").write_text("{}")
+    (silent / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="a token that ends a turn"):
+        Dialect.of(ModelFolder.read(silent))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="a folder with a tokenizer"):
         Dialect.of(ModelFolder.read(tmp_path))

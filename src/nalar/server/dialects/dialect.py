@@ -88,18 +88,16 @@ class Dialect:
         assert folder.tokenizer_json is not None
         chat = folder.chat_template
         text = chat.text if chat else ""
-        stop_ids = folder.generation.eos_token_id
         family = family_of(text)
+        tokens = _token_texts(folder.tokenizer_config)
         tokenizer = PublicTokenizer(
             folder.tokenizer_json,
-            end_ids=stop_ids,
+            end_ids=folder.generation.eos_token_id,
+            end=tokens.get("eos_token"),
             chat_template=text,
             marks={mark for mark, _ in roles_of(family)},
         )
-        tokens = _token_texts(folder.tokenizer_config)
-        named = tokenizer.added.get(tokens.get("eos_token", ""))
-        if named is not None and named not in stop_ids:
-            stop_ids = (*stop_ids, named)
+        stop_ids = tokenizer.end_ids
         table = MarkTable.of(family, tokenizer.added, silent=tokenizer.special_ids, ends=stop_ids)
         writer: Writer = _NoTemplate(folder)
         if chat is not None:

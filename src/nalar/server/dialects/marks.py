@@ -91,7 +91,7 @@ FAMILIES = (
         "deepseek-v3.1",
         calls=CallMarks("name", separator="<｜tool▁sep｜>", **_DEEPSEEK),  # type: ignore[arg-type]
         empty_is_none=True,
-        signs=("<｜Assistant｜>",),
+        signs=("<｜Assistant｜>", "<｜tool▁sep｜>"),
     ),
     Family(
         "kimi-k2",

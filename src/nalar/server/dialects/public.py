@@ -1,5 +1,6 @@
 """Dialogues as a public checkpoint's chat template writes them."""
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -134,12 +135,12 @@ class TemplateWriter:
         if self._table.family.call_id != "kimi":
             return list(messages)
         told: list[Message] = []
-        ids: dict[str, str] = {}
+        ids, count = dict[str, str](), itertools.count()
         for message in messages:
             if message.get("tool_calls"):
                 calls = []
                 for call in message["tool_calls"]:
-                    own = f"functions.{call['function']['name']}:{len(ids)}"
+                    own = f"functions.{call['function']['name']}:{next(count)}"
                     ids[call.get("id") or own] = own
                     calls.append({**call, "id": own})
                 message = {**message, "tool_calls": calls}

@@ -19,9 +19,16 @@ class PublicTokenizer:
     are text."""
 
     def __init__(
-        self, path: Path, *, end_ids: Sequence[int], chat_template: str, marks: Collection[str]
+        self,
+        path: Path,
+        *,
+        end_ids: Sequence[int],
+        end: str | None,
+        chat_template: str,
+        marks: Collection[str],
     ) -> None:
-        """UserError where the file is none."""
+        """end_ids and end: what ends a turn, as two files say it. UserError where nothing does, and where the file is no
+        tokenizer."""
         try:
             written = json.loads(path.read_text(encoding="utf-8"))
             self._backend = tokenizers.Tokenizer.from_str(json.dumps(written))
@@ -43,7 +50,15 @@ class PublicTokenizer:
         vocab = self._backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max([*vocab.values(), self._backend.get_vocab_size() - 1]) + 1
         self._bytes = _bytes_of(vocab, written, {t["content"]: t["id"] for t in added})
-        self.end_id = end_ids[0] if end_ids else 0
+        named = (self._backend.token_to_id(end),) if end else ()
+        self.end_ids = tuple(dict.fromkeys(i for i in (*end_ids, *named) if i is not None))
+        if not self.end_ids:
+            raise UserError(
+                at=str(path.parent),
+                got="no eos_token_id in generation_config.json or config.json, and no eos_token",
+                want="a token that ends a turn",
+            )
+        self.end_id = self.end_ids[0]
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Ids of a text, without what a checkpoint puts around texts. Special tokens only with `allow_special`."""

@@ -65,6 +65,7 @@ class Veil:
         self._used = set().union(*texts)
         self._free = (char for char in map(chr, _STAND_INS) if char not in self._used)
         self._folded = [text.casefold() for text in special]
+        self._longest = max(map(len, special), default=0)
         self._words = _SCHEMA_WORDS - {text.strip(_SIGNS) for text in special}
         self._edges = {c: self._stand_in() for text in special for c in {text[0], text[-1]}}
         self._shown: dict[int, str] = {ord(s): c for c, s in self._edges.items()}
@@ -84,14 +85,20 @@ class Veil:
 
     def hide(self, text: str) -> str:
         hidden = text.translate(self._edge_table)
-        folded = text.strip().casefold()
-        is_word = text in self._words
-        if folded and hidden == text and not is_word and any(folded in s for s in self._folded):
+        core = text.strip()
+        if hidden == text and text not in self._words and self._is_part(core):
             first = len(text) - len(text.lstrip())
             stand_in = self._stand_in()
             self._shown[ord(stand_in)] = text[first]
             hidden = text[:first] + stand_in + text[first + 1 :]
         return hidden
+
+    def _is_part(self, core: str) -> bool:
+        """Of a special token, in whatever case: templates change it."""
+        if not 0 < len(core) <= self._longest:
+            return False
+        folded = core.casefold()
+        return any(folded in text for text in self._folded)
 
     def show(self, text: str) -> str:
         """What was hidden, as it was."""
