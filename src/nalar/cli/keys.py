@@ -116,7 +116,7 @@ class KeyList(Document):
 
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
-    if not args or args[0].startswith("--") and args[0] != "--help":
+    if not args or args[0] in ("--json", "--file"):
         args = ["list", *args]
     # A union has no class of its own; to tyro it is as good as one.
     asked: Create | List | Revoke = flags.parse(Keys, args, verb="keys")  # type: ignore[arg-type]
@@ -154,14 +154,18 @@ def _list(asked: List, out: Output) -> int:
         table.add_row(
             key.name,
             key.id,
-            key.created,
+            _day(key.created),
             NONE if budget is None else f"${budget:g}",
             *(
                 NONE if limit is None else f"{limit:,}"
                 for limit in (key.requests_per_minute, key.tokens_per_minute, key.max_parallel)
             ),
-            key.revoked or "",
+            _day(key.revoked or ""),
         )
     out.text(table)
     out.document(KeyList(keys=list(map(KeyForm.of, keys))))
     return 0
+
+
+def _day(time: str) -> str:
+    return time.partition("T")[0]
