@@ -75,6 +75,7 @@ def test_modes_of_input_and_output_are_apart(path):
     one = policy(path, input="block", output="flag")
     assert review(one, "bom pipa") == Verdict("block", "weapons", "words")
     assert review(one, "bom pipa", "output") == Verdict("flag", "weapons", "words")
+    assert review(one, "a " * 20_000 + "bom pipa").category == "weapons"
     assert review(one, "bom") == ALLOWED and review(policy(), "bom pipa") == ALLOWED
     assert review(one, "bom pipa").label("input") == "input:block:weapons"
     assert ALLOWED.label("input") is None

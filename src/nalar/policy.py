@@ -29,6 +29,8 @@ _LISTED = "listed"
 """The category of words that stand above the first heading of a file."""
 _CONTEXT_CHARS = 32
 """Kept of what was let out: whether a word began there."""
+_LONG_CHARS = 20_000
+"""From here on a text is searched beside the loop, which others wait for."""
 _LONGEST_CHARS = 4096
 """A listed phrase that is stretched over more than this in a stream, by spaces or signs, is not seen."""
 _UNSPACED = (
@@ -169,7 +171,10 @@ class Policy:
         mode = self.config.input if side == "input" else self.config.output
         if mode == "off":
             return ALLOWED
-        category = self._words.find(text)
+        if len(text) > _LONG_CHARS:
+            category = await asyncio.to_thread(self._words.find, text)
+        else:
+            category = self._words.find(text)
         return self._listed(category, mode) or await self._judged(text, mode, side)
 
     def stream(self) -> "OutputReview[Any]":
