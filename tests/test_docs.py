@@ -65,7 +65,9 @@ def objection(command: str) -> str | None:
         return None
     if words[0] not in VERBS:
         return f"{words[0]!r} is no verb"
-    known = help_of(" ".join(words[:2]) if words[0] in ("runs", "keys") and len(words) > 1 else words[0])
+    known = help_of(
+        " ".join(words[:2]) if words[0] in ("runs", "keys") and len(words) > 1 else words[0]
+    )
     for word in words[1:]:
         flag = word.split("=")[0]
         if flag.startswith("--") and not re.search(rf"{re.escape(flag)}(?![\w.-])", known):
