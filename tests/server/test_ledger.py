@@ -1,5 +1,6 @@
 """The ledger: exact sums, nothing ever changed, nothing lost to a kill, plain words where it cannot be kept."""
 
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -195,6 +196,21 @@ def test_a_full_disk_is_told_and_what_was_there_stays(ledger):
     ledger._writing.execute(f"PRAGMA max_page_count = {10 * pages}")
     ledger.add([row("after")])
     assert ledger.sums()[0].num_requests == 101
+
+
+def test_a_write_that_the_system_refuses_is_told_and_rows_go_on_after_it(ledger):
+    ledger.add([row(1)])
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log_bytes = ledger.path.with_name("ledger.db-wal").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log_bytes + 1000, limit[1]))
+    try:
+        for _ in range(2):
+            with pytest.raises(LedgerError, match=r"a disk that fails|a full disk"):
+                ledger.add([row(2)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    ledger.add([row(2)])
+    assert ledger.sums()[0].num_requests == 2
 
 
 def test_a_torn_log_costs_what_was_not_yet_on_the_disk(tmp_path):

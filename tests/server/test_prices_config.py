@@ -1,7 +1,9 @@
 """Money by hand, and exactly."""
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -52,3 +54,22 @@ def test_prices_that_cannot_be_added_up_are_refused(price):
     with pytest.raises((ConfigError, ValueError), match="input_usd"):
         PriceTable(input_usd=price)
     assert PriceTable(input_usd=0.000001).cost_picodollars(Usage(1, 0, 0)) == 1
+
+
+def test_the_bill_in_the_documents_is_what_the_server_would_write():
+    text = (Path(__file__).parents[2] / "docs" / "usage.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:first turn|second turn) \| (.+) \|$", text, re.MULTILINE)
+    shown = [[float(cell.strip(" $").replace(",", "")) for cell in row.split("|")] for row in rows]
+    assert len(shown) == 2
+    for prompt, cached, written, *parts, cost in shown:
+        whole = Usage(int(prompt), int(cached), int(written))
+        assert DEEPSEEK.cost_usd(whole) == cost
+        alone = (Usage(whole.prompt_tokens - whole.cached_tokens, 0, 0), Usage(0, 0, int(written)))
+        cached_cost = Usage(int(cached), int(cached), 0)
+        assert [DEEPSEEK.cost_usd(u) for u in (alone[0], cached_cost, alone[1])] == parts
+    (total,) = re.findall(
+        r"^\| both \| 3,100 \| 1,696 \| 1,300 \| .* \$(\S+) \|$", text, re.MULTILINE
+    )
+    assert float(total) == round(sum(row[-1] for row in shown), 10)
+    without = DEEPSEEK.cost_usd(Usage(1900, 0, 800))
+    assert f"would have cost ${without:.8f}" in text

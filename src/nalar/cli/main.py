@@ -29,6 +29,8 @@ VERBS = {
     "samples": "show what a model said in RL, with what it earned",
     "chat": "talk to a model in the terminal",
     "serve": "answer an OpenAI-style HTTP API with a model",
+    "keys": "make, list and revoke the API keys of a server",
+    "usage": "what a server's keys used and what it costs, from its ledger",
     "report": "build a run's report.json and report.html again",
     "runs": "list the runs there are; show, compare or plot them",
     "plan": "what a recipe takes, or how large a model is; runs nothing",
