@@ -56,6 +56,18 @@ _ATTRIBUTES: Mapping[str, set[str]] = {
 }
 _CLASSES = {"pre": {"formula"}, "code": {"formula"}, "div": {"display"}}
 _LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]{1,30}")
+_ENVIRONMENTS = {
+    "aligned": "split",
+    "alignedat": "split",
+    "gathered": "array",
+    "gather": "array",
+    "gather*": "array",
+    "equation": "split",
+    "equation*": "split",
+}
+_ENVIRONMENT = re.compile(
+    r"(\\(?:begin|end)\{)(" + "|".join(map(re.escape, _ENVIRONMENTS)) + r")\}"
+)
 _TEXT_COMMAND = re.compile(r"(\\(?:text\w*|mbox|hbox)\s*\{)([^{}]*)(\})")
 
 
@@ -92,6 +104,7 @@ def _markdown() -> MarkdownIt:
         allow_labels=False,
         allow_space=False,
         allow_digits=False,
+        double_inline=True,
     )
     markdown.inline.ruler.before("escape", "bracket_formula", _inline_formula)
     options = {"alt": ["paragraph", "reference", "blockquote", "list"]}
@@ -100,6 +113,7 @@ def _markdown() -> MarkdownIt:
     assert isinstance(renderer, RendererHTML)
     renderer.rules |= {
         "math_inline": formulas.inline,
+        "math_inline_double": formulas.block,
         "math_block": formulas.block,
         "image": partial(_image, renderer),
         "fence": _fence,
@@ -132,7 +146,7 @@ class _Formulas:
             and _nesting(source) <= MAX_FORMULA_NESTING
         ):
             try:
-                drawn = convert(_escaped_texts(source), display="block" if is_block else "inline")
+                drawn = convert(_known(source), display="block" if is_block else "inline")
             except Exception:  # of any class: the library indexes and converts whatever it is given
                 drawn = ""
             if drawn:
@@ -155,12 +169,14 @@ def _nesting(source: str) -> int:
     return max(deepest, chain // 8)
 
 
-def _escaped_texts(source: str) -> str:
-    """The library writes what stands in \\text{} into its XML as it is."""
+def _known(source: str) -> str:
+    """In the library's words: it knows `split` but not `aligned`, and writes \\text{} into its XML as it stands."""
+    source = _ENVIRONMENT.sub(lambda m: m[1] + _ENVIRONMENTS[m[2]] + "}", source)
     return _TEXT_COMMAND.sub(lambda m: m[1] + _escaped(m[2]) + m[3], source)
 
 
 def _escaped(text: str) -> str:
+    """As text between tags, or within quotes of an attribute where those are escaped too."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
