@@ -59,6 +59,7 @@ def details(root: Path | None, name: str, part: str) -> dict[str, Any]:
         "parts": _parts(run),
         "receipts": [_finite(asdict(receipt)) for receipt in _receipts(run)],
         "samples": _samples_there(run),
+        "results": _results(run),
     }
 
 
@@ -229,6 +230,26 @@ def _receipts(run: Run) -> list[Receipt]:
             own = _opened(run.path.parent, run.path.name, name)
             inner += [Receipt(**{**asdict(receipt), "name": name}) for receipt in own.ledger()]
     return [*add_up(inner).values(), *run.stage_totals()]
+
+
+def _results(run: Run) -> list[dict[str, Any]]:
+    """Pass at 1 by task of every model that was measured: before and after, or one for each stage of a pipeline."""
+    files = {"before": ("", "results_before.json"), "after": ("", "results_after.json")}
+    files |= {name: (stage.title, f"{MEASURE}{name}.json") for name, stage in STAGES.items()}
+    found = []
+    for name, (title, file) in files.items():
+        document = _document(run, file)
+        tasks = document.get("tasks", document)
+        if not isinstance(tasks, Mapping):
+            continue
+        rates = {
+            task: measured["pass_at_1"]
+            for task, measured in tasks.items()
+            if isinstance(measured, Mapping) and isinstance(measured.get("pass_at_1"), Mapping)
+        }
+        if rates:
+            found.append({"name": name, "title": title, "tasks": _finite(rates)})
+    return found
 
 
 def _samples_there(run: Run) -> list[str]:

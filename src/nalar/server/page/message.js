@@ -144,8 +144,9 @@ function billView({ usage, totalMs }) {
   const cached = usage.prompt_tokens_details?.cached_tokens ?? 0;
   const part = (name, ...children) => el("span", { class: name }, ...children);
   const bill = el("span", { class: "bill", "aria-label": t("usageLabel"), role: "group" });
-  bill.append(part("bill-in", `${number(usage.prompt_tokens)} ${t("input")}`));
-  if (cached > 0) bill.append(part("bill-cached", t("cachedInput", { n: number(cached) })));
+  const input = part("bill-in", `${number(usage.prompt_tokens)} ${t("input")}`);
+  if (cached > 0) input.append(" (", part("bill-cached", t("cachedInput", { n: number(cached) })), ")");
+  bill.append(input);
   bill.append(part("bill-out", `${number(usage.completion_tokens)} ${t("output")}`));
   if (totalMs > 0 && usage.completion_tokens > 1) bill.append(part("bill-speed", t("speed", { n: number(usage.completion_tokens / (totalMs / 1000)) })));
   if (typeof usage.cost === "number") bill.append(part("bill-cost", money(usage.cost)));
