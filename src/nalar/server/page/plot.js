@@ -83,7 +83,7 @@ export class Plot {
     const group = svg("g", { class: "axes" });
     for (const value of this.scale.yTicks) {
       const y = this.scale.y(value);
-      group.append(svg("line", { x1: PAD.left, x2: width - PAD.right, y1: y, y2: y }), svg("text", { x: PAD.left - 8, y: y + 4, "text-anchor": "end" }, this.#format(value)));
+      group.append(svg("line", { x1: PAD.left, x2: width - PAD.right, y1: y, y2: y }), svg("text", { x: PAD.left - 8, y: y + 4, "text-anchor": "end" }, short(value)));
     }
     const ticks = this.scale.xTicks;
     ticks.forEach((step, i) => {

@@ -16,7 +16,7 @@ const MIN_POINTS = 2;
 const CHARTS = [
   { title: "reward", names: ["reward"] },
   { title: "accuracy", names: ["accuracy"] },
-  { title: "heldOut", names: ["held_out", "held_out_loss", "right_frac"] },
+  { title: "heldOut", names: ["held_out_pass_at_1", "right_frac", "kept_frac"] },
   { title: "length", names: ["response_tokens"] },
   { title: "loss", names: ["loss"] },
   { title: "entropy", names: ["entropy"] },
@@ -24,6 +24,7 @@ const CHARTS = [
   { title: "rate", names: ["tokens_per_s"], unit: "tokens/s" },
 ];
 const KEYS = CHARTS.flatMap((chart) => chart.names);
+const NOT_TRAINING = /^(measure|evaluate|held_out|report)/; // a few lines about what it took: the receipt has them
 const STATES = { running: "running", finished: "finished", stopped: "stoppedState", waiting: "waitingState" };
 
 let open = null; // {name, part, log, plots, control}
@@ -98,7 +99,7 @@ async function show(name, part) {
     const details = part ? await getJson(detailsOf(name, part), mine.control.signal) : whole;
     if (open !== mine) return;
     drawRun(mine, whole, details);
-    await follow(mine);
+    await follow(mine, whole);
   } catch (error) {
     if (error.name !== "AbortError") fail(error);
   }
@@ -112,17 +113,20 @@ function drawRun(mine, whole, details) {
   mine.badge = el("span", { class: "badge" });
   const facts = [details.recipe && `${t("recipe")} ${details.recipe}`, `${t("begun")} ${new Date(details.created).toLocaleString(document.documentElement.lang)}`, details.machine];
   const samples = new SamplesView(mine.name, mine.part, details.samples);
-  byId("run").replaceChildren(
-    el("header", { class: "run-head" }, el("h1", {}, mine.name), mine.badge),
+  const stage = whole.parts.find((one) => one.name === mine.part);
+  const parts = [
+    el("header", { class: "run-head" }, el("h1", {}, mine.name, stage ? el("span", {}, ` / ${stage.title}`) : null), mine.badge),
     el("p", { class: "facts" }, facts.filter(Boolean).join(" · ")),
     el("pre", { class: "command", tabindex: "0" }, details.command),
     whole.parts.length ? strip(mine, whole) : null,
     results(details.results),
     mine.empty,
     mine.grid,
-    section(t("samples"), samples.element),
+    mine.part && !details.samples.length ? null : section(t("samples"), samples.element),
     section(t("receipt"), receipt(details)),
-  );
+  ];
+  byId("run").replaceChildren(...parts.filter(Boolean));
+  byId("run").querySelector("[aria-current=step]")?.scrollIntoView({ block: "nearest", inline: "center" });
   badge(mine, details.state);
 }
 
@@ -159,17 +163,17 @@ function results(measured) {
   return section(t("passAt1"), el("div", { class: "table-box" }, el("table", { class: "results" }, el("thead", {}, head), el("tbody", {}, ...rows))));
 }
 
-const percent = (share) => `${number(share * 100, 1)}%`;
+const percent = (share) => `${number(share * 100, 1, 1)}%`;
 
 // ---- plots
 
 /** Reads on for as long as the run is open. */
-async function follow(mine) {
+async function follow(mine, whole) {
   const { signal } = mine.control;
   while (open === mine) {
     try {
       if (await mine.log.read(signal)) drawPlots(mine);
-      mine.empty.hidden = mine.plots.size > 0;
+      mine.empty.hidden = mine.plots.size > 0 || whole.parts.length > 0;
       badge(mine, mine.log.state);
       fail(null);
     } catch (error) {
@@ -182,17 +186,17 @@ async function follow(mine) {
 }
 
 function drawPlots(mine) {
-  const isAlone = mine.log.stages.size === 1;
-  for (const [stage, series] of mine.log.stages) {
+  const stages = [...mine.log.stages].filter(([stage]) => !NOT_TRAINING.test(stage));
+  for (const [stage, series] of stages) {
     for (const chart of CHARTS) {
       const lines = [...series]
-        .filter(([name, points]) => points.length >= MIN_POINTS && chart.names.some((key) => name === key || name.startsWith(`${key}/`)))
+        .filter(([name, points]) => points.length >= MIN_POINTS && !name.includes(",") && chart.names.some((key) => name === key || name.startsWith(`${key}/`)))
         .map(([name, points]) => ({ name: name.includes("/") ? name.slice(name.indexOf("/") + 1) : name, points }));
       if (!lines.length) continue;
       if (lines.length === 1) lines[0].name = "";
       const key = `${stage} ${chart.title}`;
       if (!mine.plots.has(key)) {
-        const subtitle = [isAlone ? "" : stage, chart.unit ?? ""].filter(Boolean).join(" · ");
+        const subtitle = [stages.length === 1 ? "" : stage, chart.unit ?? ""].filter(Boolean).join(" · ");
         const plot = new Plot(t(chart.title), subtitle, chart.format ?? short);
         mine.plots.set(key, plot);
         mine.grid.append(plot.element);

@@ -342,8 +342,8 @@ export function switchLanguage() {
 }
 
 /** 12,345 or 12.345. */
-export function number(value, digits = 0) {
-  return new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(value);
+export function number(value, digits = 0, least = 0) {
+  return new Intl.NumberFormat(language, { minimumFractionDigits: least, maximumFractionDigits: digits }).format(value);
 }
 
 /** Three significant digits, as axes and hover values have them. */
