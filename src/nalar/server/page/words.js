@@ -218,7 +218,7 @@ const WORDS = {
     output: "keluar",
     cost: "Biaya",
     usageLabel: "Token dan biaya jawaban ini",
-    speed: "{n} token/d",
+    speed: "{n} token/dtk",
     stopped: "Dihentikan.",
     cutOff: "Jawaban mencapai batas token.",
     cutThought: "Pikiran mencapai batas token sebelum ada jawaban.",
