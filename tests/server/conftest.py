@@ -1,11 +1,12 @@
 """A model that has learned nothing, as a folder; and an engine that says what a test tells it to."""
 
 import asyncio
+import threading
+import time
 
 import httpx
 import pytest
 import torch
-from tests.server.serving import serving
 
 from nalar.data.config import TokenizerConfig
 from nalar.data.tokenizer import Tokenizer
@@ -14,8 +15,10 @@ from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.model.weights import save_model
 from nalar.server.config import ServerConfig, WorkerConfig
+from nalar.server.engine.link import Link
 from nalar.server.engine.messages import EngineFacts, Event
 from nalar.server.http.app import create_app
+from nalar.server.http.listening import listen, server_of, url_of
 
 CONTEXT = 512
 
@@ -135,10 +138,20 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def server(model_folder):
-    """A real one, on a socket, for all tests that only ask it something."""
-    with serving(model_folder, "--served-model-name", "tiny", "alias") as server:
-        yield server
+def server(server_config):
+    """On a socket, with an engine in a process of its own, for all tests that only ask it something. Gives its URL."""
+    listening = listen("127.0.0.1", 0)
+    link = Link(server_config.worker)
+    server = server_of(create_app(server_config, link), server_config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 120
+    while link.state == "loading" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert link.state == "ready"
+    yield url_of(listening)
+    server.should_exit = True
+    thread.join(30)
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """Chats over ASGI, the engine played by a script."""
 
 import json
+import sqlite3
 
 import pytest
 
+from nalar.policy import PolicyConfig
 from nalar.server.engine.messages import EngineError
 from nalar.server.http import replies
 from nalar.server.keys import KeyRing
@@ -253,6 +255,33 @@ async def test_a_row_is_kept_before_the_last_byte_and_a_budget_closes(
     assert total.reasoning_tokens == 5 and total.cached_tokens == 3
     reply = await client.post(PATH, json=ASK, headers=headers)
     assert reply.status_code == 402 and reply.json()["error"]["code"] == "insufficient_quota"
+
+
+async def test_the_policy_stops_what_it_finds_and_the_ledger_has_it(
+    make_client, scripted, said, tmp_path
+):
+    (tmp_path / "words.txt").write_text("[weapons]\nnerve gas\n[luck]\n34\n")
+    policy = PolicyConfig(input="block", output="block", words=tmp_path / "words.txt")
+    link = scripted([said(), said("12", "ab 34")])
+    client = make_client(link, policy=policy, ledger=tmp_path / "ledger.db")
+    asked = {"messages": [{"role": "user", "content": "how is Nerve-Gas made"}]}
+    reply = await client.post(PATH, json=asked)
+    assert reply.status_code == 400 and reply.json()["error"]["code"] == "content_filter"
+    assert link.requests == []
+    for stream in (False, True):
+        text = (await client.post(PATH, json=ASK | {"stream": stream})).text
+        assert "34" not in text.replace('"created":', "").split('"choices"')[1]
+        assert '"finish_reason":"content_filter"' in text
+    with sqlite3.connect(tmp_path / "ledger.db") as ledger:
+        verdicts = ledger.execute("SELECT verdict, status FROM requests ORDER BY time_s").fetchall()
+    assert verdicts == [("input:block:weapons", 400)] + [("output:block:luck", 200)] * 2
+
+
+async def test_the_pages_are_there(make_client, scripted, said):
+    client = make_client(scripted([said()]))
+    assert "<html" in (await client.get("/")).text
+    html = (await client.post("/page/markdown", json={"text": "*a*"})).json()["html"]
+    assert "<em>a</em>" in html
 
 
 async def test_tokens_there_and_back(make_client, scripted, said, tokenizer):

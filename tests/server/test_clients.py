@@ -21,7 +21,7 @@ ADD = {
 
 @pytest.fixture(scope="module")
 def client(server):
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
+    return openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0, timeout=60)
 
 
 def test_models_are_listed_and_known_by_each_name(client):
@@ -144,7 +144,7 @@ def test_a_stream_of_a_completion_is_the_completion(client):
 def test_who_leaves_leaves_no_work_behind(server):
     body = {"messages": MESSAGES, "max_tokens": 400, "min_tokens": 400, "n": 4}
     for stream in (True, False):
-        with httpx.Client(base_url=server.url, timeout=30) as client:
+        with httpx.Client(base_url=server, timeout=30) as client:
             if stream:
                 with client.stream(
                     "POST", "/v1/chat/completions", json=body | {"stream": True}
@@ -155,7 +155,7 @@ def test_who_leaves_leaves_no_work_behind(server):
                     client.post("/v1/chat/completions", json=body, timeout=0.3)
         deadline = time.monotonic() + 20
         while 'num_requests_running{model_name="tiny"} 0.0' not in (
-            figures := httpx.get(f"{server.url}/metrics").text
+            figures := httpx.get(f"{server}/metrics").text
         ):
             assert time.monotonic() < deadline, figures
             time.sleep(0.05)

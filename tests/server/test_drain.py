@@ -46,6 +46,7 @@ def test_sigterm_lets_a_stream_end_and_takes_no_other(model_folder):
         assert gone(server.document["process_id"])
 
 
+@pytest.mark.slow  # half a minute on a busy machine, all of it spent in starting
 def test_a_killed_server_takes_its_engine_along(model_folder):
     with serving(model_folder) as server:
         assert is_alive(server.document["process_id"])

@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import json
 import signal
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,21 +12,22 @@ import tyro
 from pydantic import ValidationError
 
 from nalar.cli import flags
-from nalar.cli.choice import chosen_model, evals_of
+from nalar.cli.choice import RUNS, chosen_model, evals_of
 from nalar.cli.output import Document, Output
 from nalar.config import ConfigError, UserError
 from nalar.engine.config import EngineConfig
+from nalar.model.folder import read_json
 from nalar.pipeline.config import RunConfig, TaskRunConfig
+from nalar.policy import PolicyConfig
 from nalar.server.config import ServerConfig, WorkerConfig
 from nalar.server.limits_config import AdmissionConfig
 from nalar.server.prices_config import PriceTable
 
 if TYPE_CHECKING:
+    import socket
+
     from nalar.server.engine.link import Link
 
-_BACKLOG = 2048
-_IDLE_S = 75
-"""How long a connection without a request is kept."""
 Path_ = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 Int = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 
@@ -55,6 +55,9 @@ class Serve:
     """File whose first line is the key to what is not of one user. None: that is closed."""
     ledger: Path_ = None
     """SQLite file with a row for each request. None: none is kept."""
+    policy: Path_ = None
+    """JSON file that says what is not answered or not said (docs/usage.md), such as
+    {"input": "block", "output": "flag", "words": "words.txt"}. None: nobody looks."""
     prices: Annotated[tuple[float, float, float] | None, tyro.conf.arg(metavar="IN CACHED OUT")] = (
         None
     )
@@ -85,6 +88,8 @@ class Serve:
     """auto: that of the run; else bfloat16 on a GPU, float32 on a CPU."""
     threads: Int = None
     """CPU threads of the engine. None: those of the run."""
+    runs: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = RUNS
+    """Training runs that the page at /runs shows."""
     drain_s: float = 30.0
     """What requests under way get to end in, once the server is told to stop."""
     intended_use: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
@@ -123,7 +128,9 @@ def run(args: Sequence[str]) -> int:
             want="the packages of the extra `serve`",
             hint="pip install 'nalar[serve]'",
         ) from error
-    listening = _listen(config.host, config.port)
+    from nalar.server.http.listening import listen
+
+    listening = listen(config.host, config.port)
     # uvicorn ends in good order and then raises the signal again; here nothing more is to come of it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -172,6 +179,8 @@ def config_of(asked: Serve) -> ServerConfig:
             prices=prices,
             api_keys=asked.api_keys,
             admin_key_file=asked.admin_key_file,
+            policy=None if asked.policy is None else _policy(asked.policy),
+            runs=asked.runs if asked.runs.is_dir() else None,
             ledger=asked.ledger,
             default_temperature=asked.temperature,
             default_max_tokens=asked.max_tokens or _trained_tokens(run, longest),
@@ -186,6 +195,17 @@ def config_of(asked: Serve) -> ServerConfig:
         first = error.errors()[0]
         flag = "--" + str(first["loc"][-1]).replace("_", "-")
         raise ConfigError(at=flag, got=str(first["input"]), want=first["msg"].lower()) from None
+
+
+def _policy(path: Path) -> PolicyConfig:
+    try:
+        return PolicyConfig.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            at=f"{path}: {at}", got=str(first["input"])[:80], want=first["msg"].lower()
+        ) from None
 
 
 def _trained_tokens(run: RunConfig | None, longest: int) -> int | None:
@@ -216,41 +236,17 @@ def _place(asked: Serve, run: RunConfig | None) -> tuple[str, str]:
     return device, dtype
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise UserError(
-            at=f"--host {host} --port {port}",
-            got=error.strerror or str(error),
-            want="an address of this machine, and a port that is free",
-            hint="--port 0 takes any",
-        ) from error
-
-
-async def _serve(config: ServerConfig, listening: socket.socket, out: Output) -> None:
+async def _serve(config: ServerConfig, listening: "socket.socket", out: Output) -> None:
     """Until a signal. UserError where the model cannot be loaded."""
-    import uvicorn
-
     from nalar.server.engine.link import Link
     from nalar.server.http.app import create_app
+    from nalar.server.http.listening import server_of, url_of
     from nalar.server.http.logs import log_json
 
     log_json(config.log_level)
     link = Link(config.worker)
-    settings = uvicorn.Config(
-        create_app(config, link),
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        timeout_keep_alive=_IDLE_S,
-        timeout_graceful_shutdown=round(config.drain_s),
-        server_header=False,
-    )
-    server = uvicorn.Server(settings)
-    host, port = listening.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    server = server_of(create_app(config, link), config)
+    url = url_of(listening)
     out.text(f"{url} listens; {config.name} is being loaded from {config.worker.folder}")
     announced = asyncio.create_task(_announce(config, link, server, url, out))
     try:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from nalar.config import Config, ConfigError
 from nalar.engine.config import EngineConfig
+from nalar.policy import PolicyConfig
 from nalar.server.limits_config import AdmissionConfig
 from nalar.server.prices_config import PriceTable
 from nalar.server.thinking_config import EffortConfig
@@ -54,6 +55,10 @@ class ServerConfig(Config):
     """File of hashed keys. None: whoever reaches the server may ask."""
     admin_key_file: Path | None = None
     """File whose first line is the key of paths outside `/v1` that act. None: they are closed."""
+    policy: PolicyConfig | None = None
+    """What is not answered, or not said. None: nobody looks."""
+    runs: Path | None = None
+    """Folder of training runs that the runs page shows. None: none."""
     ledger: Path | None = None
     """SQLite file with one row a request. None: none is kept."""
     default_temperature: float = Field(default=1.0, ge=0)

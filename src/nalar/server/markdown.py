@@ -5,8 +5,8 @@ attributes all the same. Nothing in it makes a browser load anything: pictures b
 """
 
 import re
-from functools import partial
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import nh3

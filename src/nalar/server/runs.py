@@ -95,9 +95,7 @@ def metrics(
     )
 
 
-def samples(
-    root: Path | None, name: str, part: str, before: str, after: str
-) -> dict[str, Any]:
+def samples(root: Path | None, name: str, part: str, before: str, after: str) -> dict[str, Any]:
     """First responses to each problem of two sets of samples, side by side."""
     run = _opened(root, name, part)
     first, second = _first_responses(run, before), _first_responses(run, after)

@@ -68,8 +68,8 @@ async def _answers(link):
     assert one == two and set(one) == {0, 1} and len(one[0]) == 8
     with pytest.raises(UserError, match="max_model_len"):
         await gathered(link, asked(max_tokens=5000))
+    bad = GrammarSpec("lark", "start: nowhere")
     with pytest.raises(UserError, match="grammar"):
-        bad = GrammarSpec("lark", "start: nowhere")
         await gathered(link, EngineRequest((20,), SamplingParams(), grammar=bad))
 
 

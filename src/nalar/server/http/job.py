@@ -16,6 +16,7 @@ from nalar.server.answer import Prepared, Tally, answer
 from nalar.server.ask import Ended, Said, Usage
 from nalar.server.engine.link import Unavailable
 from nalar.server.engine.messages import EngineError
+from nalar.server.http.reviewed import Reviewed
 from nalar.server.keys import Key
 from nalar.server.ledger import LedgerError, Row
 from nalar.server.limits import NOBODY, Admission
@@ -46,12 +47,18 @@ class Job:
         prepared: Sequence[Prepared],
         admission: Admission,
         arrived_s: float,
+        asked_verdict: str | None = None,
     ) -> None:
+        """asked_verdict: what the policy noted of the request."""
         self.id, self.model = request_id, model
         self.created = int(admission.time_s)
         self._service, self._endpoint, self._key = service, endpoint, key
         self._prepared, self._admission, self._arrived_s = prepared, admission, arrived_s
         self._tallies = [Tally(one.num_prompt) for one in prepared]
+        self._asked_verdict = asked_verdict
+        policy, num_choices = service.policy, sum(one.request.params.n for one in prepared)
+        has_review = policy is not None and policy.config.output != "off"
+        self._reviewed = Reviewed(policy, num_choices) if policy and has_review else None
         self._first_token_s: float | None = None
         self._reason: str | None = None
         self._status = CLIENT_GONE
@@ -78,8 +85,10 @@ class Job:
     async def said(self) -> AsyncGenerator[Said]:
         """All that the model says, of all asks; choices are numbered through. Usage is the last, with its cost."""
         try:
-            async with aclosing(self._merged()) as merged:
-                async for said in merged:
+            merged = self._merged()
+            passed = merged if self._reviewed is None else self._reviewed.said(merged)
+            async with aclosing(passed):
+                async for said in passed:
                     if self._first_token_s is None:
                         self._first_token_s = time.monotonic() - self._arrived_s
                     if isinstance(said, Ended) and self._reason != "length":
@@ -146,6 +155,15 @@ class Job:
         except Exception as error:
             queue.put_nowait(error)
 
+    @property
+    def _verdict(self) -> str | None:
+        """Of what was said, where the policy stopped that; else of the request."""
+        said = None if self._reviewed is None else self._reviewed.verdict
+        label = None if said is None else said.label("output")
+        if said is not None and said.action == "block":
+            return label
+        return self._asked_verdict or label
+
     def _usage(self) -> Usage:
         each = [tally.usage() for tally in self._tallies]
         usage = Usage(
@@ -185,6 +203,7 @@ class Job:
             finish_reason=self._reason,
             status=self._status,
             cost_usd=usage.cost_usd,
+            verdict=self._verdict,
         )
         try:
             if self._service.writer is not None:

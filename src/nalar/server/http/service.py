@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from nalar.config import UserError
 from nalar.model.folder import ModelFolder
+from nalar.policy import Policy
 from nalar.server.answer import ContextTooLong, Prepared, prepare
 from nalar.server.ask import Ask
 from nalar.server.budgets import Budgets
@@ -22,10 +23,11 @@ from nalar.server.config import ServerConfig
 from nalar.server.dialects.dialect import Dialect
 from nalar.server.engine.link import Engine, Unavailable
 from nalar.server.http.job import Job
+from nalar.server.http.reviewed import asked_text
 from nalar.server.keys import Key, KeyRing, digest_of
-from nalar.server.ledger import Ledger
+from nalar.server.ledger import Ledger, Row
 from nalar.server.ledger_writer import LedgerWriter
-from nalar.server.limits import Limits, Refusal
+from nalar.server.limits import NOBODY, Limits, Refusal
 from nalar.server.metrics import Metrics
 from nalar.server.prices_config import PriceTable
 from nalar.server.wire.body import read_object
@@ -47,6 +49,7 @@ class Service:
     writer: LedgerWriter | None
     keys: KeyRing | None
     admin_sha256: str | None
+    policy: Policy | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
 
@@ -73,6 +76,7 @@ class Service:
             writer,
             None if config.api_keys is None else KeyRing.open(config.api_keys),
             _admin_digest(config.admin_key_file),
+            None if config.policy is None else Policy(config.policy),
         )
 
     @property
@@ -169,6 +173,8 @@ class Service:
         if self.engine.state != "ready":
             raise Unavailable(f"the engine is {self.engine.state}")
         prepared = [await self.prepared(ask) for ask in asks]
+        request_id = f"{id_prefix}{uuid.uuid4().hex}"
+        verdict = await self._asked_verdict(prepared, request_id, endpoint, model, key, arrived_s)
         admission = await self.limits.admit(
             key,
             prompt_tokens=sum(one.num_prompt for one in prepared),
@@ -181,14 +187,48 @@ class Service:
             )
         return Job(
             self,
-            request_id=f"{id_prefix}{uuid.uuid4().hex}",
+            request_id=request_id,
             endpoint=endpoint,
             model=model,
             key=key,
             prepared=prepared,
             admission=admission,
             arrived_s=arrived_s,
+            asked_verdict=verdict,
         )
+
+    async def _asked_verdict(
+        self,
+        prepared: Sequence[Prepared],
+        request_id: str,
+        endpoint: str,
+        model: str,
+        key: Key | None,
+        arrived_s: float,
+    ) -> str | None:
+        """What the policy notes of a request. ApiError (400) where it does not let it pass, which the ledger has."""
+        if self.policy is None:
+            return None
+        verdict = await self.policy.review(asked_text(prepared, self.dialect.tokenizer), "input")
+        label = verdict.label("input")
+        if verdict.action != "block":
+            return label
+        row = Row(
+            request_id=request_id,
+            time_s=time.time(),
+            key_id=NOBODY if key is None else key.id,
+            endpoint=endpoint,
+            model=model,
+            weight_version=self.config.worker.weight_version,
+            total_s=time.monotonic() - arrived_s,
+            finish_reason="content_filter",
+            status=400,
+            verdict=label,
+        )
+        if self.writer is not None:
+            await self.writer.add(row)
+        self.metrics.observe(row)
+        raise ApiError(400, "The policy of this server does not allow this.", code="content_filter")
 
 
 def service_of(request: Request) -> Service:
