@@ -15,11 +15,12 @@ from nalar.server.http.job import CLIENT_GONE, Job
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def event(document: Mapping[str, Any], name: str | None = None) -> bytes:
     """One server-sent event. name: as Anthropic's and the Responses API have it."""
-    data = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    data = _ENCODE(document)
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {data}\n\n".encode()
 
