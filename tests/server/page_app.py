@@ -92,7 +92,9 @@ def fake_app(script: Script, runs: Path | None = None) -> FastAPI:
 async def _events(script: Script, body: dict[str, Any]) -> AsyncIterator[bytes]:
     def event(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return b"data: " + json.dumps({"choices": [choice], "usage": None, **more}).encode() + b"\n\n"
+        return (
+            b"data: " + json.dumps({"choices": [choice], "usage": None, **more}).encode() + b"\n\n"
+        )
 
     thinks = body.get("thinking", {}).get("type") != "disabled"
     wants_tool = bool(body.get("tools")) and body["messages"][-1]["role"] != "tool"
@@ -103,7 +105,9 @@ async def _events(script: Script, body: dict[str, Any]) -> AsyncIterator[bytes]:
             yield event({"reasoning_content": piece})
         if wants_tool:
             call = {"index": 0, "id": "c1", "type": "function"}
-            yield event({"tool_calls": [{**call, "function": {"name": "calculator", "arguments": ""}}]})
+            yield event(
+                {"tool_calls": [{**call, "function": {"name": "calculator", "arguments": ""}}]}
+            )
             for part in ('{"expression"', ': "(22-7)/3"}'):
                 yield event({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})
         for piece in () if wants_tool else _pieces(ANSWER):
