@@ -40,8 +40,8 @@ class Counting(Protocol):
     writer: LedgerWriter | None
     metrics: Metrics
 
-    def keep(self, task: "asyncio.Task[None]") -> None:
-        """A task that must end before the server does."""
+    def keep(self, future: "asyncio.Future[None]") -> None:
+        """What must be done before the server ends."""
 
 
 class Job:
@@ -77,6 +77,8 @@ class Job:
         self._reason: str | None = None
         self._status = CLIENT_GONE
         self._is_recorded = False
+        self._counted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        service.keep(self._counted)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -226,6 +228,7 @@ class Job:
             self._service.metrics.observe(row)
         finally:
             self._admission.release()
+            self._counted.set_result(None)
         return usage
 
     async def _record_broken(self) -> None:
