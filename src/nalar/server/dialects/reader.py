@@ -13,6 +13,9 @@ from nalar.server.dialects.calls import CallBody, Part, body_of
 from nalar.server.dialects.mark_table import MarkTable, Role
 from nalar.server.dialects.text import Ends, Pending, find_first, num_safe
 
+_MOST_HELD = 64
+"""Blanks that wait for what follows them."""
+
 
 class Bytes(Protocol):
     def token_bytes(self, token_id: int) -> bytes: ...
@@ -88,7 +91,6 @@ class Reader:
             if role is None:
                 written = self._tokenizer.token_bytes(token_id)
                 self._pending.add(token_id, written, logprobs[place] if logprobs else None)
-                self._drain(pieces)
             elif role == "inner" and self._body is not None:
                 self._drain(pieces, is_all=True)
                 self._call_parts(self._body.feed(self._table.inner[token_id])[0], pieces)
@@ -98,6 +100,7 @@ class Reader:
                 self._mark(role, pieces)
             elif role not in ("drop", "think", "end_think"):
                 self._pending.complete()  # no character goes on behind a mark of a call
+        self._drain(pieces)
         return _joined(pieces)
 
     def finish(self, *, cut: bool) -> list[Piece]:
@@ -234,10 +237,10 @@ class Reader:
     def _num_kept(self, text: str, *, is_last: bool) -> int:
         """How many characters are said now: padding at the end waits for what follows it."""
         if self._in_section and not text.strip():
-            return 0
+            return max(0, len(text) - _MOST_HELD)
         if not self._family.padding:
             return len(text)
-        solid = len(text.rstrip(self._family.padding))
+        solid = max(len(text.rstrip(self._family.padding)), len(text) - _MOST_HELD)
         is_own = is_last and self._part == "answer" and not (self._after_call and not solid)
         return len(text) if is_own else solid
 
@@ -288,6 +291,8 @@ class Reader:
 
 def _joined(pieces: Sequence[Piece]) -> list[Piece]:
     """Neighbours of one kind as one."""
+    if len(pieces) < 2:
+        return list(pieces)
     joined: list[Piece] = []
     for piece in pieces:
         last = joined[-1] if joined else None

@@ -52,6 +52,31 @@ class Pending:
         self._open.clear()
 
 
+class Until:
+    """Text up to a mark, each character looked at once."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        self._parts: list[str] = []
+        self._tail = ""
+
+    def feed(self, text: str) -> tuple[str, str] | None:
+        """What stands before the mark and what behind it, once it is there."""
+        self._tail += text
+        before, mark, behind = self._tail.partition(self._mark)
+        if mark:
+            return "".join([*self._parts, before]), behind
+        size = max(0, len(self._tail) - len(self._mark) + 1)
+        self._parts.append(self._tail[:size])
+        self._tail = self._tail[size:]
+        return None
+
+    @property
+    def text(self) -> str:
+        """All so far."""
+        return "".join([*self._parts, self._tail])
+
+
 def find_first(text: str, marks: Iterable[str]) -> tuple[int, str] | None:
     """Where the first of the marks stands, the longest of those that begin there."""
     found = [(place, -len(mark), mark) for mark in marks if (place := text.find(mark)) >= 0]
