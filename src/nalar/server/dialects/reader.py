@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from nalar.server.ask import Piece, TokenLogprob, ToolSpec
 from nalar.server.dialects.calls import CallBody, Part, body_of
 from nalar.server.dialects.mark_table import MarkTable, Role
-from nalar.server.dialects.text import Ends, Pending, find_first, num_safe
+from nalar.server.dialects.text import Ends, Marks, Pending
 
 _MOST_HELD = 64
 """Blanks that wait for what follows them."""
@@ -64,6 +64,7 @@ class Reader:
         self._stop = tuple(filter(None, stop))
         self._calls = table.family.calls if with_tools else None
         self._pending = Pending()
+        self._marks_of: dict[tuple[str, bool, bool], Marks] = {}
         self._part: Literal["thought", "answer", "after"] = (
             "thought" if prompt.opens_thought else "answer"
         )
@@ -74,7 +75,7 @@ class Reader:
         self._body: CallBody | None = None
         self._in_section = self._after_call = False
         self._awaits_output = self._in_output = False
-        self._unsaid: Ends = ((), ())
+        self._unsaid: list[Ends] = []
         """Ids of a call of which no piece has come yet."""
         self.num_thought_tokens = 0
         """Those of calls in a thought included, marks not."""
@@ -121,7 +122,7 @@ class Reader:
         self, pieces: list[Piece], *, before: Role | None = None, is_all: bool = False
     ) -> None:
         """Say what can be said. before: the mark that follows. is_all: nothing of the text is held back for one."""
-        while self._part != "after" and (found := find_first(self._pending.text, self._marks())):
+        while self._part != "after" and (found := self._marks().find_first(self._pending.text)):
             place, mark = found
             role = None if mark in self._stop else self._table.of_text[mark]
             self._say(place, pieces, before=role)
@@ -134,13 +135,17 @@ class Reader:
             elif self._acts(role, is_text=True):
                 self._mark(role, pieces)
         text = self._pending.text
-        size = len(text) if is_all or self._part == "after" else num_safe(text, self._marks())
+        size = len(text) if is_all or self._part == "after" else self._marks().num_safe(text)
         self._say(size, pieces, before=before, is_last=is_all and before in (None, "end"))
 
-    def _marks(self) -> list[str]:
+    def _marks(self) -> Marks:
         """Marks over several tokens, and stop strings, that count here."""
-        marks = [mark for mark, role in self._table.of_text.items() if self._counts(mark, role)]
-        return marks + list(self._stop if self._part == "answer" and self._body is None else ())
+        state = self._part, self._body is None, self._is_fresh
+        if state not in self._marks_of:
+            marks = [mark for mark, role in self._table.of_text.items() if self._counts(mark, role)]
+            stops = self._stop if self._part == "answer" and self._body is None else ()
+            self._marks_of[state] = Marks([*marks, *stops])
+        return self._marks_of[state]
 
     def _counts(self, mark: str, role: Role) -> bool:
         """Tags count wherever they stand, if only to be dropped; a sentence where it has a meaning."""
@@ -227,7 +232,7 @@ class Reader:
         assert self._body is not None
         parts, left = self._body.feed(self._pending.text[:size])
         _, ends = self._pending.take(size - left)
-        self._unsaid = self._unsaid[0] + ends[0], self._unsaid[1] + ends[1]
+        self._unsaid.append(ends)
         self._count(ends)
         self._call_parts(parts, pieces)
         if self._body.is_over:
@@ -264,7 +269,9 @@ class Reader:
                 call_id, name = self._identified(text)
                 self.num_calls += 1
             self._awaits_output = kind == "end" and self._family.output is not None
-            (ids, logprobs), self._unsaid = self._unsaid, ((), ())
+            ids = tuple(i for ends in self._unsaid for i in ends[0])
+            logprobs = tuple(one for ends in self._unsaid for one in ends[1])
+            self._unsaid = []
             pieces.append(
                 Piece(
                     self._choice,

@@ -77,6 +77,26 @@ class Until:
         return "".join([*self._parts, self._tail])
 
 
+class Marks:
+    """Texts to look for."""
+
+    def __init__(self, marks: Iterable[str]) -> None:
+        self._marks = tuple(marks)
+        self._firsts = {mark[0] for mark in self._marks}
+
+    def find_first(self, text: str) -> tuple[int, str] | None:
+        """Where the first of the marks stands, the longest of those that begin there."""
+        if not any(first in text for first in self._firsts):
+            return None
+        return find_first(text, self._marks)
+
+    def num_safe(self, text: str) -> int:
+        """Characters of a text that holds no mark which are part of none, whatever follows."""
+        if not any(first in text for first in self._firsts):
+            return len(text)
+        return num_safe(text, self._marks)
+
+
 def find_first(text: str, marks: Iterable[str]) -> tuple[int, str] | None:
     """Where the first of the marks stands, the longest of those that begin there."""
     found = [(place, -len(mark), mark) for mark in marks if (place := text.find(mark)) >= 0]
