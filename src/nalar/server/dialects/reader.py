@@ -92,17 +92,22 @@ class Reader:
             if role is None:
                 written = self._tokenizer.token_bytes(token_id)
                 self._pending.add(token_id, written, logprobs[place] if logprobs else None)
-            elif role == "inner" and self._body is not None:
-                self._drain(pieces, is_all=True)
-                self._call_parts(self._body.feed(self._table.inner[token_id])[0], pieces)
-            elif self._acts(role):
-                self._pending.complete()
-                self._drain(pieces, before=role, is_all=True)
-                self._mark(role, pieces)
-            elif role not in ("drop", "think", "end_think"):
-                self._pending.complete()  # no character goes on behind a mark of a call
+            else:
+                self._drain(pieces)  # what a mark does may hang on the text before it
+                self._special(token_id, role, pieces)
         self._drain(pieces)
         return _joined(pieces)
+
+    def _special(self, token_id: int, role: Role, pieces: list[Piece]) -> None:
+        if role == "inner" and self._body is not None:
+            self._drain(pieces, is_all=True)
+            self._call_parts(self._body.feed(self._table.inner[token_id])[0], pieces)
+        elif self._acts(role):
+            self._pending.complete()
+            self._drain(pieces, before=role, is_all=True)
+            self._mark(role, pieces)
+        elif role not in ("drop", "think", "end_think"):
+            self._pending.complete()  # no character goes on behind a mark of a call
 
     def finish(self, *, cut: bool) -> list[Piece]:
         """The rest. Cut: the model did not end its turn itself, so a call that is open was not all written."""
