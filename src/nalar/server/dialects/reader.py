@@ -130,10 +130,12 @@ class Reader:
         while self._part != "after" and (found := self._marks().find_first(self._pending.text)):
             place, mark = found
             role = None if mark in self._stop else self._table.of_text[mark]
-            self._say(place, pieces, before=role)
+            self._say(place, pieces, is_all=True, is_last=role is None)
             if self._body is not None and self._body.is_inside:
                 self._say(len(mark), pieces)
                 continue
+            if role is not None and not self._counts(mark, role):
+                continue  # not behind what was just said
             self._pending.take(len(mark))
             if role is None:
                 self.stopped, self._part = mark, "after"
@@ -141,7 +143,7 @@ class Reader:
                 self._mark(role, pieces)
         text = self._pending.text
         size = len(text) if is_all or self._part == "after" else self._marks().num_safe(text)
-        self._say(size, pieces, before=before, is_last=is_all and before in (None, "end"))
+        self._say(size, pieces, is_all=is_all, is_last=is_all and before in (None, "end"))
 
     def _marks(self) -> Marks:
         """Marks over several tokens, and stop strings, that count here."""
@@ -209,10 +211,11 @@ class Reader:
         size: int,
         pieces: list[Piece],
         *,
-        before: Role | None = None,
+        is_all: bool = False,
         is_last: bool = False,
     ) -> None:
-        """Give out the first characters of what is pending, but for padding."""
+        """Give out the first characters of what is pending. is_all: padding at their end waits for nothing more: it is
+        dropped, or said where is_last, the answer being over."""
         if self._part == "after" or self._in_output:
             self._pending.take(size)
             return
@@ -225,7 +228,7 @@ class Reader:
             text = text[skipped:]
         kept = self._num_kept(text, is_last=is_last)
         said, ends = self._pending.take(kept)
-        if before not in (None, "end"):
+        if is_all:
             self._pending.take(len(text) - kept)
         if said:
             self._skips = self._after_call = False
@@ -246,13 +249,12 @@ class Reader:
 
     def _num_kept(self, text: str, *, is_last: bool) -> int:
         """How many characters are said now: padding at the end waits for what follows it."""
-        if self._in_section and not text.strip():
-            return max(0, len(text) - _MOST_HELD)
-        if not self._family.padding:
+        blanks = None if self._in_section or self._is_fresh else self._family.padding
+        if blanks == "":
             return len(text)
-        solid = max(len(text.rstrip(self._family.padding)), len(text) - _MOST_HELD)
-        is_own = is_last and self._part == "answer" and not (self._after_call and not solid)
-        return len(text) if is_own else solid
+        solid = max(len(text.rstrip(blanks)), len(text) - _MOST_HELD)
+        is_between = self._in_section or (self._after_call and not solid)
+        return len(text) if is_last and self._part == "answer" and not is_between else solid
 
     def _text(self, text: str, ends: Ends, pieces: list[Piece]) -> None:
         kind: Literal["thought", "answer"] = "thought" if self._part == "thought" else "answer"
