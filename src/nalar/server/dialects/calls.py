@@ -65,9 +65,9 @@ class _NamedBody:
     def __init__(self, marks: CallMarks) -> None:
         self._marks = marks
         self._head = Until(marks.separator)
-        self._is_named = self._has_arguments = False
+        self._is_named = self._is_nameless = self._has_arguments = False
         self._loose: list[str] = []
-        """Arguments that are no JSON object, kept until the end."""
+        """Arguments that are no JSON object, or of no name, kept until the end."""
         self._value = JsonEnd()
 
     @property
@@ -81,8 +81,14 @@ class _NamedBody:
     def feed(self, text: str) -> tuple[list[Part], int]:
         if self._is_named:
             return self._arguments(text), 0
-        found = self._head.feed(text)
-        return ([*self._named(found[0]), *self._arguments(found[1])] if found else []), 0
+        found = None if self._is_nameless else self._head.feed(text)
+        if found is None:
+            self._loose += [text] if self._is_nameless else []
+            return [], 0
+        if parts := self._named(found[0]):
+            return [*parts, *self._arguments(found[1])], 0
+        self._is_nameless, self._loose = True, [found[1]]
+        return [], 0
 
     def _named(self, header: str) -> list[Part]:
         name = header.strip().removeprefix(self._marks.prefix).strip()
@@ -103,9 +109,9 @@ class _NamedBody:
     def close(self, *, cut: bool) -> list[Part]:
         parts: list[Part] = []
         if not self._is_named:
-            parts = self._named(self._head.text) if not cut else []
+            parts = [] if cut or self._is_nameless else self._named(self._head.text)
             if not parts:
-                return [] if cut else [("text", self._head.text)]
+                return [] if cut else [("text", "".join(self._loose) or self._head.text)]
         if not self._has_arguments and not cut:
             loose = "".join(self._loose).rstrip().removesuffix(self._marks.trailer.strip()).rstrip()
             parts.append(("arguments", loose or "{}"))
@@ -124,6 +130,8 @@ class _BareBody:
         self._tools = tools
         self._head = Until(marks.separator)
         self._is_named = False
+        self._nameless: list[str] = []
+        """All of what begins with a separator, which is no call."""
         self._key: str | None = None
         """The tool's one argument, a string. None: arguments are passed on."""
         self._held: list[str] = []
@@ -133,10 +141,14 @@ class _BareBody:
     def feed(self, text: str) -> tuple[list[Part], int]:
         if self._is_named:
             return self._arguments(text), 0
-        found = self._head.feed(text)
+        found = None if self._nameless else self._head.feed(text)
         if found is None:
-            return [], 0
-        return [*self._named(found[0]), *self._arguments(found[1])], 0
+            self._nameless += [text] if self._nameless else []
+        elif found[0]:
+            return [*self._named(found[0]), *self._arguments(found[1])], 0
+        else:
+            self._nameless = [found[1]]
+        return [], 0
 
     def _named(self, header: str) -> list[Part]:
         self._is_named = True
@@ -160,8 +172,8 @@ class _BareBody:
     def close(self, *, cut: bool) -> list[Part]:
         parts: list[Part] = []
         if not self._is_named:
-            if cut or not self._head.text:
-                return []
+            if cut or self._nameless or not self._head.text:
+                return [] if cut else [("text", "".join(self._nameless))]
             parts += self._named(self._head.text)
         rest = "".join(self._held) if cut else self._rest()
         if rest:

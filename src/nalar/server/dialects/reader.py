@@ -129,13 +129,16 @@ class Reader:
         """Say what can be said. before: the mark that follows. is_all: nothing of the text is held back for one."""
         while self._part != "after" and (found := self._marks().find_first(self._pending.text)):
             place, mark = found
+            if not is_all and self._marks().num_safe(self._pending.text) < place:
+                break  # a longer one may have begun before it
             role = None if mark in self._stop else self._table.of_text[mark]
+            if self._body is None and role == "think" and not self._counts_behind(mark, place):
+                self._say(place, pieces)  # the answer has begun before it
+                continue
             self._say(place, pieces, is_all=True, is_last=role is None)
             if self._body is not None and self._body.is_inside:
                 self._say(len(mark), pieces)
                 continue
-            if role is not None and not self._counts(mark, role):
-                continue  # not behind what was just said
             self._pending.take(len(mark))
             if role is None:
                 self.stopped, self._part = mark, "after"
@@ -161,6 +164,9 @@ class Reader:
         if role in ("think", "end_think"):
             return mark.startswith("<") or self._acts(role, is_text=True)
         return role == "drop" or self._calls is not None
+
+    def _counts_behind(self, mark: str, num_chars: int) -> bool:
+        return mark.startswith("<") or not self._pending.text[:num_chars].strip()
 
     def _acts(self, role: Role, *, is_text: bool = False) -> bool:
         """Whether a mark changes anything here; else it is a stray one, and dropped."""
