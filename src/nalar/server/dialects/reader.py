@@ -132,13 +132,18 @@ class Reader:
             if not is_all and self._marks().num_safe(self._pending.text) < place:
                 break  # a longer one may have begun before it
             role = None if mark in self._stop else self._table.of_text[mark]
-            if self._body is None and role == "think" and not self._counts_behind(mark, place):
+            if self._body is not None:
+                self._say_in_call(place, pieces)
+                if self._body is None:
+                    continue  # other marks count behind it
+                if self._body.is_inside:
+                    self._say_in_call(len(mark), pieces)
+                    continue
+            elif role == "think" and not self._counts_behind(mark, place):
                 self._say(place, pieces)  # the answer has begun before it
                 continue
-            self._say(place, pieces, is_all=True, is_last=role is None)
-            if self._body is not None and self._body.is_inside:
-                self._say(len(mark), pieces)
-                continue
+            else:
+                self._say(place, pieces, is_all=True, is_last=role is None)
             self._pending.take(len(mark))
             if role is None:
                 self.stopped, self._part = mark, "after"
@@ -146,7 +151,12 @@ class Reader:
                 self._mark(role, pieces)
         text = self._pending.text
         size = len(text) if is_all or self._part == "after" else self._marks().num_safe(text)
-        self._say(size, pieces, is_all=is_all, is_last=is_all and before in (None, "end"))
+        if self._body is None:
+            self._say(size, pieces, is_all=is_all, is_last=is_all and before in (None, "end"))
+            return
+        self._say_in_call(size, pieces)
+        if self._body is None:
+            self._drain(pieces, before=before, is_all=is_all)
 
     def _marks(self) -> Marks:
         """Marks over several tokens, and stop strings, that count here."""
@@ -225,8 +235,6 @@ class Reader:
         if self._part == "after" or self._in_output:
             self._pending.take(size)
             return
-        if self._body is not None:
-            size = self._say_in_call(size, pieces)
         text = self._pending.text[:size]
         if self._skips and self._family.padding:
             skipped = len(text) - len(text.lstrip(self._family.padding))
@@ -241,8 +249,8 @@ class Reader:
             self._is_fresh = self._is_fresh and not said.strip()
             self._text(said, ends, pieces)
 
-    def _say_in_call(self, size: int, pieces: list[Piece]) -> int:
-        """Returns how many of the characters stand behind it."""
+    def _say_in_call(self, size: int, pieces: list[Piece]) -> None:
+        """But for what stands behind a call that ends without a mark."""
         assert self._body is not None
         parts, left = self._body.feed(self._pending.text[:size])
         _, ends = self._pending.take(size - left)
@@ -251,7 +259,6 @@ class Reader:
         self._call_parts(parts, pieces)
         if self._body.is_over:
             self._end_body(pieces, cut=False)
-        return left
 
     def _num_kept(self, text: str, *, is_last: bool) -> int:
         """How many characters are said now: padding at the end waits for what follows it."""
