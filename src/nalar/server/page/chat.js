@@ -101,7 +101,8 @@ async function answer(parentId) {
   const all = versions(mine, node);
   const control = new AbortController();
   const view = new AnswerView(node, { i: all.length, n: all.length }, answerActions(node, () => {}));
-  current = { control, view, chat: mine };
+  current = { control, view };
+  history.replaceState(null, "", `#${mine.id}`); // so that reloading comes back here
   keepChat(mine);
   draw();
   showButtons();
