@@ -104,11 +104,12 @@ def finished(page, count: int = 1) -> None:
 
 
 def test_a_thought_comes_folds_and_is_timed_and_the_answer_has_its_price(new_page, script):
-    script.pause_s = 0.01
+    script.pause_s = 0.1
     page = new_page()
     ask(page)
     page.wait_for_selector(".thought.live[open]")
     assert re.match(r"Thinking · [\d.]+ s", page.inner_text(".thought-label"))
+    script.pause_s = 0.001
     finished(page)
     assert page.get_attribute(".thought", "open") is None
     assert re.fullmatch(r"Thought for [\d.]+ s, 412 tokens", page.inner_text(".thought-label"))
@@ -142,7 +143,7 @@ def test_a_conversation_is_there_after_reloading_and_goes_on(new_page, script):
 
 
 def test_stop_ends_the_work_and_keeps_what_came(new_page, script):
-    script.pause_s = 0.05
+    script.pause_s = 0.1
     page = new_page()
     ask(page)
     page.wait_for_selector(".thought.live")
