@@ -134,17 +134,17 @@ def _pieces(text: str) -> list[str]:
 
 
 @contextmanager
-def served(app: FastAPI) -> Any:
-    """The app on a free port of 127.0.0.1, in a thread of its own; gives its address."""
+def served(app: FastAPI, *, drain: bool = False) -> Any:
+    """The app on a free port of 127.0.0.1, in a thread of its own; gives its address. drain: end it as a server ends."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        server.force_exit = True
-        thread.join(timeout=10)
+        server.force_exit = not drain
+        thread.join(timeout=20)
         listener.close()

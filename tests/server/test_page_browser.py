@@ -10,6 +10,8 @@ from tests.server.page_app import ANSWER, KEY, THOUGHT, Script, fake_app, refusa
 
 from nalar.disk import only_writer
 from nalar.run import Receipt, Run
+from nalar.server import pages
+from nalar.server.http.app import create_app
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -61,6 +63,15 @@ def address(script, runs):
         yield found
 
 
+@pytest.fixture(scope="module")
+def real_address(server_config, browser):
+    """The server as it is, its engine in a process of its own, with a model that says noise."""
+    app = create_app(server_config)
+    app.include_router(pages.router(authorize=app.state.service.authenticated))
+    with served(app, drain=True) as found:
+        yield found
+
+
 @pytest.fixture
 def new_page(browser, address):
     """Opens pages; at the end none may have asked another host or put an error on its console."""
@@ -84,7 +95,7 @@ def new_page(browser, address):
         page.on("console", said)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", asked)
-        page.goto(address + path)
+        page.goto(path if path.startswith("http") else address + path)
         return page
 
     yield opened
@@ -354,3 +365,25 @@ def test_a_running_run_grows(new_page, runs):
         page.wait_for_selector(".plot:has-text('Reward')")
         run.log_metrics("rl", 30, {"reward": 73.0})
         page.wait_for_selector(".plot:has-text('Reward') .axes text:text-is('80')")
+
+
+def test_the_real_server_and_a_tiny_model(new_page, real_address):
+    page = new_page(f"{real_address}/", allowed="Failed to load resource")  # 503 while the model loads
+    page.set_default_timeout(60_000)
+    page.wait_for_selector("#model:not([disabled])")
+    assert page.input_value("#model") == "tiny"
+    page.click("#settings-button")
+    page.fill("#set-maxTokens", "24")
+    page.fill("#set-seed", "3")
+    page.keyboard.press("Escape")
+    ask(page, "say 12")
+    page.wait_for_selector(".bill-out")
+    finished(page)
+    first = page.inner_text(".bill-out")
+    assert re.fullmatch(r"\d+ out", first) and int(first.split()[0]) <= 24
+    page.click("#thinking-button")
+    page.click("#thinking-button")
+    page.click("[data-retry]")
+    page.wait_for_selector(".answer .versions:has-text('2/2')")
+    page.wait_for_selector(".bill-out")
+    assert not page.is_visible(".thought")
