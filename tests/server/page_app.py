@@ -92,7 +92,9 @@ def fake_app(script: Script, runs: Path | None = None) -> FastAPI:
 async def _events(script: Script, body: dict[str, Any]) -> AsyncIterator[bytes]:
     def event(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return b"data: " + json.dumps({"choices": [choice], "usage": None, **more}).encode() + b"\n\n"
+        return (
+            b"data: " + json.dumps({"choices": [choice], "usage": None, **more}).encode() + b"\n\n"
+        )
 
     thinks = body.get("thinking", {}).get("type") != "disabled"
     wants_tool = bool(body.get("tools")) and body["messages"][-1]["role"] != "tool"
@@ -103,7 +105,9 @@ async def _events(script: Script, body: dict[str, Any]) -> AsyncIterator[bytes]:
             yield event({"reasoning_content": piece})
         if wants_tool:
             call = {"index": 0, "id": "c1", "type": "function"}
-            yield event({"tool_calls": [{**call, "function": {"name": "calculator", "arguments": ""}}]})
+            yield event(
+                {"tool_calls": [{**call, "function": {"name": "calculator", "arguments": ""}}]}
+            )
             for part in ('{"expression"', ': "(22-7)/3"}'):
                 yield event({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})
         for piece in () if wants_tool else _pieces(ANSWER):
@@ -135,10 +139,15 @@ def _pieces(text: str) -> list[str]:
 
 @contextmanager
 def served(app: FastAPI, *, drain: bool = False) -> Any:
-    """The app on a free port of 127.0.0.1, in a thread of its own; gives its address. drain: end it as a server ends."""
+    """The app on a free port of 127.0.0.1, in a thread of its own; gives its address.
+
+    drain: it starts and ends as a server does, with what the app does then.
+    """
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", lifespan="on" if drain else "off")
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -49,10 +49,18 @@ def runs(tmp_path) -> Path:
     root = tmp_path / "runs"
     run = Run.create(root, "one", {"recipe": "zero-cpu"}, "nalar demo", 0)
     for step in range(1, 30):
-        run.log_metrics("rl", step, {"reward": step / 30, "accuracy/linear": 0.5, "usd": step * 1e-4})
+        run.log_metrics(
+            "rl", step, {"reward": step / 30, "accuracy/linear": 0.5, "usd": step * 1e-4}
+        )
     run.record(Receipt("rl", 1234, 1e6, 2.0, 0.5, None, "2026-11-29T00:00:00+00:00"))
     for stage, answer in (("evaluate_base", "4"), ("evaluate_final", "5")):
-        row = {"task": "linear", "key": "1", "prompt": "2+3", "answer": answer, "correct": answer == "5"}
+        row = {
+            "task": "linear",
+            "key": "1",
+            "prompt": "2+3",
+            "answer": answer,
+            "correct": answer == "5",
+        }
         run.write_samples(stage, [{**row, "thought": "<b>no markup</b>", "tokens": 7}])
     return root
 
@@ -85,7 +93,9 @@ def new_page(browser, address):
         page.set_default_timeout(10_000)
 
         def said(message) -> None:
-            if message.type in ("error", "warning") and not (allowed and re.search(allowed, message.text)):
+            if message.type in ("error", "warning") and not (
+                allowed and re.search(allowed, message.text)
+            ):
                 problems.append(message.text)
 
         def asked(request) -> None:
@@ -141,7 +151,11 @@ def test_a_conversation_is_there_after_reloading_and_goes_on(new_page, script):
     finished(page)
     ask(page, "And then?")
     finished(page, 2)
-    assert [message["role"] for message in script.asked[1]["messages"]] == ["user", "assistant", "user"]
+    assert [message["role"] for message in script.asked[1]["messages"]] == [
+        "user",
+        "assistant",
+        "user",
+    ]
     assert script.asked[1]["messages"][1]["content"] == ANSWER
     page.reload()
     page.wait_for_selector(".answer >> nth=1")
@@ -191,7 +205,13 @@ def test_settings_reach_the_server_and_stay(new_page, script):
     page = new_page()
     page.click("#settings-button")
     page.check("input[name=thinking][value=off]", force=True)
-    values = {"temperature": "0.6", "topP": "0.95", "maxTokens": "64", "seed": "7", "system": "Be kind."}
+    values = {
+        "temperature": "0.6",
+        "topP": "0.95",
+        "maxTokens": "64",
+        "seed": "7",
+        "system": "Be kind.",
+    }
     for name, value in values.items():
         page.fill(f"#set-{name}", value)
     assert page.is_disabled("#set-budget")
@@ -200,7 +220,12 @@ def test_settings_reach_the_server_and_stay(new_page, script):
     finished(page)
     body = script.asked[0]
     assert body["thinking"] == {"type": "disabled"}
-    assert (body["temperature"], body["top_p"], body["max_tokens"], body["seed"]) == (0.6, 0.95, 64, 7)
+    assert (body["temperature"], body["top_p"], body["max_tokens"], body["seed"]) == (
+        0.6,
+        0.95,
+        64,
+        7,
+    )
     assert body["messages"][0] == {"role": "system", "content": "Be kind."}
     assert not page.is_visible(".thought")
     page.reload()
@@ -211,7 +236,10 @@ def test_settings_reach_the_server_and_stay(new_page, script):
     page.keyboard.press("Escape")
     ask(page, "Hello again")
     finished(page, 2)
-    assert (script.asked[1]["thinking"], script.asked[1]["thinking_token_budget"]) == ({"type": "enabled"}, 200)
+    assert (script.asked[1]["thinking"], script.asked[1]["thinking_token_budget"]) == (
+        {"type": "enabled"},
+        200,
+    )
 
 
 def test_a_tool_call_is_shown_and_answered(new_page, script):
@@ -352,7 +380,9 @@ def test_runs_are_shown_live(new_page, runs):
     page.focus(".plot-chart >> nth=0")
     page.keyboard.press("ArrowLeft")
     assert "29" in page.inner_text(".plot-tip >> nth=0")
-    assert "wrong" in page.inner_text(".response >> nth=0") and "right" in page.inner_text(".response >> nth=1")
+    assert "wrong" in page.inner_text(".response >> nth=0") and "right" in page.inner_text(
+        ".response >> nth=1"
+    )
     assert page.inner_text(".response-thought >> nth=0") == "<b>no markup</b>"
     assert page.inner_text(".badge") == "stopped"
 
@@ -368,7 +398,9 @@ def test_a_running_run_grows(new_page, runs):
 
 
 def test_the_real_server_and_a_tiny_model(new_page, real_address):
-    page = new_page(f"{real_address}/", allowed="Failed to load resource")  # 503 while the model loads
+    page = new_page(
+        f"{real_address}/", allowed="Failed to load resource"
+    )  # 503 while the model loads
     page.set_default_timeout(60_000)
     page.wait_for_selector("#model:not([disabled])")
     assert page.input_value("#model") == "tiny"

@@ -73,7 +73,8 @@ def metrics(
     """
     run = _opened(root, name, part)
     data, begin, size = _chunk(_inside(run.path, METRICS), since)
-    lines, names = [], set()
+    lines: list[dict[str, Any]] = []
+    names: set[str] = set()
     for line in data.split(b"\n"):
         record = decode(line)
         values = None if record is None else record.get("values")
@@ -83,7 +84,7 @@ def metrics(
         kept = {key: value for key, value in values.items() if not keys or _is_wanted(key, keys)}
         lines.append({"stage": record.get("stage"), "step": record.get("step"), "values": kept})
     end = begin + len(data)
-    return _finite(
+    return _document_of(
         {
             "lines": lines,
             "names": sorted(names),
@@ -95,9 +96,7 @@ def metrics(
     )
 
 
-def samples(
-    root: Path | None, name: str, part: str, before: str, after: str
-) -> dict[str, Any]:
+def samples(root: Path | None, name: str, part: str, before: str, after: str) -> dict[str, Any]:
     """First responses to each problem of two sets of samples, side by side."""
     run = _opened(root, name, part)
     first, second = _first_responses(run, before), _first_responses(run, after)
@@ -110,7 +109,7 @@ def samples(
         }
         for key, one in {**second, **first}.items()
     ]
-    return _finite({"pairs": _evenly(pairs)[:MAX_PAIRS], "problems": len(pairs)})
+    return _document_of({"pairs": _evenly(pairs)[:MAX_PAIRS], "problems": len(pairs)})
 
 
 def _evenly(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -336,6 +335,10 @@ def _document(run: Run, name: str) -> dict[str, Any]:
 def _done(run: Run) -> list[Any]:
     done = _document(run, _STATE).get("done", [])
     return done if isinstance(done, list) else []
+
+
+def _document_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _finite(value) for key, value in values.items()}
 
 
 def _finite(value: Any) -> Any:

@@ -180,6 +180,7 @@ function keepChat(one) {
 /** A key that is wanted is asked for; a wait that is wanted is counted down. */
 function afterError(node) {
   if (node.error?.status === 401) wantKey();
+  else if (!node.error) byId("key-bar").hidden = true;
   if (node.error?.status === 429 && node.error.retryAfterS) countDown(Math.ceil(node.error.retryAfterS));
 }
 
@@ -321,6 +322,7 @@ function connectButtons() {
     showThinking();
     draw();
   });
+  window.addEventListener("pagehide", () => current && saveChat(chat)); // what has come so far
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   }
