@@ -227,6 +227,13 @@ def test_a_long_log_comes_in_pieces(app, run, monkeypatch):
     assert steps == [1, 2, 3]
 
 
+def test_a_line_that_does_not_end_is_refused_rather_than_asked_for_again_and_again(
+    app, run, monkeypatch
+):
+    monkeypatch.setattr("nalar.server.runs.MAX_READ_BYTES", 50)
+    assert get(app, "/runs/one/metrics").status_code == 409
+
+
 def test_a_run_is_running_while_its_folder_is_held(app, run):
     assert get(app, "/runs/one/details").json()["state"] == "stopped"
     with only_writer(run.path):

@@ -116,13 +116,14 @@ def _markdown() -> MarkdownIt:
     )
     for name, is_block in _FORMULAS.items():
         markdown.add_render_rule(name, formulas.rule(is_block=is_block))
-    for name, rule in {
+    rules: dict[str, Callable[..., str]] = {
         "image": _image,
         "fence": _fence,
         "code_block": _fence,
         "th_open": _cell,
         "td_open": _cell,
-    }.items():
+    }
+    for name, rule in rules.items():
         markdown.add_render_rule(name, rule)
     return markdown
 
