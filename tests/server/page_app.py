@@ -17,6 +17,7 @@ from nalar.server import pages
 
 MODEL = "r1-cpu"
 KEY = "nk-right"
+PIECE_CHARS = 6
 THOUGHT = (
     "The equation is 3x + 7 = 22. Take 7 from both sides: 3x = 15. Divide by 3: x = 5. "
     "Check: 3·5 + 7 = 22, which holds.\n\nSo the answer is 5; I will show the steps."
@@ -134,7 +135,7 @@ def _usage(thinks: bool) -> dict[str, Any]:
 
 
 def _pieces(text: str) -> list[str]:
-    return [text[i : i + 6] for i in range(0, len(text), 6)]
+    return [text[i : i + PIECE_CHARS] for i in range(0, len(text), PIECE_CHARS)]
 
 
 @contextmanager

@@ -180,6 +180,25 @@ def test_stop_ends_the_work_and_keeps_what_came(new_page, script):
     assert 0 < len(page.text_content(".thought-text")) < len(THOUGHT)
 
 
+def test_what_is_shown_while_it_comes_is_always_the_beginning_of_the_answer(
+    new_page, script, monkeypatch
+):
+    words = "These are **words** that come one by one, each with a space behind it. " * 2
+    monkeypatch.setattr("tests.server.page_app.ANSWER", words)
+    monkeypatch.setattr("tests.server.page_app.PIECE_CHARS", 5)
+    script.pause_s, plain = 0.06, words.replace("*", "")
+    page = new_page()
+    page.click("#thinking-button")
+    page.click("#thinking-button")
+    ask(page)
+    seen = set()
+    while not page.query_selector(".answer[data-state=done]"):
+        text = page.text_content(".markdown") or ""
+        assert plain.startswith(text.replace("*", "").strip())
+        seen.add(text)
+    assert len(seen) > 3
+
+
 def test_retry_and_edit_keep_the_other_versions(new_page, script):
     page = new_page()
     ask(page, "One")

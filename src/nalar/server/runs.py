@@ -171,8 +171,8 @@ def _results(run: Run) -> list[dict[str, Any]]:
     files |= {name: (stage.title, f"{MEASURE}{name}.json") for name, stage in STAGES.items()}
     found = []
     for name, (title, file) in files.items():
-        document = document(run, file)
-        tasks = document.get("tasks", document)
+        measured_as = document(run, file)
+        tasks = measured_as.get("tasks", measured_as)
         if not isinstance(tasks, Mapping):
             continue
         rates = {
