@@ -133,8 +133,7 @@ class Reader:
                 break  # a longer one may have begun before it
             role = None if mark in self._stop else self._table.of_text[mark]
             if self._body is not None:
-                self._say_in_call(place, pieces)
-                if self._body is None:
+                if not self._say_in_call(place, pieces):
                     continue  # other marks count behind it
                 if self._body.is_inside:
                     self._say_in_call(len(mark), pieces)
@@ -154,8 +153,7 @@ class Reader:
         if self._body is None:
             self._say(size, pieces, is_all=is_all, is_last=is_all and before in (None, "end"))
             return
-        self._say_in_call(size, pieces)
-        if self._body is None:
+        if not self._say_in_call(size, pieces):
             self._drain(pieces, before=before, is_all=is_all)
 
     def _marks(self) -> Marks:
@@ -249,16 +247,18 @@ class Reader:
             self._is_fresh = self._is_fresh and not said.strip()
             self._text(said, ends, pieces)
 
-    def _say_in_call(self, size: int, pieces: list[Piece]) -> None:
-        """But for what stands behind a call that ends without a mark."""
+    def _say_in_call(self, size: int, pieces: list[Piece]) -> bool:
+        """But for what stands behind a call that ends without a mark. Whether the call goes on."""
         assert self._body is not None
         parts, left = self._body.feed(self._pending.text[:size])
         _, ends = self._pending.take(size - left)
         self._unsaid.append(ends)
         self._count(ends)
         self._call_parts(parts, pieces)
-        if self._body.is_over:
+        is_over = self._body.is_over
+        if is_over:
             self._end_body(pieces, cut=False)
+        return not is_over
 
     def _num_kept(self, text: str, *, is_last: bool) -> int:
         """How many characters are said now: padding at the end waits for what follows it."""
