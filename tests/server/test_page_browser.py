@@ -278,6 +278,7 @@ def test_a_tool_call_is_shown_and_answered(new_page, script):
     assert output == {"role": "tool", "tool_call_id": "c1", "name": "calculator", "content": "5"}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -416,6 +417,7 @@ def test_a_running_run_grows(new_page, runs):
         page.wait_for_selector(".plot:has-text('Reward') .axes text:text-is('80')")
 
 
+@pytest.mark.slow
 def test_the_real_server_and_a_tiny_model(new_page, real_address):
     page = new_page(
         f"{real_address}/", allowed="Failed to load resource"
