@@ -6,7 +6,7 @@ httpx is imported where the first question is sent.
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nalar.agent.events import Folded, events, read_error
@@ -98,7 +98,7 @@ class ChatApi:
             body["tools"] = tool_specs(asked.tools)
         return body
 
-    def _try(self, body: bytes, folded: Folded) -> Iterator[Any]:
+    def _try(self, body: bytes, folded: Folded) -> Generator[Piece, None, float | None]:
         """Pieces; returns the seconds to wait before the next try, None where this one was answered."""
         with (
             self._client() as client,

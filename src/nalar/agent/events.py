@@ -160,12 +160,8 @@ def _usage(found: Mapping[str, Any]) -> Usage:
     cost = found.get("cost")
     return Usage(
         prompt_tokens=int(found.get("prompt_tokens") or 0),
-        cached_tokens=int(
-            read.get("cached_tokens") or found.get("prompt_cache_hit_tokens") or 0
-        ),
+        cached_tokens=int(read.get("cached_tokens") or found.get("prompt_cache_hit_tokens") or 0),
         completion_tokens=int(found.get("completion_tokens") or 0),
-        reasoning_tokens=int(
-            written.get("reasoning_tokens") or found.get("reasoning_tokens") or 0
-        ),
+        reasoning_tokens=int(written.get("reasoning_tokens") or found.get("reasoning_tokens") or 0),
         cost_usd=float(cost) if isinstance(cost, (int, float)) else None,
     )

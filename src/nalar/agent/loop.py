@@ -1,9 +1,8 @@
 """The agent loop: a model is asked, its calls are run, and it is asked again with their outputs, until it answers."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nalar.agent.speech import Asked, Call, Message, Piece, Speaker, Turn, Usage
 from nalar.config import UserError
@@ -67,7 +66,7 @@ class Loop:
         """An empty thought stands in the message where it would be missed: in turns with calls of a model that thinks."""
         return self._asked.thinking is not False and any(turn.calls for turn in self._turns)
 
-    def _turn(self) -> Iterator[Any]:
+    def _turn(self) -> Generator[Piece, None, Turn]:
         """Pieces; returns the turn."""
         try:
             for piece in self._speaker.say([*self._messages, *self.said], self._left()):
