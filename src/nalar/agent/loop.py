@@ -63,7 +63,7 @@ class Loop:
         yield self._answered(turn.finish_reason)
 
     def _thinks(self) -> bool:
-        """An empty thought stands in the message where it would be missed: in turns with calls of a model that thinks."""
+        """Whether an empty thought stands in the message: behind calls of a model that thinks it would be missed."""
         return self._asked.thinking is not False and any(turn.calls for turn in self._turns)
 
     def _turn(self) -> Generator[Piece, None, Turn]:

@@ -72,7 +72,7 @@ class Chat:
     temperature: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """0: greedy, at which a small model loops. None: 1, or what the server takes."""
     max_tokens: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Cap on what is said at once: thought and answer, or up to a call. None: as its run trained it, else the context."""
+    """Cap on what is said at once: thought and answer, or up to a call. None: as its run has it, else the context."""
     seed: int = 0
     """Sets the samples; the n-th prompt has a stream of its own."""
     price: Annotated[str | None, tyro.conf.arg(metavar="IN,CACHED,OUT")] = None
@@ -218,7 +218,7 @@ def _document(prompt: str, said: Answered, price: Price | None) -> Reply:
 
 
 def _converse(session: Session, out: Output) -> None:
-    """A reply to each prompt until the input ends. Ctrl-C ends a reply or what is being typed; twice at the mark, all."""
+    """A reply to each prompt until the input ends. Ctrl-C ends a reply, or what is being typed; twice in a row, all."""
     is_terminal = sys.stdin.isatty()
     read, has_more = pipe_reader(), lambda: False
     if is_terminal:

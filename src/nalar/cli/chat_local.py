@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Known:
-    """A conversation that ends in calls, and its ids as they were drawn: written anew, words may fall into other ids."""
+    """A conversation before a turn of calls, and all ids to its end: written anew, words may fall into other ids."""
 
     messages: list[Message]
     ids: tuple[int, ...]
