@@ -51,7 +51,9 @@ def test_thought_answer_and_usage_come_apart(chat_server):
     server = chat_server(
         lambda *_: stream(
             chunk(role="assistant", content=""),
-            chunk(reasoning_content="hm\u2028 "),  # what Python takes for a line's end, and JSON does not
+            chunk(
+                reasoning_content="hm\u2028 "
+            ),  # what Python takes for a line's end, and JSON does not
             chunk(content="Gr"),
             chunk(content="üße"),
             chunk("stop"),
@@ -173,7 +175,9 @@ def test_a_busy_server_is_asked_again_and_not_for_ever(chat_server, monkeypatch)
     monkeypatch.setattr("nalar.agent.api.FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr("nalar.agent.api.LONGEST_PAUSE_S", 0.02)
     busy = refusal(429, "busy", **{"Retry-After": "9"})
-    server = chat_server(lambda _, nth: busy if nth < 3 else stream(chunk(content="x"), chunk("stop")))
+    server = chat_server(
+        lambda _, nth: busy if nth < 3 else stream(chunk(content="x"), chunk("stop"))
+    )
     assert said(server)[-1].answer == "x"
     with pytest.raises(UserError, match="busy after 2 tries"):
         said(chat_server(lambda *_: busy), max_retries=1)

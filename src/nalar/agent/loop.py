@@ -18,10 +18,10 @@ class Answered:
 
     thought: str
     answer: str
-    calls: tuple[tuple[Call, str], ...]
-    """With the output of each."""
+    calls: tuple[tuple[Call, str | None], ...]
+    """With the output of each; None: there are no tools, and the reply ended with it."""
     finish_reason: str
-    """`stop`; `length`: cut by the cap on a turn; `max_calls`: it went on calling; or what the server said."""
+    """`stop`; `tool_calls`: it waits for tools that there are not; `length`: cut by the cap on a turn; `max_calls`: it went on calling; or what the server said."""
     usage: Usage
 
 
@@ -39,7 +39,7 @@ class Loop:
         self._answering = answering
         self.said: list[Message] = []
         """What goes behind `messages`: the assistant's turns, and outputs of tools."""
-        self._calls: list[tuple[Call, str]] = []
+        self._calls: list[tuple[Call, str | None]] = []
         self._turns: list[Turn] = []
         self._now: list[Piece] = []
 
@@ -48,6 +48,11 @@ class Loop:
         refused = 0
         while True:
             turn = yield from self._turn()
+            if (
+                not self._answering.tools
+            ):  # the conversation cannot go on behind a call that nobody answered
+                self._calls += [(call, None) for call in turn.calls]
+                turn = dataclasses.replace(turn, calls=())
             self._turns.append(turn)
             self.said.append(turn.message(thinks=self._thinks()))
             self._now = []
@@ -94,7 +99,7 @@ class Loop:
         return dataclasses.replace(self._asked, thinking_budget=max(0, budget - used))
 
     def _output(self, call: Call) -> Piece:
-        before = [output for _, output in self._calls]
+        before = [output or "" for _, output in self._calls]
         output = self._answering.answer(call.name, call.arguments, before)
         self._take(call, output)
         return Piece("output", output)

@@ -88,11 +88,11 @@ class Reply(Document):
     thought: str
     answer: str
     finish_reason: str
-    """`stop`, `length`, `max_calls`, or what a server said."""
+    """`stop`, `length`, `tool_calls` (without tools), `max_calls`, or what a server said."""
     tokens: int
     """Thought, calls and answer."""
-    calls: list[dict[str, str]] = Field(default_factory=list)
-    """Of tools: name, arguments and output of each."""
+    calls: list[dict[str, str | None]] = Field(default_factory=list)
+    """Of tools: name, arguments and output of each; null: nobody answered."""
     prompt_tokens: int = 0
     """Of all turns together, as each read the conversation anew."""
     cached_tokens: int = 0
