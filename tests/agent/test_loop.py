@@ -86,7 +86,7 @@ def test_calls_side_by_side_are_each_answered_in_their_order():
 
 
 def test_a_model_that_only_calls_is_told_the_limit_and_then_stopped():
-    speaker, loop = loop_of(
+    _, loop = loop_of(
         lambda *_: ("", "", [("calculator", "1+1")]), {"calculator": Calculator()}, max_calls=2
     )
     *_, said = loop.run()

@@ -21,7 +21,8 @@ class Answered:
     calls: tuple[tuple[Call, str | None], ...]
     """With the output of each; None: there are no tools, and the reply ended with it."""
     finish_reason: str
-    """`stop`; `tool_calls`: it waits for tools that there are not; `length`: cut by the cap on a turn; `max_calls`: it went on calling; or what the server said."""
+    """`stop`; `length`: cut by the cap on a turn; `tool_calls`: it waits for tools that there are not; `max_calls`: it
+    went on calling; or what the server said."""
     usage: Usage
 
 

@@ -29,6 +29,7 @@ VERBS = {
     "samples": "show what a model said in RL, with what it earned",
     "chat": "talk to a model in the terminal",
     "report": "build a run's report.json and report.html again",
+    "push": "upload a model to the Hugging Face hub, with a card of what was measured",
     "runs": "list the runs there are; show, compare or plot them",
     "plan": "what a recipe takes, or how large a model is; runs nothing",
     "doctor": "check that this machine has what nalar needs",
