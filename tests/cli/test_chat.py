@@ -85,7 +85,9 @@ def test_a_model_cannot_send_control_codes_to_the_terminal(nalar_):
 
 
 def test_json_holds_the_reply_and_the_stream_goes_to_stderr(nalar_):
-    called = nalar_("chat", "x", "--prompt", "p", "--json", "--seed", "4", "--price", "1,0.5,2")
+    called = nalar_(
+        "chat", "x", "--prompt", "p", "--json", "--seed", "4", "--prices", "1", "0.5", "2"
+    )
     assert called.document["thought"] == "8-3=5✗"
     assert called.document["tokens"] == 4
     assert called.document["cost_usd"] == pytest.approx((6 * 1 + 2 * 0.5 + 4 * 2) / 1e6)
@@ -109,7 +111,7 @@ def test_without_a_terminal_each_line_is_a_prompt(nalar_, monkeypatch):
         ["--max-calls", "0"],
         ["--prompt", "  "],
         ["--tools", "calculator,bash"],
-        ["--price", "1,2"],
+        ["--prices", "1", "2", "-1"],
         ["--url", "ftp://x"],
         ["--api-key", "k"],
     ],

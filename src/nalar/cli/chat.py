@@ -75,8 +75,10 @@ class Chat:
     """Cap on what is said at once: thought and answer, or up to a call. None: as its run has it, else the context."""
     seed: int = 0
     """Sets the samples; the n-th prompt has a stream of its own."""
-    price: Annotated[str | None, tyro.conf.arg(metavar="IN,CACHED,OUT")] = None
-    """USD for a million tokens, such as 0.56,0.14,2.24, where the server names no cost."""
+    prices: Annotated[tuple[float, float, float] | None, tyro.conf.arg(metavar="IN CACHED OUT")] = (
+        None
+    )
+    """USD for a million tokens, such as 0.56 0.14 2.24, where the server names no cost."""
     json: bool = False
     """Print one JSON document on stdout, all else on stderr."""
 
@@ -105,7 +107,7 @@ def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(Chat, args, verb="chat")
     _check(asked)
-    price = None if asked.price is None else Price.parse(asked.price)
+    price = None if asked.prices is None else Price(*asked.prices)
     prompt = asked.prompt
     if prompt is None and asked.json:
         prompt = sys.stdin.readline().rstrip("\n")

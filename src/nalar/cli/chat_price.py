@@ -14,21 +14,15 @@ class Price:
     cached_usd: float
     output_usd: float
 
-    @classmethod
-    def parse(cls, text: str) -> "Price":
-        """Of three numbers with commas between; UserError where they are none."""
-        try:
-            numbers = [float(word) for word in text.split(",")]
-        except ValueError:
-            numbers = []
-        if len(numbers) != 3 or not all(0 <= number < float("inf") for number in numbers):
+    def __post_init__(self) -> None:
+        numbers = (self.input_usd, self.cached_usd, self.output_usd)
+        if not all(0 <= number < float("inf") for number in numbers):
             raise UserError(
-                at="--price",
-                got=repr(text),
-                want="USD for a million tokens of input, cached input and output",
-                hint="--price 0.56,0.14,2.24",
+                at="--prices",
+                got=" ".join(map(str, numbers)),
+                want="USD for a million tokens of input, cached input and output, each 0 or more",
+                hint="--prices 0.56 0.14 2.24",
             )
-        return cls(*numbers)
 
     def usd(self, usage: Usage) -> float:
         fresh = max(0, usage.prompt_tokens - usage.cached_tokens)
