@@ -108,6 +108,8 @@ def run(args: Sequence[str]) -> int:
     asked = flags.parse(Chat, args, verb="chat")
     _check(asked)
     price = None if asked.prices is None else Price(*asked.prices)
+    if asked.url is None and asked.model is not None:
+        chosen_model(asked.model)  # a wrong name is told before a prompt is waited for
     prompt = asked.prompt
     if prompt is None and asked.json:
         prompt = sys.stdin.readline().rstrip("\n")
