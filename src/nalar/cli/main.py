@@ -32,6 +32,7 @@ VERBS = {
     "keys": "make, list and revoke the API keys of a server",
     "usage": "what a server's keys used and what it costs, from its ledger",
     "report": "build a run's report.json and report.html again",
+    "push": "upload a model to the Hugging Face hub, with a card of what was measured",
     "runs": "list the runs there are; show, compare or plot them",
     "plan": "what a recipe takes, or how large a model is; runs nothing",
     "doctor": "check that this machine has what nalar needs",
