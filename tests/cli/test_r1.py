@@ -137,7 +137,7 @@ def test_settings_of_stages_are_set_by_dotted_names(fake, nalar_):
         (["--set", "zero.seed=1"], "zero.seed", "--seed"),
         (["--set", "zero=null"], "rl1.model", "off"),
         (["--from", "rl2"], "--from", "off"),
-        (["--from", "rl1"], "stage rl1", "--from zero"),
+        (["--from", "rl1"], "stage rl1", "--from pretrain"),
         (["--base", "nowhere"], "runs/nowhere", "no such folder"),
         (["--problems", "mine.jsonl"], "--problems", "r1-from-hf"),
     ],

@@ -1,15 +1,18 @@
 """Which stages a pipeline does, in which order, from which inputs; without training anything."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from nalar.config import ConfigError, UserError
+from nalar.evals.r1_results import ModelResult
 from nalar.machine import environment
 from nalar.pipeline import r1 as r1_module
 from nalar.pipeline.config import RlRunConfig
 from nalar.pipeline.r1 import run_r1
 from nalar.pipeline.r1_config import R1Config, inputs, references, stage_config, taught_switch
+from nalar.pipeline.r1_errors import of_stage
 from nalar.pipeline.standing import stage_path, standing
 from nalar.pipeline.state import Outcome, State
 from nalar.plan.r1_stages import STAGES
@@ -72,6 +75,9 @@ ORDER = (
 )
 
 
+_NOTHING = {"tasks": {}, "thought_tokens": {}}
+
+
 class Doer:
     """Stands in for what the stages do: remembers it, and leaves what a stage leaves."""
 
@@ -102,6 +108,9 @@ class Doer:
             (stage, folder.parent.parent.name if "stages" in folder.parts else folder.name)
         )
         with session.start(f"measure_{stage}", steps=1) as meter:
+            session.run.write_json(
+                f"measure_{stage}.json", ModelResult(stage=stage, **_NOTHING).model_dump()
+            )
             session.receipt(f"measure_{stage}", meter)
         return Outcome.FINISHED
 
@@ -193,6 +202,48 @@ def test_a_stop_ends_the_pipeline_and_it_goes_on(go, doer):
     assert go()[1] is Outcome.FINISHED
 
 
+def test_a_measurement_that_was_moved_away_is_made_again(go, doer):
+    run, _ = go()
+    (run.path / "measure_rl1.json").unlink()
+    doer.did.clear(), doer.measured.clear()
+    go()
+    assert (doer.did, doer.measured[0][0]) == ([], "rl1")
+    assert (run.path / "measure_rl1.json").is_file()
+
+
+def test_a_model_that_nothing_asks_for_any_more_may_go(go, doer):
+    run, _ = go()
+    (run.path / "stages" / "rl1" / "model").unlink()
+    assert go()[1] is Outcome.FINISHED
+
+
+def test_a_dataset_that_was_cut_short_is_not_learned_from(go, doer):
+    run, _ = go(last="rejection_sampling")
+    folder = stage_path(run, "rejection_sampling")
+    run_of = Run.open(folder)
+    written = hashlib.sha256((folder / "dataset.jsonl").read_bytes()).hexdigest()
+    run_of.write_json("collect.json", {"dataset": written})
+    (folder / "dataset.jsonl").write_text('{"origin"')
+    with pytest.raises(UserError, match=r"stage rejection_sampling: got another dataset\.jsonl"):
+        go()
+    assert doer.did[-1] == "rejection_sampling"
+
+
+@pytest.mark.parametrize(
+    ("hint", "said"),
+    [
+        ("a smaller --rl.max-tokens", "a smaller --set zero.rl.max_tokens"),
+        ("--max-prompt-tokens 70, or more", "--set zero.max_prompt_tokens=70, or more"),
+        ("--resume goes on", "--resume goes on"),
+        ("--no-rl.mask-truncated", "--no-rl.mask-truncated"),
+        ("--rl.no-mask-truncated", "--set zero.rl.mask_truncated=false"),
+    ],
+)
+def test_what_a_verb_says_to_try_is_said_as_a_setting_of_the_pipeline(hint, said):
+    told = of_stage(config_of(), "zero", UserError(at="x", got="y", want="z", hint=hint))
+    assert (told.at, told.hint) == ("stage zero: x", said)
+
+
 def test_from_and_to_choose_stages_and_both_are_done(go, doer):
     go(last="cold_start_data")
     assert doer.did == ["zero", "cold_start_data"]
@@ -211,7 +262,7 @@ def test_a_missing_input_names_the_stage_that_wants_it_and_the_one_that_makes_it
     assert str(told.value).splitlines() == [
         "stage rl2: got no model of sft, which is not done",
         "  wanted: the model of sft",
-        "  try: --from sft",
+        "  try: --from zero",
     ]
     with pytest.raises(UserError, match="stage sft: got no dataset of rejection_sampling"):
         go(first="sft", last="sft")

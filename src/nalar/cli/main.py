@@ -24,6 +24,7 @@ VERBS = {
     "collect": "rejection sampling: a data set out of what a model answers well",
     "sft": "fine-tune a model on dialogues",
     "reward": "train a model that scores answers, and test it for biases",
+    "adopt": "make a published model ready for dialogues with thoughts",
     "tokenizer": "learn a tokenizer from a corpus of one's own",
     "eval": "measure a run's model on held-out problems",
     "samples": "show what a model said in RL, with what it earned",

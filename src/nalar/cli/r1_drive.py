@@ -27,7 +27,7 @@ from nalar.pipeline.preflight import (
     this_machine,
 )
 from nalar.pipeline.r1_config import R1Config
-from nalar.pipeline.r1_forecast import forecast_r1
+from nalar.pipeline.r1_forecast import forecast_r1, refuse_no_room
 from nalar.pipeline.standing import done_stages
 from nalar.pipeline.state import Outcome
 from nalar.plan.r1_stages import STAGES
@@ -127,6 +127,7 @@ def drive(job: R1Job, out: Output) -> int:
     root = job.path.parent
     if job.is_new:
         refuse_if_too_small(job.config, forecast_r1(job.config), this_machine(root))
+        refuse_no_room(job.config)
         refuse_missing(job.config)
     refuse_if_not_writable(root)
     refuse_if_not_installed(job.config)

@@ -19,6 +19,8 @@ _QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+ADOPT_HINT = "nalar adopt FOLDER TARGET makes a copy that has them"
+"""Where a published model is met as it was published."""
 _WORD = re.compile(r"[^\n0-9=+\-*/(),]+")
 
 
@@ -48,6 +50,8 @@ class Tokenizer:
         # A second backend that knows no special tokens: with it `<think>` in a user's text stays seven characters.
         written = backend.to_str()
         plain = json.loads(written)
+        self._added = {int(token["id"]): bool(token["special"]) for token in plain["added_tokens"]}
+        """Ids whose tokens are texts, not bytes in a byte-level spelling; whether they are special."""
         plain["added_tokens"] = []
         self._plain = tokenizers.Tokenizer.from_str(json.dumps(plain))
         self.vocab_size: int = backend.get_vocab_size()
@@ -56,7 +60,10 @@ class Tokenizer:
         missing = [text for text in template.SPECIAL_TOKENS if text not in ids]
         if missing:
             raise UserError(
-                at="tokenizer", got="no " + " ".join(missing), want="all special tokens of nalar"
+                at="tokenizer",
+                got="no " + " ".join(missing),
+                want="all special tokens of nalar",
+                hint=ADOPT_HINT,
             )
         last = max(vocab.values())
         if last >= self.vocab_size:
@@ -74,7 +81,9 @@ class Tokenizer:
         self.tools = ToolIds(*tool_ids) if len(tool_ids) == len(template.TOOL_TOKENS) else None
         """None: this tokenizer knows no tools."""
         self.tool_ids = frozenset(tool_ids if self.tools else ())
-        self.special_ids = frozenset(ids.values()) | self.tool_ids
+        others = {token_id for token_id, is_special in self._added.items() if is_special}
+        self.special_ids = frozenset(ids.values()) | self.tool_ids | others
+        """Ours, and those that a published tokenizer has beside them."""
         self.stop_ids = (self.end_id, *((self.tools.end_call,) if self.tools else ()))
         """Where the assistant waits for someone else: the end of its turn, or of a call."""
         self._bytes = self._token_bytes()
@@ -106,21 +115,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        path = folder / "tokenizer.json"
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise UserError(
-                at=str(folder), got="no tokenizer.json", want="a folder with a tokenizer"
-            ) from None
-        except UnicodeDecodeError as error:
-            raise _not_ours(path, "bytes that are no UTF-8") from error
-        try:
-            return cls(tokenizers.Tokenizer.from_str(text))
-        except (UserError, OSError):
-            raise
-        except Exception as error:  # the library raises nothing more precise
-            raise _not_ours(path, f"{type(error).__name__}: {error}") from error
+        return cls(read_backend(folder))
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
@@ -149,6 +144,15 @@ class Tokenizer:
         _write(folder / "chat_template.jinja", self.chat_template)
 
     @property
+    def token_ids(self) -> dict[str, int]:
+        """As a model's config names them: every dialogue begins with a user, and ends."""
+        return {
+            "eos_token_id": self.end_id,
+            "pad_token_id": self.end_id,
+            "bos_token_id": self.user_id,
+        }
+
+    @property
     def chat_template(self) -> str:
         """Jinja, as it lies beside the tokenizer."""
         return template.TOOL_TEMPLATE if self.tools else template.CHAT_TEMPLATE
@@ -171,13 +175,15 @@ class Tokenizer:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
 
     def _token_bytes(self) -> dict[int, bytes]:
-        byte_of = _byte_of_char()
-        return {
-            token_id: text.encode()
-            if token_id in self.special_ids
-            else bytes(byte_of[c] for c in text)
-            for text, token_id in self._special.get_vocab().items()
-        }
+        byte_of, found = _byte_of_char(), dict[int, bytes]()
+        for text, token_id in self._special.get_vocab().items():
+            if token_id in self._added or token_id in self.special_ids:
+                found[token_id] = text.encode()
+            elif all(char in byte_of for char in text):
+                found[token_id] = bytes(byte_of[char] for char in text)
+            else:
+                raise _not_ours("tokenizer", f"the token {text!r}, which spells no bytes")
+        return found
 
 
 def _words(docs: Iterable[str]) -> Iterable[str]:
@@ -196,8 +202,25 @@ def _texts(docs: Iterable[str]) -> Iterable[str]:
         yield doc
 
 
-def _not_ours(path: Path, got: str) -> UserError:
-    return UserError(at=str(path), got=got, want="a byte-level tokenizer as nalar writes it")
+def read_backend(folder: Path) -> tokenizers.Tokenizer:
+    """The library's own, of a folder's tokenizer.json. UserError where there is none that it can read."""
+    path = folder / "tokenizer.json"
+    try:
+        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            at=str(folder), got="no tokenizer.json", want="a folder with a tokenizer"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise _not_ours(str(path), "bytes that are no UTF-8") from error
+    except OSError:
+        raise
+    except Exception as error:  # the library raises nothing more precise
+        raise _not_ours(str(path), f"{type(error).__name__}: {error}") from error
+
+
+def _not_ours(at: str, got: str) -> UserError:
+    return UserError(at=at, got=got, want="a byte-level tokenizer, as nalar, Qwen or Llama 3 have")
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,46 +1,70 @@
 """A checkpoint of somebody else's, made one that can be trained here: its tokenizer learns our special tokens.
 
-Turns and thoughts are marked by ids of their own, and a published tokenizer lacks some of them. Each gets an id behind
-all others; its row of the embedding, and of the head, begins as the mean of the rows of words that say the same.
+Turns and thoughts are marked by ids of their own. What a published model has for the end of a text is our end, and what
+it has for the beginning of one is our mark of a user, with which every dialogue begins: they keep their ids and rows
+under our names. Marks that it lacks get ids behind all others, with rows made of those of words that say the same.
 Everything else stays as it is.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
 from tokenizers import AddedToken
-from torch import Tensor
+from torch import Tensor, nn
 
 from nalar.config import UserError
 from nalar.data import template
-from nalar.data.tokenizer import Tokenizer
+from nalar.data.tokenizer import Tokenizer, read_backend
 from nalar.disk import replace_dir
-from nalar.model.folder import CONFIG, ModelFolder, read_json
+from nalar.model.folder import ModelFolder
+from nalar.model.shards import stored_tensors
 from nalar.model.transformer import Transformer
-from nalar.model.weights import load_model, read_config, save_model
+from nalar.model.weights import load_model, read_config, refuse_unfit_weights, save_model
+from nalar.pipeline.base import refuse_foreign_ids
 
-# V vocabulary · D hidden width
-_SAYS: Mapping[str, str] = {
-    template.END: "\n\n",
-    template.USER: "\nQuestion:",
-    template.ASSISTANT: "\nAnswer:",
-    template.THINK: " think",
-    template.END_THINK: "\n",
+_IS: Mapping[str, str] = {template.END: "eos_token", template.USER: "bos_token"}
+"""Entries of a tokenizer_config.json that name the same by another name."""
+_SAYS: Mapping[str, Sequence[str]] = {
+    template.END: ("\n\n", "\n\n\n", template.END),
+    template.USER: ("\nQuestion:",),
+    template.ASSISTANT: ("\nAnswer:",),
+    template.THINK: (" think", template.THINK),
+    template.END_THINK: ("\n", "\n\n", ".\n\n", template.END_THINK),
 }
-"""What each special token stands for, in words that a base has seen."""
+"""Words that a base has seen in the place of each. Those that a model is to say have several, so that their row is no
+other token's: under adapters of low rank, which train no rows, two equal ones could never be told apart."""
+_PLAIN = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+"""Nothing beside a special token belongs to it."""
+_EMBEDDING = "model.embed_tokens.weight"
+_ROWS = (_EMBEDDING, "lm_head.weight")
+"""Parameters with a row for each id."""
+_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What a copy will have that the model has not."""
+
+    tokenizer: Tokenizer
+    renamed: Mapping[str, str]
+    """Tokens of ours, each with the name that it had."""
+    added: Mapping[int, Sequence[int]]
+    """New ids, each with those of the words that it stands for."""
+    rows: int
+    """Of the embedding: as many as before, where the new ids have room in them."""
 
 
 def adopted(folder: Path, target: Path) -> Path:
-    """The folder itself where its template is ours; else `target`, made from it where that is not there yet.
-
-    UserError where its tokenizer is none that this program can read.
-    """
+    """The folder itself where its template is ours; else `target`, made from it where that is not there yet."""
     if is_ours(folder):
         return folder
     if not target.is_dir():
-        _adopt(folder, target)
+        adopt(folder, plan_adoption(folder), target)
     return target
 
 
@@ -50,72 +74,79 @@ def is_ours(folder: Path) -> bool:
     return found is not None and found.text.strip() in known
 
 
-def _adopt(folder: Path, target: Path) -> None:
-    config = read_config(folder)
-    backend, said = _backend(folder), {}
-    before = backend.get_vocab_size()
-    for text, words in _SAYS.items():
-        if backend.token_to_id(text) is None:
-            said[text] = backend.encode(words, add_special_tokens=False).ids
-    backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in said])
+def plan_adoption(folder: Path) -> Adoption:
+    """Reads no weights. UserError where this program cannot read the model or its tokenizer."""
+    model = read_config(folder)
+    if model.num_labels is not None:
+        raise UserError(
+            at=str(folder), got="a model that scores", want="a model that predicts tokens"
+        )
+    refuse_unfit_weights(folder)
+    backend, renamed = _renamed(read_backend(folder), ModelFolder.read(folder).tokenizer_config)
+    refuse_foreign_ids(folder, backend.get_vocab_size(), model)
+    new = [text for text in template.SPECIAL_TOKENS if backend.token_to_id(text) is None]
+    words = [[id_ for said in _SAYS[text] for id_ in backend.encode(said).ids] for text in new]
+    backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in new])
     try:
         tokenizer = Tokenizer(backend)
-    except KeyError as error:
-        raise UserError(
-            at=str(folder),
-            got=f"a tokenizer with {error} in a token",
-            want="a byte-level tokenizer, such as those of Qwen and Llama",
-        ) from error
-    model = load_model(folder, dtype=_dtype(folder), with_mtp=False)
-    model = _with_rows(model, max(config.vocab_size, tokenizer.vocab_size))
+    except UserError as error:
+        raise UserError(at=str(folder), got=error.got, want=error.want) from error
     vocab = backend.get_vocab()
-    rows = {vocab[text]: ids for text, ids in said.items()}
-    assert all(row >= before for row in rows)
-    with torch.no_grad():
-        for weight_VD in _tables(model):
-            for row, ids in rows.items():
-                weight_VD[row] = weight_VD[ids].float().mean(0)
-    token_ids = {
-        "eos_token_id": tokenizer.end_id,
-        "pad_token_id": tokenizer.end_id,
-        "bos_token_id": tokenizer.user_id,
-    }
-    with replace_dir(target) as temp:
-        save_model(model, temp, token_ids=token_ids)
-        tokenizer.save(temp)
+    added = {vocab[text]: ids for text, ids in zip(new, words, strict=True)}
+    return Adoption(tokenizer, renamed, added, rows=max(model.vocab_size, tokenizer.vocab_size))
 
 
-def _backend(folder: Path) -> tokenizers.Tokenizer:
-    path = folder / "tokenizer.json"
-    try:
-        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises nothing more precise
-        got = "no tokenizer.json" if not path.is_file() else f"{type(error).__name__}: {error}"
-        raise UserError(at=str(folder), got=got, want="a folder with a tokenizer") from error
+def adopt(folder: Path, plan: Adoption, target: Path) -> None:
+    """Write the copy, weights in the dtype in which they lie; it is whole or not there."""
+    kind = stored_tensors(folder)[_EMBEDDING].dtype
+    model = load_model(folder, dtype=_DTYPES.get(kind, torch.float32), with_mtp=False)
+    _grow(model, plan)
+    with replace_dir(target) as partial:
+        save_model(model, partial, token_ids=plan.tokenizer.token_ids)
+        plan.tokenizer.save(partial)
 
 
-def _dtype(folder: Path) -> torch.dtype:
-    """As the weights lie there, so that none is rounded."""
-    name = str(read_json(folder / CONFIG).get("torch_dtype", "float32"))
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
+def _renamed(
+    backend: tokenizers.Tokenizer, said: Mapping[str, Any]
+) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    """The tokenizer with our names for what it has, adding nothing of its own to a text; and what was renamed.
+
+    said: its tokenizer_config.json.
+    """
+    written, renamed = json.loads(backend.to_str()), dict[str, str]()
+    entries = {str(entry["content"]): entry for entry in written["added_tokens"]}
+    vocab = written["model"]["vocab"]
+    for ours, field in _IS.items():
+        name = said.get(field)
+        name = name.get("content") if isinstance(name, dict) else name
+        if ours not in entries and name in entries and name not in template.SPECIAL_TOKENS:
+            entries[ours], renamed[ours] = entries.pop(name), name
+            if isinstance(vocab, dict) and name in vocab:
+                vocab[ours] = vocab.pop(name)
+    for text in entries.keys() & set(template.SPECIAL_TOKENS):
+        entries[text] |= {"content": text, "special": True} | _PLAIN
+    written |= {"post_processor": None, "truncation": None, "padding": None}
+    return tokenizers.Tokenizer.from_str(json.dumps(written)), renamed
 
 
-def _tables(model: Transformer) -> list[Tensor]:
-    """What has a row an id: the embedding, and the head where it is another matrix."""
-    embedding = model.model.embed_tokens.weight
-    head = model.head_weight
-    return [embedding] if head is embedding else [embedding, head]
+@torch.no_grad()
+def _grow(model: Transformer, plan: Adoption) -> None:
+    """V vocabulary · D hidden width."""
+    for name, old_VD in list(model.named_parameters()):
+        if name not in _ROWS:
+            continue
+        new_VD = old_VD.new_zeros(plan.rows, old_VD.shape[1])
+        new_VD[: len(old_VD)] = old_VD
+        for token_id, ids in plan.added.items():
+            new_VD[token_id] = _like(old_VD[list(ids)].float())
+        owner = model.get_submodule(name.rpartition(".")[0])
+        owner.weight = nn.Parameter(new_VD)
+    model.config = model.config.model_copy(update={"vocab_size": plan.rows})
 
 
-def _with_rows(model: Transformer, rows: int) -> Transformer:
-    """The model with room for so many ids; itself where it has it."""
-    config = model.config
-    if rows == config.vocab_size:
-        return model
-    larger = Transformer(config.model_copy(update={"vocab_size": rows}))
-    larger.to(model.head_weight.dtype)
-    state = larger.state_dict()
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            state[name][: tensor.shape[0]].copy_(tensor)
-    return larger
+def _like(rows_ND: Tensor) -> Tensor:
+    """Their mean, as long as they are: a plain mean is short, and as an output never beats the best of them."""
+    mean_D = rows_ND.mean(0)
+    length = rows_ND.norm(dim=-1).mean()
+    like_D: Tensor = mean_D * (length / mean_D.norm().clamp_min(1e-12))
+    return like_D

@@ -22,16 +22,16 @@ def read_folder(folder: Path, *, may_score: bool = False) -> tuple[ModelConfig, 
         )
     _refuse_foreign_template(folder)
     tokenizer = Tokenizer.load(folder)
-    refuse_foreign_ids(folder, tokenizer, model)
+    refuse_foreign_ids(folder, tokenizer.vocab_size, model)
     return model, tokenizer
 
 
-def refuse_foreign_ids(folder: Path, tokenizer: Tokenizer, model: ModelConfig) -> None:
-    """UserError where a folder's tokenizer has ids that its model lacks."""
-    if tokenizer.vocab_size > model.vocab_size:
+def refuse_foreign_ids(folder: Path, ids: int, model: ModelConfig) -> None:
+    """UserError where a folder's tokenizer has ids that its model lacks. ids: how many it has."""
+    if ids > model.vocab_size:
         raise UserError(
             at=str(folder),
-            got=f"a tokenizer of {tokenizer.vocab_size} ids and a model of {model.vocab_size}",
+            got=f"a tokenizer of {ids} ids and a model of {model.vocab_size}",
             want="a model that knows every id of its tokenizer",
         )
 
@@ -47,4 +47,5 @@ def _refuse_foreign_template(folder: Path) -> None:
         at=str(template.path if template else folder),
         got=got,
         want="the template that nalar writes beside its tokenizers, by which it renders dialogues",
+        hint=f"nalar adopt {folder} TARGET makes a copy that has it",
     )

@@ -64,6 +64,8 @@ class CollectRecord(BaseModel):
     stage: str
     model: str
     """SHA-256 over the weights of who was sampled."""
+    dataset: str | None = None
+    """SHA-256 of dataset.jsonl; None where an older nalar has not said so."""
     sampled: Tally
     by_task: dict[str, Tally]
     lines: int
@@ -113,7 +115,7 @@ def summed(chunks: Iterable[Chunk]) -> Tally:
 
 
 def record_of(
-    stage: str, model: str, chunks: Sequence[Chunk], lines: Sequence[Line]
+    stage: str, model: str, chunks: Sequence[Chunk], lines: Sequence[Line], *, dataset: str
 ) -> CollectRecord:
     """Counted from the chunks and from the lines themselves."""
     tasks = dict.fromkeys(chunk.task for chunk in chunks)
@@ -121,6 +123,7 @@ def record_of(
     return CollectRecord(
         stage=stage,
         model=model,
+        dataset=dataset,
         sampled=summed(chunks),
         by_task={task: summed(c for c in chunks if c.task == task) for task in tasks},
         lines=len(lines),

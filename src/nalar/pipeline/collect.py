@@ -11,7 +11,7 @@ import torch
 from nalar.config import UserError
 from nalar.data.dialogue import encode_prompt
 from nalar.data.tokenizer import Tokenizer
-from nalar.disk import encode, write_atomic
+from nalar.disk import decode, encode, write_atomic
 from nalar.endpoint import Endpoint
 from nalar.engine.config import EngineConfig
 from nalar.engine.engine import Engine
@@ -225,12 +225,30 @@ def _write(
     _refuse_nothing(stage, summed(chunks))
     kept = [line for chunk in chunks for line in chunk.lines]
     lines = [*with_forms(kept, config, tokenizer), *mixed_in]
-    record = record_of(stage, digest, chunks, lines)
-    write_atomic(run.path / DATASET, b"".join(encode(line.row()) + b"\n" for line in lines))
+    data = b"".join(encode(line.row()) + b"\n" for line in lines)
+    record = record_of(stage, digest, chunks, lines, dataset=hashlib.sha256(data).hexdigest())
+    write_atomic(run.path / DATASET, data)
     run.write_json(RECORD, record.model_dump(mode="json"))
     for line in told(record.sampled, config):
         session.observer.note(line)
     session.observer.note(record.sentence)
+
+
+def refuse_damaged(folder: Path, *, stage: str) -> None:
+    """UserError where a data set is not what its stage has written: what is learned from it would be another thing."""
+    record, data = decode(_read(folder / RECORD)), _read(folder / DATASET)
+    written = None if record is None else record.get("dataset")
+    if written is not None and written != hashlib.sha256(data).hexdigest():
+        raise UserError(
+            at=f"stage {stage}",
+            got=f"another {DATASET} in {folder} than the stage has written",
+            want="every line of it, unchanged",
+            hint=f"put it back as it was, or move {folder} away, and it is made again",
+        )
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def told(tally: Tally, config: CollectConfig) -> Iterator[str]:

@@ -12,7 +12,7 @@ from nalar.config import UserError, lookup, refuse_change
 from nalar.disk import only_writer
 from nalar.evals.r1_html import write_r1
 from nalar.pipeline.adopt import adopted
-from nalar.pipeline.collect import run_collect
+from nalar.pipeline.collect import refuse_damaged, run_collect
 from nalar.pipeline.config import CollectConfig, RlRunConfig, SftConfig, ZeroConfig
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.r1_config import (
@@ -23,13 +23,14 @@ from nalar.pipeline.r1_config import (
     references,
     stage_config,
 )
+from nalar.pipeline.r1_errors import of_stage
 from nalar.pipeline.r1_measure import measure
 from nalar.pipeline.r1_observer import StageObserver
 from nalar.pipeline.reward import run_reward
 from nalar.pipeline.rl import run_rl
 from nalar.pipeline.sft import run_sft
 from nalar.pipeline.standing import done_stages, stage_path, standing
-from nalar.pipeline.state import Outcome
+from nalar.pipeline.state import Outcome, State
 from nalar.pipeline.tasks import refuse_bad_tasks
 from nalar.pipeline.training import run_stages
 from nalar.pipeline.zero import run_zero
@@ -108,8 +109,15 @@ def refuse_missing_inputs(config: R1Config, chosen: Sequence[str], done: Sequenc
                     at=f"stage {stage}",
                     got=f"no {_WORDS[makes]} of {maker}, which is not done",
                     want=f"the {_WORDS[makes]} of {maker}",
-                    hint=f"--from {maker}",
+                    hint=f"--from {_first_missing(config, maker, done)}",
                 )
+
+
+def _first_missing(config: R1Config, stage: str, done: Sequence[str]) -> str:
+    """The earliest stage that has to be done for this one to be."""
+    missing = [maker for maker in inputs(config, stage) if maker not in done]
+    every = [stage, *(_first_missing(config, maker, done) for maker in missing)]
+    return min(every, key=list(STAGES).index)
 
 
 def refuse_bad_tasks_of(config: R1Config) -> None:
@@ -121,7 +129,7 @@ def refuse_bad_tasks_of(config: R1Config) -> None:
         try:
             refuse_bad_tasks(own)
         except UserError as error:
-            raise _of_stage(stage, error) from error
+            raise of_stage(config, stage, error) from error
 
 
 _WORDS = {"model": "model", "reward": "reward model", "data": "dataset"}
@@ -135,7 +143,10 @@ def made(config: R1Config, run: Run, name: str) -> Path:
         return taken_in.resolve() if taken_in.is_dir() else given
     maker = MADE_BY[name]
     path = stage_path(run, maker)
-    found = path / (DATASET if STAGES[maker].makes == "data" else "model")
+    makes_data = STAGES[maker].makes == "data"
+    found = path / (DATASET if makes_data else "model")
+    if found.exists() and makes_data:
+        refuse_damaged(path, stage=maker)
     if not found.exists():
         raise UserError(
             at=f"stage {maker}",
@@ -170,7 +181,7 @@ def _run_stage(
         with only_writer(sub.path):
             outcome = run_as_its_kind(own, sub, StageObserver(observer, stage), should_stop)
     except UserError as error:
-        raise _of_stage(stage, error) from error
+        raise of_stage(config, stage, error) from error
     if outcome is Outcome.PROBE_FAILED:
         raise UserError(
             at=f"stage {stage}: probe",
@@ -182,12 +193,6 @@ def _run_stage(
     if outcome is Outcome.FINISHED and is_main:
         run.point_model_to(sub.model_dir())
     return outcome
-
-
-def _of_stage(stage: str, error: UserError) -> UserError:
-    name = f"stage {stage}"  # some stages name themselves
-    at = error.at if error.at.startswith(name) else f"{name}: {error.at}"
-    return UserError(at=at, got=error.got, want=error.want, hint=error.hint)
 
 
 def run_as_its_kind(
@@ -252,8 +257,19 @@ def _measure(
     is_given = stage not in config.stages
     if STAGES[stage].model is None or not (is_given or standing(run, stage) == "done"):
         return Outcome.FINISHED
+    if _is_measured(run, MEASURE + stage):
+        return Outcome.FINISHED
     name = "base" if stage == "pretrain" else stage
     doing = {
         MEASURE + stage: functools.partial(measure, stage=stage, folder=made(config, run, name))
     }
     return run_stages(config, run, observer, should_stop, doing)
+
+
+def _is_measured(run: Run, name: str) -> bool:
+    """Where its file was moved away it is measured again, and with it all that was measured after it."""
+    state = State.read(run)
+    if name in state.done and not (run.path / f"{name}.json").is_file():
+        state.without(name).write(run)
+        return False
+    return name in state.done

@@ -66,6 +66,37 @@ def forecast_r1(config: R1Config) -> Forecast:
     )
 
 
+def refuse_no_room(config: R1Config) -> None:
+    """UserError that names the first stage whose prompts and responses are longer than its model has positions."""
+    for stage in config.stages:
+        settings, room = config.settings(stage), model_of(config, stage).max_position_embeddings
+        if isinstance(settings, RlRunConfig):
+            prompt = settings.max_prompt_tokens
+            _refuse_above(room, f"{stage}.rl.max_tokens", settings.rl.max_tokens, prompt)
+            _refuse_above(room, f"{stage}.evals.max_tokens", settings.evals.max_tokens, prompt)
+        elif isinstance(settings, SftConfig):
+            tokens = settings.packing.document_tokens
+            _refuse_above(room, f"{stage}.packing.document_tokens", tokens)
+        elif isinstance(settings, CollectConfig | RewardRunConfig):
+            _refuse_above(room, f"{stage}.max_tokens", settings.max_tokens)
+        measure = config.measure
+        if STAGES[stage].model is not None:
+            longest, prompt = measure.evals.max_tokens, measure.max_prompt_tokens
+            _refuse_above(room, "measure.evals.max_tokens", longest, prompt)
+
+
+def _refuse_above(room: int, at: str, tokens: int, prompt_tokens: int = 0) -> None:
+    if prompt_tokens + tokens <= room:
+        return
+    behind = f" behind prompts of {prompt_tokens}" if prompt_tokens else ""
+    raise UserError(
+        at=at,
+        got=f"{tokens}{behind}",
+        want=f"at most the model's max_position_embeddings={room}, prompt included",
+        hint=f"--set {at}={room - prompt_tokens}" if prompt_tokens < room else None,
+    )
+
+
 def model_of(config: R1Config, stage: str) -> ModelConfig:
     """Of the model that a stage trains or asks: its own, or that of the stage that its settings name."""
     settings = config.settings(stage)

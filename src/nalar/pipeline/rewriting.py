@@ -31,6 +31,8 @@ with the text written anew and nothing else: no heading, no remark, no tags."""
 _OWN_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _SHORT = 200
 """Characters that any reply may have: a thought of three signs may become a sentence."""
+_ENOUGH = 8
+"""Replies: where one of so many is a thought or none is, that says something of who wrote them."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _by_judge(
     )
     _refuse_silence(replies, config, stage)
     texts = [read(reply, one, config) for reply, one in zip(replies, drafts, strict=True)]
-    if not any(texts):
+    if len(texts) >= _ENOUGH and not any(texts):
         raise _useless(
             config,
             stage,

@@ -52,7 +52,7 @@ def load_sampler(
     model = load_model(folder, device=place.device, dtype=place.dtype, with_mtp=with_mtp)
     model.eval().requires_grad_(False)
     tokenizer = Tokenizer.load(folder)
-    refuse_foreign_ids(folder, tokenizer, model.config)
+    refuse_foreign_ids(folder, tokenizer.vocab_size, model.config)
     limits = EngineConfig(
         max_model_len=model.config.max_position_embeddings, speculation=speculation
     )

@@ -261,11 +261,7 @@ class Session(Generic[C]):
             reference=None if learner.reference is None else learner.reference.state(),
             loop=loop,
         )
-        token_ids = {
-            "eos_token_id": tokenizer.end_id,
-            "pad_token_id": tokenizer.end_id,
-            "bos_token_id": tokenizer.user_id,
-        }
+        token_ids = tokenizer.token_ids
 
         def write() -> None:
             self.run.sync_logs()
