@@ -6,7 +6,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "src" / "nalar"
 CORE_ROOMS = {"model", "optim", "train", "engine", "rl"}
-CORE_BUDGET, WHOLE_BUDGET = 12_500, 46_000
+CORE_BUDGET, WHOLE_BUDGET = 12_500, 60_000
 
 
 def lines_by_room(package: Path) -> Counter[str]:

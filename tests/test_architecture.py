@@ -23,6 +23,7 @@ LAYERS = {
         "tasks",
         "plan",
         "policy",
+        "agent",
     ],
     1: ["kernels", "dist"],
     2: ["model", "optim", "data"],
@@ -45,6 +46,7 @@ GROUND_RANK = {
     "tasks": 3,
     "plan": 3,
     "policy": 3,
+    "agent": 3,
 }
 
 Import = tuple[int, str]

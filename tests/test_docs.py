@@ -65,7 +65,9 @@ def objection(command: str) -> str | None:
         return None
     if words[0] not in VERBS:
         return f"{words[0]!r} is no verb"
-    known = help_of(" ".join(words[:2]) if words[0] == "runs" and len(words) > 1 else words[0])
+    known = help_of(
+        " ".join(words[:2]) if words[0] in ("runs", "keys") and len(words) > 1 else words[0]
+    )
     for word in words[1:]:
         flag = word.split("=")[0]
         if flag.startswith("--") and not re.search(rf"{re.escape(flag)}(?![\w.-])", known):
@@ -91,7 +93,11 @@ def test_every_command_in_the_help_is_one_that_nalar_knows(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = "\n".join(
         help_of(verb)
-        for verb in ["", *VERBS, "runs list", "runs show", "runs compare", "runs plot"]
+        for verb in [
+            *("", *VERBS),
+            *("runs list", "runs show", "runs compare", "runs plot"),
+            *("keys create", "keys list", "keys revoke"),
+        ]
     )
     commands = {c.strip() for c in re.findall(r"^(?:Try.*?:)?\s*(nalar .+)$", text, re.MULTILINE)}
     assert len(commands) >= len(VERBS)

@@ -80,13 +80,14 @@ def only_writer(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, whole or not at all, through a power cut too."""
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by `data`, whole or not at all, through a power cut too. mode: its permissions, less the umask."""
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            temp.unlink(missing_ok=True)  # one that a kill left would keep its own permissions
+            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
             try:
                 _write_all(fd, data)
                 os.fsync(fd)

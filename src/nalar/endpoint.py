@@ -113,6 +113,11 @@ class Endpoint:
         bodies = [self._body(messages, params) for messages in conversations]
         return asyncio.run(self._all(bodies))
 
+    async def reply(self, messages: Sequence[Message], **params: Any) -> Reply:
+        """As `ask`, in an event loop that others use too. How many are under way at once is the caller's to bound."""
+        (reply,) = await self._all([self._body(messages, params)])
+        return reply
+
     def _body(self, messages: Sequence[Message], params: Mapping[str, Any]) -> bytes:
         # In ASCII: half a surrogate pair, which a model may write, is no UTF-8.
         asked = {"model": self.config.model, "messages": [dict(m) for m in messages], **params}

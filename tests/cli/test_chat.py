@@ -1,40 +1,77 @@
 import io
+import json
 from pathlib import Path
 
 import pytest
 
+from nalar.agent.loop import Loop
+from nalar.agent.speech import Asked, Call, Piece, Turn, Usage
 from nalar.cli import chat
+from nalar.cli.chat_input import next_prompt
+from nalar.cli.chat_local import LocalSpeaker
+from nalar.cli.chat_price import Price
+from nalar.cli.chat_screen import Screen
+from nalar.cli.chat_session import CHAT_LIMITS, Session
 from nalar.cli.output import Output
 from nalar.data.config import TokenizerConfig
-from nalar.data.dialogue import Delta
+from nalar.data.dialogue import parse
 from nalar.data.tokenizer import Tokenizer
+from nalar.engine.engine import Event
+from nalar.engine.sequence import Completion
 from nalar.pipeline.sampler import Sampler
 from nalar.recipes.tools import zero_tools_cpu
+from nalar.sandbox.answering import Answering
 from nalar.sandbox.config import ToolsConfig
+from nalar.sandbox.tools import Calculator
 
-real_load = chat._load
 
+class Fake:
+    """Thinks, answers, and keeps what it was asked."""
 
-def fake_load(folder, config, asked, cap):
-    def speak(prompt, seed):
-        if asked.no_thinking:
-            thought = ""
-        else:
-            thought = "8-3=5✗"
-            yield Delta(thought="8-3=5")
-            yield Delta(thought="✗")
-        yield Delta(answer="\x1b[31m24")
-        yield chat.Reply(
-            prompt=prompt, thought=thought, answer="24", finish_reason="stop", tokens=seed
-        )
+    def __init__(self):
+        self.seen = []
+        self.stops = False
 
-    return speak
+    def say(self, messages, asked):
+        self.seen.append((list(messages), asked))
+        thought = "" if asked.thinking is False else "8-3=5✗"
+        if thought:
+            yield Piece("thought", "8-3=5")
+            yield Piece("thought", "✗")
+        yield Piece("answer", "\x1b[31m24")
+        if self.stops:
+            raise KeyboardInterrupt
+        yield Turn(thought, "24", (), "stop", Usage(8, 2, asked.seed, 0))
 
 
 @pytest.fixture(autouse=True)
-def loaded(monkeypatch):
-    monkeypatch.setattr(chat, "_load", fake_load)
+def fake(monkeypatch):
+    speaker = Fake()
+    monkeypatch.setattr(LocalSpeaker, "load", lambda *_, **__: speaker)
     monkeypatch.setattr(chat, "chosen_model", lambda name: (Path(name), None))
+    monkeypatch.setattr(chat, "is_pasted", lambda: False)
+    return speaker
+
+
+@pytest.fixture
+def typed(monkeypatch, nalar_):
+    """Call `nalar chat` as at a terminal, with these lines (or an exception to raise) typed."""
+
+    def call(*lines, flags=()):
+        left = iter(lines)
+
+        def read(mark):
+            line = next(left, None)
+            if isinstance(line, type):
+                raise line
+            return line
+
+        monkeypatch.setattr(chat, "terminal_reader", lambda: read)
+        monkeypatch.setattr("sys.stdin", io.StringIO())
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        return nalar_("chat", "x", *flags)
+
+    return call
 
 
 def test_one_prompt_gives_thought_and_answer_apart(nalar_):
@@ -48,9 +85,12 @@ def test_a_model_cannot_send_control_codes_to_the_terminal(nalar_):
 
 
 def test_json_holds_the_reply_and_the_stream_goes_to_stderr(nalar_):
-    called = nalar_("chat", "x", "--prompt", "p", "--json", "--seed", "4")
+    called = nalar_(
+        "chat", "x", "--prompt", "p", "--json", "--seed", "4", "--prices", "1", "0.5", "2"
+    )
     assert called.document["thought"] == "8-3=5✗"
     assert called.document["tokens"] == 4
+    assert called.document["cost_usd"] == pytest.approx((6 * 1 + 2 * 0.5 + 4 * 2) / 1e6)
     assert "8-3=5✗" in called.err
 
 
@@ -64,51 +104,20 @@ def test_without_a_terminal_each_line_is_a_prompt(nalar_, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--temperature", "-1"], ["--max-tokens", "0"], ["--prompt", "  "]]
+    "flags",
+    [
+        ["--temperature", "-1"],
+        ["--max-tokens", "0"],
+        ["--max-calls", "0"],
+        ["--prompt", "  "],
+        ["--tools", "calculator,bash"],
+        ["--prices", "1", "2", "-1"],
+        ["--url", "ftp://x"],
+        ["--api-key", "k"],
+    ],
 )
 def test_bad_settings_are_refused(flags, nalar_):
-    assert nalar_("chat", "x", *flags).code == 2
-
-
-class Calling:
-    """An engine that calls the calculator once, and answers what it was told."""
-
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-
-    def stream(self, request):
-        text = self.tokenizer.decode(request.prompt_ids)
-        output = text.partition("<tool_output>")[2].partition("<")[0]
-        said = f"</think>{output}<|end|>" if output else "<tool_call>calculator 12*34</tool_call>"
-        return ((i, -0.5) for i in self.tokenizer.encode(said, allow_special=True))
-
-
-@pytest.mark.parametrize("with_tools", [True, False])
-def test_calls_are_answered_where_the_run_has_tools(monkeypatch, tmp_path, with_tools):
-    tokenizer = Tokenizer.train(["1+1"], TokenizerConfig(vocab_size=265, tools=True))
-    sampler = Sampler(Calling(tokenizer), tokenizer)
-    monkeypatch.setattr("nalar.pipeline.sampler.load_sampler", lambda folder, config: sampler)
-    config = zero_tools_cpu().model_copy(update={} if with_tools else {"tools": ToolsConfig()})
-    speaker = real_load(tmp_path, config, chat.Chat(model="x"), 96)
-    *deltas, reply = speaker("What is 12*34?", 0)
-    assert "".join(d.call for d in deltas) == "calculator 12*34"
-    assert "".join(d.output for d in deltas) == reply.answer == ("408" if with_tools else "")
-    want = {"name": "calculator", "arguments": "12*34", "output": "408" if with_tools else None}
-    assert (reply.calls, reply.finish_reason) == ([want], "stop")
-    out = Output(json=False)
-    assert chat.say(speaker, "What is 12*34?", 0, out) == reply
-
-
-def test_a_call_and_its_output_are_shown(nalar_, monkeypatch):
-    def load(*_):
-        def speak(prompt, seed):
-            yield from (Delta(call="calculator 1+1"), Delta(output="2"), Delta(answer="2"))
-            yield chat.Reply(prompt="p", thought="", answer="2", finish_reason="stop", tokens=3)
-
-        return speak
-
-    monkeypatch.setattr(chat, "_load", load)
-    assert "calculator 1+1 = 2\n→ 2" in nalar_("chat", "x", "--prompt", "p").out
+    assert nalar_("chat", "x", "--prompt", "p", *flags).code == 2
 
 
 @pytest.mark.parametrize(
@@ -118,3 +127,228 @@ def test_a_budget_that_cannot_be_is_refused(nalar_, words, got):
     found = nalar_("chat", "x", "--prompt", "p", "--thinking-budget", *words, "--json")
     error = found.document["error"]
     assert (found.code, error["at"], error["got"]) == (2, "--thinking-budget", got)
+
+
+def test_neither_model_nor_server_is_refused(nalar_):
+    assert "nalar runs list" in nalar_("chat", "--prompt", "p").err
+
+
+def test_the_model_sees_what_was_said_without_its_old_thoughts(typed, fake):
+    typed("one", "two", "/new", "three", "/history off", "four")
+    texts = [[message["content"] for message in messages] for messages, _ in fake.seen]
+    assert texts == [["one"], ["one", "24", "two"], ["three"], ["four"]]
+    assert not any("reasoning_content" in message for message in fake.seen[1][0])
+    assert [asked.seed for _, asked in fake.seen] == [0, 1, 2, 3]
+
+
+def test_a_run_of_single_prompts_has_no_history_unless_asked(typed, fake, monkeypatch):
+    monkeypatch.setattr(chat, "chosen_model", lambda name: (Path(name), zero_tools_cpu()))
+    typed("one", "two")
+    typed("one", "two", flags=["--history", "True"])
+    assert [len(messages) for messages, _ in fake.seen] == [1, 1, 1, 3]
+    assert fake.seen[0][1].max_tokens == 96
+    assert list(fake.seen[0][1].tools) == ["calculator"]
+
+
+def test_commands_change_how_the_next_reply_is_asked_for(typed, fake):
+    typed("/thinking 8", "/temperature 0.5", "/max_tokens 9", "/seed 5", "/system be brief", "p")
+    messages, asked = fake.seen[0]
+    assert asked == Asked(True, 8, 0.5, 9, 5, {})
+    assert messages[0] == {"role": "system", "content": "be brief"}
+    typed(
+        "/thinking off",
+        "/tools calculator",
+        "p",
+        "/tools off",
+        "/max_tokens off",
+        "//etc",
+        "/etc/x",
+    )
+    assert [list(asked.tools) for _, asked in fake.seen[1:]] == [["calculator"], [], []]
+    assert fake.seen[1][1].thinking is False
+    assert [messages[-1]["content"] for messages, _ in fake.seen[2:]] == ["/etc", "/etc/x"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("/thinkin on", "/thinking"),
+        ("/temperature hot", "0 (greedy) or more"),
+        ("/tools bash", "some of calculator, python"),
+        ("/retry", "no question yet"),
+        ("/load nope.json", "a file that /save wrote"),
+        ("/save", "/save chat.json"),
+        ("/new now", "nothing behind it"),
+        ("/seed -1", "a whole number"),
+        ("/help", "/max_tokens N|off"),
+        ("/usage", "0 replies"),
+    ],
+)
+def test_commands_say_what_is_wrong_and_the_chat_goes_on(typed, fake, line, says):
+    called = typed(line, "p", "/quit", "not asked")
+    assert says in called.out
+    assert (called.code, len(fake.seen)) == (0, 1)
+
+
+def test_retry_asks_the_latest_question_by_another_seed(typed, fake):
+    typed("one", "two", "/retry")
+    (two, first), (again, second) = fake.seen[1:]
+    assert two == again
+    assert first.seed != second.seed
+
+
+def test_what_is_saved_is_gone_on_from(typed, fake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed("/system be brief", "one", "/save a.json", "/new", "/load a.json", "two")
+    assert [m["content"] for m in fake.seen[1][0]] == ["be brief", "one", "24", "two"]
+    assert json.loads(Path("a.json").read_text())["messages"][1]["reasoning_content"] == "8-3=5✗"
+    Path("own.txt").write_text("mine")
+    assert "a file that /save wrote" in typed("/save own.txt").out
+    assert Path("own.txt").read_text() == "mine"
+
+
+def test_an_interrupt_stops_the_reply_and_keeps_the_chat(typed, fake):
+    fake.stops = True
+    called = typed("one", KeyboardInterrupt, "two", KeyboardInterrupt, KeyboardInterrupt, "three")
+    assert called.code == 130
+    assert called.out.count("[stopped]") == 2
+    assert [m["content"] for m in fake.seen[1][0]] == ["one", "\x1b[31m24", "two"]
+
+
+def read_of(*lines):
+    left = iter(lines)
+    return lambda mark: next(left, None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "prompt"),
+    [
+        (("a",), "a"),
+        (("a \\", "b"), "a \nb"),
+        (('"""a', "", 'b"""', "c"), "a\n\nb"),
+        (('"""', "a", '"""'), "a"),
+        (('"""one line"""',), "one line"),
+        (('"""never ended', "b"), "never ended\nb"),
+        (("a\\",), "a"),
+        ((), None),
+    ],
+)
+def test_prompts_of_several_lines(lines, prompt):
+    assert next_prompt(read_of(*lines), lambda: False) == prompt
+
+
+def test_what_is_pasted_is_one_prompt():
+    more = iter([True, True, False])
+    assert next_prompt(read_of("a", "b", "c", "d"), lambda: next(more)) == "a\nb\nc"
+
+
+def test_calls_and_what_a_reply_took_are_shown(capsys):
+    class Calls(Fake):
+        def say(self, messages, asked):
+            done = messages[-1]["role"] == "tool"
+            calls = () if done else (Call("c", "calculator", "1+1"),)
+            if done:
+                yield Piece("answer", "2")
+            else:
+                yield from (Piece("call", "calculator"), Piece("arguments", "1+1"))
+            yield Turn("", "2" if done else "", calls, "stop", Usage(5, 2, 3, 1))
+
+    screen = Screen(Output(json=False), price=Price(1, 1, 1), with_footer=True)
+    tools = {"calculator": Calculator()}
+    session = Session(
+        Calls(),
+        screen,
+        Asked(),
+        tools=tools,
+        limits=CHAT_LIMITS,
+        seed=0,
+        keeps_history=True,
+        name="m",
+    )
+    session.ask("1+1")
+    shown = capsys.readouterr().out
+    assert (
+        "calculator 1+1 = 2\n→ 2\n6 tokens, 2 of them thought · 1 call · read 10 (4 cached)"
+        in shown
+    )
+    assert "0.000016 USD" in shown
+
+
+class Calling:
+    """An engine that calls the calculator as often as the prompt asks, each time with the output before it."""
+
+    def __init__(self, tokenizer, calls):
+        self.tokenizer, self.calls, self.prompts, self.aborted = tokenizer, calls, [], []
+        self.config = type("Config", (), {"max_model_len": 4096})
+
+    def add(self, request):
+        self.prompts.append(request.prompt_ids)
+        return len(self.prompts)
+
+    def abort(self, request_id):
+        self.aborted.append(request_id)
+
+    def step(self):
+        text = self.tokenizer.decode(self.prompts[-1])
+        outputs = text.split("<tool_output>")[1:]
+        value = outputs[-1].partition("<")[0] if outputs else "1"
+        said = f"so <tool_call>calculator {value}+{value}</tool_call>"
+        if len(outputs) == self.calls:
+            said = f"</think>{value}<|end|>"
+        # Digit by digit, where the tokenizer would take one id for many: what was drawn must come back as it was.
+        ids = [i for sign in _signs(said) for i in self.tokenizer.encode(sign, allow_special=True)]
+        done = Completion(tuple(ids), (0.0,) * len(ids), "stop", 0)
+        return [Event(len(self.prompts), 0, tuple(ids), done.logprobs, done)]
+
+
+def _signs(text):
+    while text:
+        mark = next(
+            (
+                m
+                for m in ("<tool_call>", "</tool_call>", "</think>", "<|end|>")
+                if text.startswith(m)
+            ),
+            text[0],
+        )
+        yield mark
+        text = text[len(mark) :]
+
+
+def local(calls=1):
+    tokenizer = Tokenizer.train(
+        ["calculator so ", "calculator so "] * 9, TokenizerConfig(vocab_size=275, tools=True)
+    )
+    engine = Calling(tokenizer, calls)
+    return engine, LocalSpeaker(Sampler(engine, tokenizer))
+
+
+def test_fifty_calls_of_a_model_here_go_on_from_the_very_ids_it_drew():
+    engine, speaker = local(calls=50)
+    tools, limits = {"calculator": Calculator()}, ToolsConfig(max_calls=50, output_chars=10_000)
+    loop = Loop(speaker, [{"role": "user", "content": "go"}], Asked(), Answering(tools, limits))
+    *_, said = loop.run()
+    assert (said.answer, len(said.calls), said.thought) == (str(2**50), 50, "so " * 50)
+    for earlier, later in zip(engine.prompts, engine.prompts[1:], strict=False):
+        assert later[: len(earlier)] == earlier
+    behind = engine.prompts[-1][len(engine.prompts[0]) :]
+    read = parse(engine.tokenizer, behind)
+    assert [call.output for call in read.calls] == [str(2**n) for n in range(1, 51)]
+    assert engine.tokenizer.encode("so calculator")[0] not in behind  # no merge that was not drawn
+
+
+def test_without_tools_a_call_ends_the_reply():
+    _, speaker = local()
+    question = {"role": "user", "content": "1+1"}
+    loop = Loop(speaker, [question], Asked(), Answering({}, ToolsConfig()))
+    *_, said = loop.run()
+    assert (said.finish_reason, said.calls[0][1]) == ("tool_calls", None)
+    assert loop.said == [{"role": "assistant", "content": "", "reasoning_content": "so "}]
+
+
+def test_a_reply_that_is_stopped_leaves_the_engine():
+    engine, speaker = local()
+    pieces = speaker.say([{"role": "user", "content": "1+1"}], Asked())
+    next(pieces)
+    pieces.close()
+    assert engine.aborted == [1]

@@ -41,7 +41,7 @@ def test_help_and_plan_do_not_import_torch(tmp_path):
 def test_every_verb_has_help_with_an_example_and_takes_json(verb, capsys):
     run = importlib.import_module(f"nalar.cli.{verb}").run
     with pytest.raises(SystemExit) as stop:
-        run(["show", "--help"] if verb == "runs" else ["--help"])
+        run([*{"runs": ["show"], "keys": ["create"]}.get(verb, []), "--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0
     assert f"\nnalar {verb}" in text, "an example on a line of its own"

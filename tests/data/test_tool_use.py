@@ -7,6 +7,7 @@ from nalar.data.config import TokenizerConfig
 from nalar.data.dialogue import Parser, ToolCall, encode_call, parse
 from nalar.data.tokenizer import Tokenizer
 from nalar.data.tool_use import ToolUse, tally
+from nalar.sandbox.answering import Answering
 from nalar.sandbox.config import ToolsConfig
 from nalar.sandbox.tools import Calculator, ToolResult
 
@@ -105,7 +106,7 @@ class Gives(Breaks):
     ],
 )
 def test_what_a_program_prints_counts_as_no_error_of_the_tool(result, counted):
-    output = ToolUse(TOKENIZER, {"says": Gives(result)}, ToolsConfig()).answer(ToolCall("says", ""))
+    output = Answering({"says": Gives(result)}, ToolsConfig()).answer("says", "")
     found = tally([[ToolCall("says", "", output)]])
     assert (found.error_frac, found.broken) == counted
 
@@ -145,7 +146,7 @@ def test_limits_are_answered_by_errors_and_hold_for_whoever_goes_on():
 
 def test_time_is_counted_over_all_calls(monkeypatch):
     clock = iter(range(0, 1000, 4))
-    monkeypatch.setattr("nalar.data.tool_use.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("nalar.sandbox.answering.time.monotonic", lambda: float(next(clock)))
     call = ("calculator", "1+1")
     assert going_on(use(wall_s=7.0), call, call)[1] == "2"
     assert "no time" in going_on(use(wall_s=7.0), call, call, call)[1]

@@ -1,27 +1,45 @@
 """`nalar chat`: talk to a model in the terminal, its thought apart from its answer."""
 
 import dataclasses
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 from pydantic import Field
-from rich.text import Text
 
+from nalar.agent.api import ChatApi
+from nalar.agent.loop import Answered
+from nalar.agent.speech import Asked, Speaker
 from nalar.cli import flags
+from nalar.cli.chat_commands import COMMANDS, Quit, is_command, obey, tool_names
+from nalar.cli.chat_input import (
+    edit_lines,
+    is_pasted,
+    next_prompt,
+    pipe_reader,
+    terminal_reader,
+)
+from nalar.cli.chat_local import LocalSpeaker
+from nalar.cli.chat_price import Price
+from nalar.cli.chat_screen import Screen, cost_usd
+from nalar.cli.chat_session import CHAT_LIMITS, Session, chat_tools
 from nalar.cli.choice import chosen_model, evals_of
 from nalar.cli.output import Document, Output
 from nalar.config import UserError
-from nalar.evals.text import printable
-from nalar.pipeline.config import RunConfig, TaskRunConfig
+from nalar.endpoint import EndpointConfig
+from nalar.pipeline.config import RunConfig, SftConfig, TaskRunConfig
+from nalar.pipeline.r1_config import R1Config
 from nalar.sandbox.config import ToolsConfig
+from nalar.sandbox.tools import open_tools
+
+KEY_VARIABLE = "NALAR_API_KEY"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chat:
-    """Talk to MODEL. The thought is shown dim, the answer after it. Each line is a conversation of its own.
+    """Talk to MODEL, here or behind --url. The thought is shown dim, the answer after it; /help lists commands.
 
     Without a terminal each line of the standard input is a prompt.
 
@@ -30,20 +48,37 @@ class Chat:
     nalar chat zero-cpu-1 --prompt "make 20 from 10 5 2"
     """
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run's folder (a name under runs/, or a path), or a folder that is a model."""
+    model: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="MODEL")] = None
+    """A run's folder (a name under runs/, or a path), or a folder that is a model; with --url what the server calls it,
+    None: the first that it names."""
+    url: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
+    """Of an OpenAI-style API, such as http://127.0.0.1:8000/v1. None: the model is on this machine."""
+    api_key: Annotated[str | None, tyro.conf.arg(metavar="KEY")] = None
+    """For --url. Others on this machine can read a command line: NALAR_API_KEY, which None reads, is safer."""
     prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """Answer this and end. None: ask."""
+    system: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """Said ahead of all, to models that know such a message."""
+    history: bool | None = None
+    """Whether the model sees what was said before. None: yes, but for runs whose tasks are prompts that stand alone."""
+    tools: Annotated[str | None, tyro.conf.arg(metavar="NAMES")] = None
+    """What the model may call, such as python,calculator. None: as its run has it."""
+    max_calls: Annotated[int, tyro.conf.arg(metavar="INT")] = CHAT_LIMITS.max_calls
+    """With --tools: calls in one reply that are run; those beyond it are answered by an error."""
     no_thinking: bool = False
     """Let the model answer at once."""
     thinking_budget: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Tokens of a thought at most: then it is closed, and the answer follows. None: no limit but the cap."""
-    temperature: float = 1.0
-    """0: greedy, which at this size loops."""
+    temperature: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """0: greedy, at which a small model loops. None: 1, or what the server takes."""
     max_tokens: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Cap on a response, thought and answer together. None: as the run trained it."""
+    """Cap on what is said at once: thought and answer, or up to a call. None: as its run has it, else the context."""
     seed: int = 0
     """Sets the samples; the n-th prompt has a stream of its own."""
+    prices: Annotated[tuple[float, float, float] | None, tyro.conf.arg(metavar="IN CACHED OUT")] = (
+        None
+    )
+    """USD for a million tokens, such as 0.56 0.14 2.24, where the server names no cost."""
     json: bool = False
     """Print one JSON document on stdout, all else on stderr."""
 
@@ -54,41 +89,27 @@ class Reply(Document):
     prompt: str
     thought: str
     answer: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: str
+    """`stop`, `length`, `tool_calls` (without tools), `max_calls`, or what a server said."""
     tokens: int
+    """Thought, calls and answer."""
     calls: list[dict[str, str | None]] = Field(default_factory=list)
-    """Of tools: name, arguments and output of each."""
-
-
-class Delta(Protocol):
-    """Text that one token added."""
-
-    @property
-    def thought(self) -> str: ...
-    @property
-    def answer(self) -> str: ...
-    @property
-    def call(self) -> str: ...
-    @property
-    def output(self) -> str: ...
-
-
-class Speaker(Protocol):
-    """Answers a prompt piece by piece; the last piece is the whole."""
-
-    def __call__(self, prompt: str, seed: int) -> Iterator[Delta | Reply]: ...
+    """Of tools: name, arguments and output of each; null: nobody answered."""
+    prompt_tokens: int = 0
+    """Of all turns together, as each read the conversation anew."""
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: float | None = None
+    """None: nobody named a price."""
 
 
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(Chat, args, verb="chat")
-    if not 0 <= asked.temperature < float("inf"):
-        raise UserError(at="--temperature", got=str(asked.temperature), want="0 (greedy) or more")
-    if asked.max_tokens is not None and asked.max_tokens < 1:
-        raise UserError(at="--max-tokens", got=str(asked.max_tokens), want="at least 1")
-    _check_budget(asked)
-    folder, config = chosen_model(asked.model)
-    cap = asked.max_tokens or evals_of(config).max_tokens
+    _check(asked)
+    price = None if asked.prices is None else Price(*asked.prices)
+    if asked.url is None and asked.model is not None:
+        chosen_model(asked.model)  # a wrong name is told before a prompt is waited for
     prompt = asked.prompt
     if prompt is None and asked.json:
         prompt = sys.stdin.readline().rstrip("\n")
@@ -96,133 +117,153 @@ def run(args: Sequence[str]) -> int:
         raise UserError(
             at="--prompt", got="no text", want="a prompt, such as 'make 20 from 10 5 2'"
         )
-    speaker = _load(folder, config, asked, cap)
+    is_seen = prompt is None and sys.stdin.isatty() and out.console.is_terminal
+    session = _session(asked, Screen(out, price=price, with_footer=is_seen))
     if prompt is not None:
-        out.document(say(speaker, prompt, asked.seed, out))
+        out.document(_document(prompt, session.ask(prompt), price))
         return 0
-    _converse(speaker, asked, out)
+    _converse(session, out)
     return 0
 
 
-def _check_budget(asked: Chat) -> None:
-    budget = asked.thinking_budget
+def _check(asked: Chat) -> None:
+    temperature, budget = asked.temperature, asked.thinking_budget
+    if temperature is not None and not 0 <= temperature < float("inf"):
+        raise UserError(at="--temperature", got=str(temperature), want="0 (greedy) or more")
+    for name in ("max_tokens", "max_calls"):
+        value = getattr(asked, name)
+        if value is not None and value < 1:
+            raise UserError(at=f"--{name.replace('_', '-')}", got=str(value), want="at least 1")
     if budget is not None and (budget < 0 or asked.no_thinking):
         got = f"{budget} with --no-thinking" if asked.no_thinking else str(budget)
         want = "no --no-thinking beside it" if asked.no_thinking else "0 or more"
         raise UserError(at="--thinking-budget", got=got, want=want)
-
-
-def say(speaker: Speaker, prompt: str, seed: int, out: Output) -> Reply:
-    """Stream one response to the screen."""
-    was_thinking = was_output = False
-    for piece in speaker(prompt, seed):
-        if isinstance(piece, Reply):
-            cut = " [cut by --max-tokens]" if piece.finish_reason == "length" else ""
-            out.text(Text(cut, style="yellow"))
-            return piece
-        if piece.thought:
-            _write(out, piece.thought, style="dim italic")
-            was_thinking = True
-        if piece.call or piece.output:
-            if piece.output and not was_output:
-                _write(out, " = ", style="dim")
-            _write(out, piece.call or piece.output, style="cyan")
-            was_thinking = True
-        was_output = bool(piece.output)
-        if piece.answer:
-            if was_thinking:
-                _write(out, "\n→ ", style="dim")
-                was_thinking = False
-            _write(out, piece.answer, style="bold")
-    raise RuntimeError("the stream ended without its last piece")
-
-
-def _converse(speaker: Speaker, asked: Chat, out: Output) -> None:
-    """One response a line until the input ends. Ctrl-C in a response ends the response, at the prompt the chat."""
-    is_terminal = sys.stdin.isatty()
-    if is_terminal:
-        out.text(
-            "Each line is a new conversation; Ctrl-D ends. Try: make 20 from 10 5 2", style="dim"
+    if asked.model is None and asked.url is None:
+        raise UserError(
+            at="MODEL",
+            got="no name",
+            want="a run, a model's folder, or --url and a server",
+            hint="`nalar runs list` shows the runs there are",
         )
-    for number, prompt in enumerate(_prompts(is_terminal)):
-        try:
-            say(speaker, prompt, asked.seed + number, out)
-        except KeyboardInterrupt:
-            if not is_terminal:
-                raise
-            out.text("")
-        except UserError as error:  # a prompt that is too long ends the reply, not the chat
-            if not is_terminal:
-                raise
-            out.text(str(error), style="yellow")
+    if asked.api_key is not None and asked.url is None:
+        raise UserError(at="--api-key", got="no --url", want="a server that asks for it")
 
 
-def _prompts(is_terminal: bool) -> Iterator[str]:
+def _session(asked: Chat, screen: Screen) -> Session:
+    """The model, and how it is to be asked."""
+    wished = Asked(
+        thinking=False if asked.no_thinking else None,
+        thinking_budget=asked.thinking_budget,
+        temperature=asked.temperature,
+        max_tokens=asked.max_tokens,
+    )
+    limits = CHAT_LIMITS.model_copy(update={"max_calls": asked.max_calls})
+    names = None if asked.tools is None else tool_names(asked.tools, at="--tools")
+    if asked.url is not None:
+        speaker, name = _remote(asked, asked.url)
+        tools = chat_tools(names or ())
+        keeps_history = asked.history is not False
+    else:
+        assert asked.model is not None
+        folder, config = chosen_model(asked.model)
+        if config is not None and asked.max_tokens is None:
+            wished = dataclasses.replace(wished, max_tokens=evals_of(config).max_tokens)
+        if names is None:
+            limits = config.tools if isinstance(config, TaskRunConfig) else ToolsConfig()
+        tools = open_tools(limits) if names is None else chat_tools(names)
+        keeps_history = _has_dialogues(config) if asked.history is None else asked.history
+        speaker, name = LocalSpeaker.load(folder, config, with_tools=bool(tools)), asked.model
+    session = Session(
+        speaker,
+        screen,
+        wished,
+        tools=tools,
+        limits=limits,
+        seed=asked.seed,
+        keeps_history=keeps_history,
+        name=name,
+    )
+    session.system = asked.system
+    return session
+
+
+def _has_dialogues(config: RunConfig | None) -> bool:
+    """Whether a model may have learned from more than one prompt at a time: tasks are prompts that stand alone."""
+    return config is None or isinstance(config, (SftConfig, R1Config))
+
+
+def _remote(asked: Chat, url: str) -> tuple[Speaker, str]:
+    key = asked.api_key or os.environ.get(KEY_VARIABLE)
+    name = asked.model
+    if name is None:
+        named = ChatApi(EndpointConfig(base_url=url, model="?"), key).models()
+        if not named:
+            raise UserError(at=url, got="no model", want="a server that has one")
+        name = named[0]
+    return ChatApi(EndpointConfig(base_url=url, model=name, timeout_s=600), key), name
+
+
+def _document(prompt: str, said: Answered, price: Price | None) -> Reply:
+    return Reply(
+        prompt=prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+        thought=said.thought,
+        answer=said.answer,
+        finish_reason=said.finish_reason,
+        tokens=said.usage.completion_tokens,
+        calls=[
+            {"name": call.name, "arguments": call.arguments, "output": output}
+            for call, output in said.calls
+        ],
+        prompt_tokens=said.usage.prompt_tokens,
+        cached_tokens=said.usage.cached_tokens,
+        reasoning_tokens=said.usage.reasoning_tokens,
+        cost_usd=cost_usd(said, price),
+    )
+
+
+def _converse(session: Session, out: Output) -> None:
+    """A reply to each prompt until the input ends. Ctrl-C ends a reply, or what is being typed; twice in a row, all."""
+    is_terminal = sys.stdin.isatty()
+    read, has_more = pipe_reader(), lambda: False
+    if is_terminal:
+        read, has_more = terminal_reader(), is_pasted
+        edit_lines(f"/{name}" for name in COMMANDS)
+        each = "the conversation goes on" if session.keeps_history else "each prompt stands alone"
+        out.text(f"{session.name}: {each}. /help lists commands, Ctrl-D ends.", style="dim")
+    was_stopped = False
     while True:
         try:
-            line = input("> ") if is_terminal else sys.stdin.readline()
-        except EOFError:
+            prompt = next_prompt(read, has_more)
+        except KeyboardInterrupt:
+            if not is_terminal or was_stopped:
+                raise
+            was_stopped = True
+            out.text("\nCtrl-D or /quit ends the chat", style="dim")
+            continue
+        if prompt is None:
             return
-        if not line and not is_terminal:
+        was_stopped = False
+        if prompt.strip() and not _answer(session, prompt, out, is_terminal=is_terminal):
             return
-        if line.strip():
-            yield line.rstrip("\n")
 
 
-def _write(out: Output, text: str, *, style: str) -> None:
-    # A model's bytes are not to be trusted with the terminal: what could be a control code is replaced, not sent.
-    out.console.print(Text(printable(text), style=style), end="", soft_wrap=True)
-    out.console.file.flush()
-
-
-def _load(folder: Path, config: RunConfig | None, asked: Chat, cap: int) -> Speaker:
-    from nalar.data.dialogue import Parser, encode_prompt
-    from nalar.data.tool_use import ToolUse
-    from nalar.engine.sequence import Request, SamplingParams
-    from nalar.evals.protocol import thinking_params
-    from nalar.pipeline.sampler import load_sampler  # imports torch
-    from nalar.sandbox.tools import open_tools
-
-    sampler, thinking = load_sampler(folder, config), not asked.no_thinking
-    tokenizer = sampler.tokenizer
-    limits = config.tools if isinstance(config, TaskRunConfig) else ToolsConfig()
-    tools = open_tools(limits)
-
-    def speak(prompt: str, seed: int) -> Iterator[Delta | Reply]:
-        # Bytes of the command line that are no UTF-8 arrive as lone surrogates, which no tokenizer takes.
-        text = prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        messages = [{"role": "user", "content": text}]
-        prompt_ids = tuple(encode_prompt(tokenizer, messages, thinking=thinking))
-        parser, ids = Parser(tokenizer, thinking=thinking), list[int]()
-        tool_use = ToolUse(tokenizer, tools, limits) if tools else None
-        thought, forced = thinking_params(tokenizer, asked.thinking_budget), list[int]()
-        given: tuple[int, ...] | None = ()
-        while given is not None and len(ids) + len(given) < cap:
-            forced += range(len(ids), len(ids) + len(given))
-            ids += given
-            yield from map(parser.feed, given)
-            params = SamplingParams(
-                max_tokens=cap - len(ids),
-                temperature=asked.temperature,
-                stop_token_ids=tokenizer.stop_ids,
-                seed=seed + len(ids),
-                thinking=None
-                if asked.thinking_budget is None
-                else thought.after(thought.count(prompt_ids, ids, forced)),
-            )
-            for token_id, _ in sampler.engine.stream(Request((*prompt_ids, *ids), params)):
-                ids.append(token_id)
-                yield parser.feed(token_id)
-            given = tool_use.reply(ids) if tool_use else None
-        yield parser.flush()
-        said = parser.result()
-        yield Reply(
-            prompt=text,
-            thought=said.thought,
-            answer=said.answer,
-            finish_reason="stop" if ids[-1] in tokenizer.stop_ids else "length",
-            tokens=len(ids),
-            calls=[dataclasses.asdict(call) for call in said.calls],
-        )
-
-    return speak
+def _answer(session: Session, prompt: str, out: Output, *, is_terminal: bool) -> bool:
+    """Obey or reply; False where the chat is over. What goes wrong ends the reply, not the chat of a person."""
+    try:
+        if is_command(prompt):
+            said = obey(session, prompt)
+            if said:
+                out.text(said, style="dim")
+        else:
+            session.ask(prompt.removeprefix("/") if prompt.startswith("//") else prompt)
+    except Quit:
+        return False
+    except KeyboardInterrupt:
+        if not is_terminal:
+            raise
+        out.text("\n[stopped]", style="yellow")
+    except UserError as error:
+        if not is_terminal:
+            raise
+        out.text(str(error), style="yellow")
+    return True

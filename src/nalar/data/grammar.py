@@ -4,14 +4,25 @@ That package is optional (`nalar[serve]`) and imported only here.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from nalar.config import UserError
-from nalar.data.tokenizer import Tokenizer
 
 try:
     import llguidance
 except ImportError:  # optional
     llguidance = None  # type: ignore[assignment]
+
+
+class Tokens(Protocol):
+    """A tokenizer, as far as it is needed here."""
+
+    vocab_size: int
+    end_id: int
+    special_ids: frozenset[int]
+
+    def encode(self, text: str) -> list[int]: ...
+    def token_bytes(self, token_id: int) -> bytes: ...
 
 
 class TokenGrammar:
@@ -43,7 +54,7 @@ MakeGrammar = Callable[[], TokenGrammar]
 class Grammars:
     """Compiles grammars for one tokenizer, whose tables are made once. UserError for what llguidance refuses."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokens) -> None:
         if llguidance is None:
             raise UserError(
                 at="grammar",
@@ -80,7 +91,7 @@ class Grammars:
 class _Vocabulary:
     """A tokenizer as llguidance wants it."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokens) -> None:
         self._encode = tokenizer.encode
         self.eos_token_id = tokenizer.end_id
         self.bos_token_id = None

@@ -2,9 +2,17 @@
 
 import codecs
 from collections.abc import Sequence
+from typing import Protocol
 
 from nalar.config import UserError
-from nalar.data.tokenizer import Tokenizer
+
+
+class Tokens(Protocol):
+    """A tokenizer, as far as it is needed here."""
+
+    special_ids: frozenset[int]
+
+    def token_bytes(self, token_id: int) -> bytes: ...
 
 
 class StopStrings:
@@ -14,7 +22,7 @@ class StopStrings:
     belong to no stop string: none reaches from a thought into the answer. An instance suits all samples of a request.
     """
 
-    def __init__(self, tokenizer: Tokenizer, strings: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokens, strings: Sequence[str]) -> None:
         if not strings or not all(strings):
             raise UserError(
                 at="stop", got=repr(list(strings)), want="at least one string, none of them empty"

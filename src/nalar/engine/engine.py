@@ -21,7 +21,7 @@ from nalar.engine.rules import Ruling, begin, follow, phase, ruling
 from nalar.engine.runner import Runner, cache_dtype, cache_layers
 from nalar.engine.sample import Sample
 from nalar.engine.scheduler import Plan, Scheduler
-from nalar.engine.sequence import Completion, FinishReason, Request, Speculated
+from nalar.engine.sequence import Completion, FinishReason, Request, Speculated, TopLogprobs
 from nalar.machine import free_memory_bytes
 
 
@@ -48,6 +48,8 @@ class Event(NamedTuple):
     """Once it is finished."""
     error: Exception | None = None
     """Why it ended without a completion: its own rule raised this, or did not hold."""
+    tops: tuple[TopLogprobs, ...] = ()
+    """Beside each new one, where the request asked for any."""
 
 
 OnStep = Callable[[Progress], None]
@@ -115,6 +117,12 @@ class Engine:
     def speculated(self) -> Speculated:
         """How guessing went so far, over all samples that are finished."""
         return self._speculated
+
+    @property
+    def longest(self) -> int:
+        """Tokens of prompt and answer together, at most: what `max_model_len` and the cache have room for."""
+        capacity = (self._num_blocks - 1) * self.config.block_size
+        return min(self.config.max_model_len, capacity)
 
     @property
     def has_work(self) -> bool:
@@ -280,7 +288,8 @@ class Engine:
                 continue
             completion = None if reason is None else self._completed(sample, reason)
             ids, logprobs = tuple(drawn.ids[:taken]), tuple(drawn.logprobs[:taken])
-            self._deliver(sample, ids, logprobs, completion)
+            tops = tuple(drawn.tops[:taken])
+            self._deliver(sample, ids, logprobs, completion, tops=tops)
 
     def _accept(self, drawn: Tokens) -> tuple[FinishReason | None, int]:
         """Take in what a sample drew, up to its end, and say how many tokens that was.
@@ -342,9 +351,12 @@ class Engine:
         logprobs: tuple[float, ...] = (),
         completion: Completion | None = None,
         error: Exception | None = None,
+        tops: tuple[TopLogprobs, ...] = (),
     ) -> None:
         """At once, so that no later exception loses it."""
-        event = Event(sample.request_id, sample.sample_id, token_ids, logprobs, completion, error)
+        event = Event(
+            sample.request_id, sample.sample_id, token_ids, logprobs, completion, error, tops
+        )
         self._inboxes.get(sample.request_id, self._events).append(event)
 
     @contextmanager

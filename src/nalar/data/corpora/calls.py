@@ -5,7 +5,7 @@ import random
 
 from nalar.data.config import CallsConfig
 from nalar.data.template import END, answered_call, turn
-from nalar.data.tool_use import ERROR
+from nalar.sandbox.answering import ERROR
 from nalar.sandbox.tools import Calculator
 from nalar.tasks.arithmetic import Arithmetic, expression_of
 

@@ -1,0 +1,288 @@
+"""`nalar serve`: a model behind the HTTP API that OpenAI's clients speak."""
+
+import asyncio
+import dataclasses
+import json
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from pydantic import ValidationError
+
+from nalar.cli import flags
+from nalar.cli.choice import RUNS, chosen_model, evals_of
+from nalar.cli.output import Document, Output
+from nalar.config import ConfigError, UserError
+from nalar.engine.config import EngineConfig
+from nalar.model.folder import read_json
+from nalar.pipeline.config import RunConfig, TaskRunConfig
+from nalar.policy import PolicyConfig
+from nalar.server.config import ServerConfig, WorkerConfig
+from nalar.server.limits_config import AdmissionConfig
+from nalar.server.prices_config import PriceTable
+
+if TYPE_CHECKING:
+    import socket
+
+    from nalar.server.engine.link import Link
+
+Path_ = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+Int = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Answer HTTP requests with MODEL, in the forms of OpenAI's API, until Ctrl-C or SIGTERM.
+
+    Try, after `nalar demo zero-tiny --run tiny`:
+
+    nalar serve tiny --port 8000
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run's folder (a name under runs/, or a path), or a folder that is a model."""
+    host: str = "127.0.0.1"
+    """Where to listen. Beyond this machine --intended-use and --incident-contact are wanted."""
+    port: int = 8000
+    """0: any that is free."""
+    served_model_name: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """What requests call the model; replies to GET /v1/models list them. None: the name of the run or folder."""
+    api_keys: Path_ = None
+    """File of `nalar keys create`. None: whoever reaches the server may ask."""
+    admin_key_file: Path_ = None
+    """File whose first line is the key to what is not of one user. None: that is closed."""
+    ledger: Path_ = None
+    """SQLite file with a row for each request. None: none is kept."""
+    policy: Path_ = None
+    """JSON file that says what is not answered or not said (docs/usage.md), such as
+    {"input": "block", "output": "flag", "words": "words.txt"}. None: nobody looks."""
+    prices: Annotated[tuple[float, float, float] | None, tyro.conf.arg(metavar="IN CACHED OUT")] = (
+        None
+    )
+    """USD per million tokens of input, cached input, and output, such as 0.56 0.14 2.24. None: no costs."""
+    max_num_seqs: int = 64
+    """Sequences decoded together; further ones wait."""
+    max_model_len: Int = None
+    """Prompt and answer together. None: as the model has it."""
+    memory_frac: float = 0.5
+    """Share of the free memory that the cache may take."""
+    max_running: int = 256
+    """Requests with the engine at once; further ones wait in turn."""
+    max_queued: int = 512
+    """Requests that may wait; further ones get 429."""
+    requests_per_minute: Int = None
+    """Of a key that has no limit of its own. None: no limit."""
+    tokens_per_minute: Int = None
+    """The same, of prompts and answers."""
+    temperature: float = 1.0
+    """Of requests that name none."""
+    max_tokens: Int = None
+    """Of chats that name none. None: what the run trained with, or the rest of the context."""
+    reasoning_key: bool = False
+    """Send thoughts under `reasoning` too, beside `reasoning_content`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: that of the run, where it is here; else the GPU, where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: that of the run; else bfloat16 on a GPU, float32 on a CPU."""
+    threads: Int = None
+    """CPU threads of the engine. None: those of the run."""
+    runs: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = RUNS
+    """Training runs that the page at /runs shows."""
+    drain_s: float = 30.0
+    """What requests under way get to end in, once the server is told to stop."""
+    intended_use: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """What the server is for; shown by GET /about."""
+    incident_contact: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """Whom to tell where it did harm; shown by GET /about."""
+    log_prompts: bool = False
+    """Write the bodies of requests to the log."""
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    """info: a line for each request."""
+    json: bool = False
+    """Print one JSON document on stdout once it answers, all else on stderr."""
+
+
+class Serving(Document):
+    """What `serve --json` prints once requests are answered."""
+
+    url: str
+    model: str
+    models: list[str]
+    max_model_len: int
+    process_id: int
+
+
+def run(args: Sequence[str]) -> int:
+    out = Output(json="--json" in args)
+    asked = flags.parse(Serve, args, verb="serve")
+    config = config_of(asked)
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            at="nalar serve",
+            got=f"no {error.name}",
+            want="the packages of the extra `serve`",
+            hint="pip install 'nalar[serve]'",
+        ) from error
+    from nalar.server.http.listening import listen
+
+    listening = listen(config.host, config.port)
+    # uvicorn ends in good order and then raises the signal again; here nothing more is to come of it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    asyncio.run(_serve(config, listening, out))
+    return 0
+
+
+def config_of(asked: Serve) -> ServerConfig:
+    """UserError where a flag cannot work, or the model is not there."""
+    from nalar.model.weights import read_config
+
+    folder, run = chosen_model(asked.model)
+    folder = folder.resolve()
+    model = read_config(folder)
+    longest = asked.max_model_len or model.max_position_embeddings
+    device, dtype = _place(asked, run)
+    threads = asked.threads or (None if run is None else run.threads)
+    name = Path(asked.model).name or folder.name
+    prices = None
+    try:
+        if asked.prices is not None:
+            fresh, cached, output = asked.prices
+            prices = PriceTable(input_usd=fresh, cached_input_usd=cached, output_usd=output)
+        return ServerConfig(
+            host=asked.host,
+            port=asked.port,
+            served_model_names=asked.served_model_name or (name,),
+            worker=WorkerConfig(
+                folder=folder,
+                device=device,
+                dtype=dtype,
+                threads=threads,
+                engine=EngineConfig(
+                    max_model_len=longest,
+                    max_num_seqs=asked.max_num_seqs,
+                    memory_frac=asked.memory_frac,
+                ),
+                weight_version=folder.name,
+            ),
+            admission=AdmissionConfig(
+                max_running=asked.max_running,
+                max_queued=asked.max_queued,
+                requests_per_minute=asked.requests_per_minute,
+                tokens_per_minute=asked.tokens_per_minute,
+            ),
+            prices=prices,
+            api_keys=asked.api_keys,
+            admin_key_file=asked.admin_key_file,
+            policy=None if asked.policy is None else _policy(asked.policy),
+            runs=asked.runs if asked.runs.is_dir() else None,
+            ledger=asked.ledger,
+            default_temperature=asked.temperature,
+            default_max_tokens=asked.max_tokens or _trained_tokens(run, longest),
+            reasoning_key=asked.reasoning_key,
+            drain_s=asked.drain_s,
+            log_prompts=asked.log_prompts,
+            intended_use=asked.intended_use,
+            incident_contact=asked.incident_contact,
+            log_level="info" if asked.log_prompts else asked.log_level,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + str(first["loc"][-1]).replace("_", "-")
+        raise ConfigError(at=flag, got=str(first["input"]), want=first["msg"].lower()) from None
+
+
+def _policy(path: Path) -> PolicyConfig:
+    try:
+        return PolicyConfig.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            at=f"{path}: {at}", got=str(first["input"])[:80], want=first["msg"].lower()
+        ) from None
+
+
+def _trained_tokens(run: RunConfig | None, longest: int) -> int | None:
+    """A model of ours has seen no answer longer than its run let it give."""
+    return min(evals_of(run).max_tokens, longest) if isinstance(run, TaskRunConfig) else None
+
+
+def _place(asked: Serve, run: RunConfig | None) -> tuple[str, str]:
+    import torch
+
+    from nalar.pipeline.place import place_of
+
+    has_gpu = torch.cuda.is_available()
+    device, dtype = asked.device, asked.dtype
+    if device == "auto" and run is not None:
+        wants_gpu = run.device != "cpu" and has_gpu
+        place = place_of(run.model_copy(update={"device": "cuda" if wants_gpu else "cpu"}))
+        device = "cuda" if wants_gpu else "cpu"
+        dtype = str(place.dtype).removeprefix("torch.") if dtype == "auto" else dtype  # type: ignore[assignment]
+    if device == "auto":
+        device = "cuda" if has_gpu else "cpu"
+    if device == "cuda" and not has_gpu:
+        raise UserError(
+            at="--device", got="cuda", want="cpu: torch finds no GPU here", hint="--device cpu"
+        )
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" else "float32"
+    return device, dtype
+
+
+async def _serve(config: ServerConfig, listening: "socket.socket", out: Output) -> None:
+    """Until a signal. UserError where the model cannot be loaded."""
+    from nalar.server.engine.link import Link
+    from nalar.server.http.app import create_app
+    from nalar.server.http.listening import server_of, url_of
+    from nalar.server.http.logs import log_json
+
+    log_json(config.log_level)
+    link = Link(config.worker)
+    server = server_of(create_app(config, link), config)
+    url = url_of(listening)
+    out.text(f"{url} listens; {config.name} is being loaded from {config.worker.folder}")
+    announced = asyncio.create_task(_announce(config, link, server, url, out))
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        announced.cancel()
+        results = await asyncio.gather(announced, return_exceptions=True)
+    if isinstance(results[0], Exception):
+        raise results[0]
+
+
+async def _announce(
+    config: ServerConfig, link: "Link", server: object, url: str, out: Output
+) -> None:
+    from nalar.server.engine.link import Unavailable
+    from nalar.server.engine.messages import EngineError
+
+    try:
+        facts = await link.ready()
+    except Unavailable:  # told to stop before it was loaded
+        return
+    except (UserError, EngineError):
+        server.should_exit = True  # type: ignore[attr-defined]
+        raise
+    out.text(f"{config.name} answers. Ctrl-C ends. Try:")
+    body = json.dumps(
+        {"model": config.name, "messages": [{"role": "user", "content": "make 20 from 10 5 2"}]}
+    )
+    key = ' -H "Authorization: Bearer $NALAR_API_KEY"' if config.api_keys else ""
+    out.text(f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'")
+    out.document(
+        Serving(
+            url=url,
+            model=config.name,
+            models=list(config.served_model_names),
+            max_model_len=facts.max_model_len,
+            process_id=link.process_id or 0,
+        )
+    )

@@ -1,0 +1,257 @@
+"""An ask becomes a request to the engine, and what the engine draws becomes pieces of thought, answer and calls."""
+
+import codecs
+import secrets
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from nalar.config import UserError
+from nalar.server.ask import Ask, Ended, GrammarSpec, Piece, Said, Scored, TokenLogprob, Usage
+from nalar.server.dialects.dialect import Dialect, TextTokenizer
+from nalar.server.dialects.text import find_first, num_safe
+from nalar.server.engine.link import Engine
+from nalar.server.engine.messages import EngineRequest, Event
+
+FORGED_SEED_BITS = 62
+
+
+class ContextTooLong(UserError):
+    """A prompt that leaves no room for an answer."""
+
+
+class Reads(Protocol):
+    """Ids of one choice in, pieces out."""
+
+    num_thought_tokens: int
+    num_calls: int
+    stopped: str | None
+
+    def feed(self, ids: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> list[Piece]: ...
+    def finish(self, *, cut: bool) -> list[Piece]: ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An ask that the engine can take."""
+
+    ask: Ask
+    request: EngineRequest
+    make_reader: Callable[[int], Reads]
+    """Of a choice, by its index in the reply."""
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def max_completion(self) -> int:
+        """Tokens of all choices together, at most."""
+        return self.request.params.n * self.request.params.max_tokens
+
+
+def prepare(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
+    """UserError for what template or context refuses. A `max_tokens` beyond the context is cut to it."""
+    if ask.messages is None:
+        return _of_ids(ask, dialect, max_model_len)
+    prompt = dialect.prompt(
+        ask.messages,
+        () if ask.tool_choice.mode == "none" else ask.tools,
+        ask.thinking.enabled,
+        add_generation_prompt=ask.add_generation_prompt,
+        continue_final_message=ask.continue_final_message,
+        kwargs=ask.template_kwargs,
+    )
+    with_tools = bool(ask.tools) and ask.tool_choice.mode != "none"
+    thinking = dialect.thinking_params(ask.thinking.budget_tokens)
+    # What the engine looks for it looks for everywhere but in thoughts that have ids; the reader knows better where
+    # a stop string does not count.
+    by_engine = ask.stop if not with_tools and (thinking or not dialect.knows_thoughts) else ()
+    request = EngineRequest(
+        prompt.ids,
+        ask.params.model_copy(
+            update={
+                "max_tokens": _room(ask, len(prompt.ids), max_model_len),
+                "stop_token_ids": (*dialect.stop_ids, *ask.params.stop_token_ids),
+                "thinking": thinking,
+            }
+        ),
+        by_engine,
+        _grammar(ask, dialect),
+        ask.cache_salt,
+        ask.priority,
+    )
+
+    def reader(choice: int) -> Reads:
+        return dialect.reader(prompt, with_tools=with_tools, stop=ask.stop, choice=choice)
+
+    return Prepared(ask, _checked(request, dialect.tokenizer.vocab_size), reader)
+
+
+def _of_ids(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
+    """Of a prompt that is to be continued as it stands."""
+    params = ask.params.model_copy(
+        update={
+            "max_tokens": _room(ask, len(ask.prompt_ids), max_model_len),
+            "stop_token_ids": (*dialect.stop_ids, *ask.params.stop_token_ids),
+        }
+    )
+    request = EngineRequest(
+        ask.prompt_ids, params, ask.stop, _grammar(ask, dialect), ask.cache_salt, ask.priority
+    )
+    return Prepared(
+        ask,
+        _checked(request, dialect.tokenizer.vocab_size),
+        lambda choice: PlainReader(dialect.tokenizer, ask.stop, choice),
+    )
+
+
+def _room(ask: Ask, num_prompt: int, max_model_len: int) -> int:
+    room = max_model_len - num_prompt
+    if room < 1:
+        raise ContextTooLong(
+            at="messages" if ask.messages is not None else "prompt",
+            got=f"{num_prompt} tokens",
+            want=f"room for an answer: this model's maximum context length is {max_model_len} tokens",
+        )
+    return min(ask.max_tokens or room, room)
+
+
+def _checked(request: EngineRequest, vocab_size: int) -> EngineRequest:
+    """What a copy of the parameters does not look at, and what the engine would refuse later."""
+    params = request.params
+    if params.min_tokens > params.max_tokens:
+        want = f"at most max_tokens={params.max_tokens}, or what the context leaves"
+        raise UserError(at="min_tokens", got=str(params.min_tokens), want=want)
+    for name, ids in (("stop_token_ids", params.stop_token_ids), ("logit_bias", params.logit_bias)):
+        if (largest := max(ids, default=0)) >= vocab_size:
+            raise UserError(at=name, got=str(largest), want=f"token ids below {vocab_size}")
+    return request
+
+
+def _grammar(ask: Ask, dialect: Dialect) -> GrammarSpec | None:
+    tools = ask.tools if ask.messages is not None else ()
+    return dialect.grammar(tools, ask.tool_choice, ask.response_format, ask.parallel_tool_calls)
+
+
+class PlainReader:
+    """Text as it comes, no mark read. Special ids give no text; a piece names them all the same."""
+
+    def __init__(self, tokenizer: TextTokenizer, stop: Sequence[str], choice: int) -> None:
+        self._tokenizer, self._stop, self._choice = tokenizer, tuple(stop), choice
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._text = ""
+        self._ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
+        self.num_thought_tokens = self.num_calls = 0
+        self.stopped: str | None = None
+
+    def feed(self, ids: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> list[Piece]:
+        if self.stopped is not None:
+            return []
+        for token_id in ids:
+            is_text = token_id not in self._tokenizer.special_ids
+            written = self._tokenizer.token_bytes(token_id) if is_text else b""
+            self._text += self._decoder.decode(written)
+        self._ids += ids
+        self._logprobs += logprobs
+        found = find_first(self._text, self._stop)
+        if found is not None:
+            self.stopped = found[1]
+            return self._say(found[0])
+        size = num_safe(self._text, self._stop)
+        return self._say(size) if size else []
+
+    def finish(self, *, cut: bool) -> list[Piece]:
+        if self.stopped is not None:
+            return []
+        self._text += self._decoder.decode(b"", final=True)
+        return self._say(len(self._text)) if self._text or self._ids else []
+
+    def _say(self, size: int) -> list[Piece]:
+        text, self._text = self._text[:size], self._text[size:]
+        ids, self._ids = tuple(self._ids), []
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        return [Piece(self._choice, "answer", text, token_ids=ids, logprobs=logprobs)]
+
+
+@dataclass(eq=False)
+class _Choice:
+    reader: Reads
+    is_over: bool = False
+
+
+@dataclass
+class Tally:
+    """Tokens of a request so far, all choices together: what is counted if it is broken off."""
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    readers: list[Reads] = field(default_factory=list)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return sum(reader.num_thought_tokens for reader in self.readers)
+
+    def usage(self) -> Usage:
+        return Usage(
+            self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.reasoning_tokens
+        )
+
+
+async def answer(
+    prepared: Prepared, engine: Engine, *, first_choice: int = 0, tally: Tally | None = None
+) -> AsyncGenerator[Said]:
+    """What the model says: pieces of each choice in order, its end, and Usage last.
+
+    first_choice: index of the first of its n choices in the reply. tally: counts along, for who may not see the end.
+    Errors are those of `Engine.stream`.
+    """
+    tally = tally or Tally(prepared.num_prompt)
+    choices = [
+        _Choice(prepared.make_reader(first_choice + i)) for i in range(prepared.request.params.n)
+    ]
+    tally.readers += [choice.reader for choice in choices]
+    async with aclosing(engine.stream(prepared.request)) as events:
+        async for event in events:
+            choice = choices[event.choice]
+            if choice.is_over:
+                continue
+            tally.completion_tokens += len(event.token_ids)
+            if event.choice == 0:  # the others share its prompt
+                tally.cached_tokens = max(tally.cached_tokens, event.num_cached)
+            for said in _said(prepared, choice, event, first_choice + event.choice):
+                yield said
+            if all(choice.is_over for choice in choices):
+                break
+    yield tally.usage()
+
+
+def _said(prepared: Prepared, choice: _Choice, event: Event, index: int) -> list[Said]:
+    reader = choice.reader
+    pieces: list[Said] = list(reader.feed(event.token_ids, _logprobs(prepared, event)))
+    if event.prompt_logprobs:
+        pieces.append(Scored(index, event.prompt_logprobs))
+    if event.finish_reason is None and reader.stopped is None:
+        return pieces
+    choice.is_over = True
+    is_cut = event.finish_reason == "length" and reader.stopped is None
+    pieces += reader.finish(cut=is_cut or reader.stopped is not None)
+    stop: str | int | None = reader.stopped
+    if stop is None and event.stop_id in prepared.ask.params.stop_token_ids:
+        stop = event.stop_id
+    ended: Literal["stop", "tool_calls"] = "tool_calls" if reader.num_calls else "stop"
+    return [*pieces, Ended(index, "length" if is_cut else ended, stop)]
+
+
+def _logprobs(prepared: Prepared, event: Event) -> list[TokenLogprob]:
+    if prepared.ask.params.logprobs is None:
+        return []
+    tops = event.tops or ((),) * len(event.token_ids)
+    return list(map(TokenLogprob, event.token_ids, event.logprobs, tops))
+
+
+def random_seed() -> int:
+    return secrets.randbits(FORGED_SEED_BITS)

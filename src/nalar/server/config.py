@@ -1,0 +1,100 @@
+"""What a server is started with. Imports no torch."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from nalar.config import Config, ConfigError
+from nalar.engine.config import EngineConfig
+from nalar.policy import PolicyConfig
+from nalar.server.limits_config import AdmissionConfig
+from nalar.server.prices_config import PriceTable
+from nalar.server.thinking_config import EffortConfig
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class WorkerConfig(Config):
+    """The process that holds the model."""
+
+    folder: Path
+    """Of the model, in Hugging Face form."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int | None = Field(default=None, ge=1)
+    """None: as torch has it."""
+    engine: EngineConfig
+    weight_version: str = ""
+    """What the ledger calls these weights."""
+
+
+class BodyConfig(Config):
+    """What a request may look like."""
+
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
+    max_json_depth: int = Field(default=64, ge=4)
+    max_choices: int = Field(default=1024, ge=1)
+    """Of `n` times prompts of one request."""
+
+
+class ServerConfig(Config):
+    """One server of one model."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    """0: any that is free."""
+    served_model_names: tuple[str, ...] = Field(min_length=1)
+    """What requests may call the model; the first is its own."""
+    worker: WorkerConfig
+    body: BodyConfig = BodyConfig()
+    admission: AdmissionConfig = AdmissionConfig()
+    prices: PriceTable | None = None
+    """None: replies and ledger say nothing of costs."""
+    efforts: EffortConfig = EffortConfig()
+    api_keys: Path | None = None
+    """File of hashed keys. None: whoever reaches the server may ask."""
+    admin_key_file: Path | None = None
+    """File whose first line is the key of paths outside `/v1` that act. None: they are closed."""
+    policy: PolicyConfig | None = None
+    """What is not answered, or not said. None: nobody looks."""
+    runs: Path | None = None
+    """Folder of training runs that the runs page shows. None: none."""
+    ledger: Path | None = None
+    """SQLite file with one row a request. None: none is kept."""
+    default_temperature: float = Field(default=1.0, ge=0)
+    default_top_p: float = Field(default=1.0, gt=0, le=1)
+    default_max_tokens: int | None = Field(default=None, ge=1)
+    """Of a chat that says nothing. None: the rest of the context."""
+    reasoning_key: bool = False
+    """Whether thoughts stand under `reasoning` too, beside `reasoning_content`."""
+    keep_alive_s: float = Field(default=15.0, gt=0)
+    """A stream that is silent for so long sends a comment."""
+    drain_s: float = Field(default=30.0, ge=0)
+    """What requests under way get to end in, once the server is told to stop."""
+    log_prompts: bool = False
+    """Whether logs hold the bodies of requests."""
+    intended_use: str | None = None
+    incident_contact: str | None = None
+    """What this server is for and whom to tell where it did harm; both are wanted beyond loopback."""
+    log_level: str = "info"
+
+    @property
+    def name(self) -> str:
+        return self.served_model_names[0]
+
+    def model_post_init(self, _context: object) -> None:
+        missing = [
+            flag
+            for flag, value in (
+                ("--intended-use", self.intended_use),
+                ("--incident-contact", self.incident_contact),
+            )
+            if not (value or "").strip()
+        ]
+        if self.host not in LOOPBACK and missing:
+            raise ConfigError(
+                at=f"--host {self.host}",
+                got=f"an address that others can reach, without {' and '.join(missing)}",
+                want="what the server is for and whom to tell where it does harm (GET /about shows both)",
+                hint='--intended-use "homework help, no medical advice" --incident-contact you@example.org',
+            )

@@ -1,0 +1,78 @@
+"""`POST /v1/chat/completions`."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from nalar.server.answer import random_seed
+from nalar.server.ask import Usage
+from nalar.server.http.failures import error_event, error_of
+from nalar.server.http.job import Job
+from nalar.server.http.openapi import json_body
+from nalar.server.http.replies import DONE, EventStream, event, whole
+from nalar.server.http.service import service_of
+from nalar.server.http.unknown import note_unknown
+from nalar.server.wire.chat import ChatRequest, ChatWriter
+
+router = APIRouter()
+PATH = "/v1/chat/completions"
+
+
+@router.post(PATH, openapi_extra=json_body(ChatRequest))
+async def chat(request: Request) -> Response:
+    """A reply to a conversation, whole or as a stream."""
+    service = service_of(request)
+    key = service.authenticated(request)
+    asked = ChatRequest.of(await service.body(request))
+    note_unknown(request, asked)
+    model = service.check_model(asked.model)
+    ask = asked.ask(service.config, random_seed())
+    job = await service.open_job(request, endpoint=PATH, model=model, key=key, asks=[ask])
+    writer = ChatWriter(
+        job.id,
+        job.created,
+        model,
+        service.dialect.tokenizer,
+        asked,
+        service.config.reasoning_key,
+    )
+    if not asked.stream:
+        return await whole(request, job, lambda job: _fold(job, writer))
+    return EventStream(
+        job,
+        lambda job: _chunks(job, writer),
+        keep_alive_s=service.config.keep_alive_s,
+        error_of=error_of,
+        on_error=error_event,
+    )
+
+
+async def _fold(job: Job, writer: ChatWriter) -> dict[str, Any]:
+    choices: list[dict[str, Any]] = []
+    usage = None
+    async with aclosing(job.said()) as all_said:
+        async for said in all_said:
+            choices += writer.choices(said)
+            if isinstance(said, Usage):
+                usage = said
+    assert usage is not None
+    return writer.fold(choices, usage)
+
+
+async def _chunks(job: Job, writer: ChatWriter) -> AsyncGenerator[bytes]:
+    is_open = False
+    async with aclosing(job.said()) as all_said:
+        async for said in all_said:
+            if not is_open:
+                is_open = True
+                for choice in writer.opening():
+                    yield event(writer.chunk([choice]))
+            for choice in writer.choices(said):
+                yield event(writer.chunk([choice]))
+            if isinstance(said, Usage):
+                options = writer.asked.stream_options
+                if options is not None and options.include_usage:
+                    yield event(writer.chunk([], said))
+                yield DONE

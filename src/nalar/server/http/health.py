@@ -1,0 +1,108 @@
+"""Whether it works, what it serves, and what was used: `/health`, `/about`, `/metrics`, `/usage`, `/v1/models`."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from nalar.server.http.failures import LOADING_RETRY_S
+from nalar.server.http.service import service_of
+from nalar.server.ledger import GROUPS, By
+from nalar.server.metrics import CONTENT_TYPE
+from nalar.server.wire.errors import ApiError, bad_request
+from nalar.server.wire.models import model_card, model_list
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health(request: Request) -> Response:
+    """200 once requests are answered, 503 before and after."""
+    state = service_of(request).engine.state
+    if state == "ready":
+        return JSONResponse({"status": "ok"})
+    headers = {"Retry-After": str(LOADING_RETRY_S)}
+    return JSONResponse({"status": state}, status_code=503, headers=headers)
+
+
+@router.get("/about")
+async def about(request: Request) -> dict[str, Any]:
+    """What this server is for, and whom to tell where it did harm."""
+    config = service_of(request).config
+    return {
+        "model": config.name,
+        "weight_version": config.worker.weight_version,
+        "intended_use": config.intended_use,
+        "incident_contact": config.incident_contact,
+    }
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """For Prometheus. Where keys are asked for, any key will do, the admin's too."""
+    service = service_of(request)
+    if not service.is_admin(request):
+        service.authenticated(request)
+    stats = await service.engine.stats()
+    limits = service.limits
+    service.metrics.now(
+        running=stats["running"],
+        waiting=stats["waiting"] + limits.queued,
+        cache_usage_frac=stats.get("cache_usage_frac", 0.0),
+    )
+    return Response(service.metrics.render(), media_type=CONTENT_TYPE)
+
+
+@router.get("/usage")
+async def usage(
+    request: Request, by: str = "key", since: str | None = None, until: str | None = None
+) -> dict[str, Any]:
+    """Sums of the ledger. The admin key sees all keys, another its own."""
+    service = service_of(request)
+    key = None if service.is_admin(request) else service.authenticated(request)
+    if key is None and not service.is_admin(request) and service.admin_sha256 is not None:
+        service.require_admin(request)
+    if service.writer is None:
+        raise ApiError(404, "This server keeps no ledger.", code="no_ledger")
+    groups = [name for name in by.replace(",", " ").split() if name]
+    if not set(groups) <= set(GROUPS):
+        raise bad_request(f"by: wanted any of {', '.join(GROUPS)}", "by")
+    sums = service.writer.ledger.sums(
+        cast("list[By]", groups),
+        _time_s(since, "since"),
+        _time_s(until, "until"),
+        None if key is None else key.id,
+    )
+    return {"object": "list", "data": [_sum_json(one) for one in sums]}
+
+
+def _sum_json(one: Any) -> dict[str, Any]:
+    document = asdict(one)
+    del document["cost_picodollars"]
+    return document | {"cost_usd": one.cost_usd}
+
+
+def _time_s(day: str | None, name: str) -> float | None:
+    if day is None:
+        return None
+    try:
+        return datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        raise bad_request(f"{name}: wanted a day in UTC, as 2026-11-29", name) from None
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> dict[str, Any]:
+    service = service_of(request)
+    service.authenticated(request)
+    return model_list(service.config, service.created, service.max_model_len)
+
+
+@router.get("/v1/models/{name:path}")
+async def model(request: Request, name: str) -> dict[str, Any]:
+    service = service_of(request)
+    service.authenticated(request)
+    known = service.check_model(name)
+    return model_card(service.config, known, service.created, service.max_model_len)

@@ -1,0 +1,61 @@
+"""What the policy makes of a request, and of what the model says to it."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from nalar.policy import OutputReview, Policy, Verdict
+from nalar.server.answer import Prepared
+from nalar.server.ask import Ended, Piece, Said, Scored, Usage
+from nalar.server.dialects.dialect import TextTokenizer
+
+
+def asked_text(prepared: Sequence[Prepared], tokenizer: TextTokenizer) -> str:
+    """All that a request says, its history included."""
+    texts = []
+    for one in prepared:
+        if one.ask.messages is None:
+            texts.append(tokenizer.decode(one.ask.prompt_ids))
+        else:
+            texts += [str(message["content"]) for message in one.ask.messages]
+    return "\n".join(texts)
+
+
+class Reviewed:
+    """Lets out of a reply what the policy lets pass; a choice that it stops ends as `content_filter`."""
+
+    def __init__(self, policy: Policy, num_choices: int) -> None:
+        self._reviews: list[OutputReview[Said]] = [policy.stream() for _ in range(num_choices)]
+        self._over: set[int] = set()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The gravest of all choices. None: nothing was found."""
+        found = [review.verdict for review in self._reviews if review.verdict.category]
+        return min(found, key=lambda verdict: verdict.action != "block", default=None)
+
+    async def said(self, given: AsyncGenerator[Said]) -> AsyncGenerator[Said]:
+        """Of all but Usage. Stops reading once every choice is over, which ends the engine's work."""
+        async with aclosing(given):
+            async for said in given:
+                if isinstance(said, Usage) or said.choice in self._over:
+                    continue
+                for one in await self._passed(said):
+                    yield one
+                if len(self._over) == len(self._reviews):
+                    return
+
+    async def _passed(self, said: Piece | Scored | Ended) -> list[Said]:
+        choice = said.choice
+        review = self._reviews[choice]
+        if isinstance(said, Piece):
+            passed = list(await review.feed(said, said.text or said.name, said.kind))
+        elif isinstance(said, Ended):
+            self._over.add(choice)
+            passed = [*await review.finish(), said]
+        else:
+            return [said]
+        if review.is_blocked:
+            self._over.add(choice)
+            passed = [one for one in passed if not isinstance(one, Ended)]
+            return [*passed, Ended(choice, "content_filter")]
+        return passed

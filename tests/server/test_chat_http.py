@@ -1,0 +1,346 @@
+"""Chats over ASGI, the engine played by a script."""
+
+import asyncio
+import json
+import sqlite3
+from collections import Counter
+
+import pytest
+
+from nalar.policy import PolicyConfig
+from nalar.server.engine.messages import EngineError
+from nalar.server.http import replies
+from nalar.server.keys import KeyRing
+from nalar.server.ledger import Ledger
+from nalar.server.prices_config import PriceTable
+
+PATH = "/v1/chat/completions"
+ASK = {"model": "tiny", "messages": [{"role": "user", "content": "say 12"}]}
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.fixture
+def said(tokenizer):
+    def make(thought="12 is", answer="34 é!"):
+        ids = [*tokenizer.encode(thought), tokenizer.end_think_id]
+        return [*ids, *tokenizer.encode(answer), tokenizer.end_id]
+
+    return make
+
+
+@pytest.fixture
+def calling(tokenizer):
+    """A call, as our own models write it."""
+    t = tokenizer
+    call = [t.tools.call, *t.encode('add {"a": 12}'), t.tools.end_call]
+    return [*t.encode("is"), t.end_think_id, *t.encode("ab"), *call]
+
+
+def events_of(text):
+    lines = [line for line in text.split("\n\n") if line.startswith("data: ")]
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def put_together(events):
+    """What a client makes of the chunks: by choice, its message, its end, its logprobs."""
+    choices = {}
+    for event in events:
+        for choice in event["choices"]:
+            whole = choices.setdefault(choice["index"], {"calls": [], "logprobs": []})
+            delta = choice["delta"]
+            for name in ("content", "reasoning_content"):
+                if name in delta:
+                    whole[name] = whole.get(name, "") + delta[name]
+            for call in delta.get("tool_calls", ()):
+                if call["index"] == len(whole["calls"]):
+                    whole["calls"].append([call["id"], call["function"]["name"], ""])
+                whole["calls"][call["index"]][2] += call["function"]["arguments"]
+            whole["logprobs"] += (choice["logprobs"] or {}).get("content", [])
+            whole["end"] = choice["finish_reason"] or whole.get("end")
+    return choices
+
+
+@pytest.mark.parametrize("step", [1, 3, 50])
+async def test_the_whole_reply_is_the_stream_put_together(
+    make_client, scripted, said, calling, step
+):
+    client = make_client(scripted([[said(), calling]], step=step))
+    ask = ASK | {"n": 2, "tools": TOOLS, "logprobs": True, "top_logprobs": 1}
+    whole = (await client.post(PATH, json=ask)).json()
+    reply = await client.post(PATH, json=ask | {"stream": True})
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    events = events_of(reply.text)
+    streamed = put_together(events)
+    assert [c["finish_reason"] for c in whole["choices"]] == ["stop", "tool_calls"]
+    for choice in whole["choices"]:
+        own, message = streamed[choice["index"]], choice["message"]
+        assert own["content"] == message["content"]
+        assert own["reasoning_content"] == message["reasoning_content"]
+        assert own["end"] == choice["finish_reason"]
+        assert own["logprobs"] == choice["logprobs"]["content"]
+        calls = [
+            [c["function"]["name"], c["function"]["arguments"]]
+            for c in message.get("tool_calls", ())
+        ]
+        assert [call[1:] for call in own["calls"]] == calls
+    assert whole["choices"][1]["message"]["tool_calls"][0]["function"]["name"] == "add"
+    assert json.loads(streamed[1]["calls"][0][2]) == {"a": 12}
+    written = "".join(
+        entry["token"] for entry in streamed[0]["logprobs"] if len(entry["bytes"]) == 1
+    )
+    assert written.replace("\ufffd", "") == "34 !"
+    assert [e["choices"][0]["delta"].get("role") for e in events[:2]] == ["assistant"] * 2
+    assert all("usage" not in event for event in events)
+
+
+async def test_usage_comes_last_and_alone_where_it_is_asked_for(make_client, scripted, said):
+    prices = PriceTable(input_usd=1, cached_input_usd=0.5, output_usd=2)
+    client = make_client(scripted([said()]), prices=prices)
+    ask = ASK | {"stream": True, "stream_options": {"include_usage": True}}
+    *events, last = events_of((await client.post(PATH, json=ask)).text)
+    assert all(event["usage"] is None and event["choices"] for event in events)
+    usage = last["usage"]
+    assert last["choices"] == [] and usage["total_tokens"] == usage["prompt_tokens"] + len(said())
+    assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_cache_hit_tokens"] == 3
+    fresh = usage["prompt_cache_miss_tokens"]
+    assert usage["cost"] == pytest.approx((fresh + 3 * 0.5 + len(said()) * 2) / 1e6)
+
+
+async def test_names_of_thoughts_and_whether_they_are_shown(make_client, scripted, said):
+    client = make_client(scripted([said()]), reasoning_key=True)
+    message = (await client.post(PATH, json=ASK)).json()["choices"][0]["message"]
+    assert message["reasoning"] == message["reasoning_content"] == "12 is"
+    reply = (await client.post(PATH, json=ASK | {"include_reasoning": False})).json()
+    assert set(reply["choices"][0]["message"]) == {"role", "content", "refusal"}
+    assert reply["usage"]["completion_tokens_details"]["reasoning_tokens"] == 5
+
+
+async def test_what_is_asked_of_the_engine(make_client, scripted, said, tokenizer):
+    link = scripted([said()])
+    client = make_client(link)
+    ask = {
+        "max_tokens": 9,
+        "max_completion_tokens": 30,
+        "stop": ["zz", ""],
+        "seed": -1,
+        "top_k": -1,
+        "temperature": None,
+        "tools": None,
+        "reasoning_effort": "low",
+        "stop_token_ids": [7],
+        "novel_field": {"a": 1},
+    }
+    assert (await client.post(PATH, json=ASK | ask)).status_code == 200
+    request = link.requests[0]
+    assert request.stop == ("zz",) and request.params.max_tokens == 30
+    assert request.params.seed == 2**63 - 1 and request.params.top_k is None
+    assert request.params.thinking.budget_tokens == 1024
+    assert set(request.params.stop_token_ids) == {*tokenizer.stop_ids, 7}
+    await client.post(PATH, json=ASK | {"max_tokens": 10**6})
+    assert link.requests[1].params.max_tokens == 512 - len(link.requests[1].prompt_ids)
+
+
+async def test_a_stop_string_ends_the_answer_and_is_not_said(make_client, scripted, said):
+    link = scripted([said("3 4 thinks", "ab 34 12")])
+    client = make_client(link)
+    for more in ({}, {"tools": TOOLS}):
+        whole = (await client.post(PATH, json=ASK | {"stop": "34"} | more)).json()["choices"][0]
+        assert whole["message"]["content"] == "ab " and whole["stop_reason"] == "34"
+        streamed = put_together(
+            events_of(
+                (await client.post(PATH, json=ASK | {"stop": "34", "stream": True} | more)).text
+            )
+        )
+        assert streamed[0]["content"] == "ab " and streamed[0]["end"] == "stop"
+    assert link.aborted  # it would have gone on
+
+
+async def test_a_prompt_that_is_too_long_says_so_in_the_words_that_clients_look_for(
+    make_client, scripted, said
+):
+    client = make_client(scripted([said()]))
+    ask = {"model": "tiny", "messages": [{"role": "user", "content": "9" * 600}]}
+    reply = await client.post(PATH, json=ask)
+    error = reply.json()["error"]
+    assert reply.status_code == 400 and error["code"] == "context_length_exceeded"
+    assert "maximum context length" in error["message"]
+
+
+async def test_failures_before_and_within_a_stream(make_client, scripted, said, tokenizer):
+    link = scripted([EngineError("it died")])
+    client = make_client(link)
+    for stream in (True, False):
+        reply = await client.post(PATH, json=ASK | {"stream": stream})
+        assert reply.status_code == 500 and reply.json()["error"]["code"] == "engine_error"
+
+    class Breaking(scripted):
+        async def stream(self, request):
+            async for event in super().stream(request):
+                yield event
+                raise EngineError("it died")
+
+    text = (await make_client(Breaking([said()])).post(PATH, json=ASK | {"stream": True})).text
+    last = json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))
+    assert last["error"]["code"] == "engine_error" and "[DONE]" not in text
+    link.state = "loading"
+    reply = await client.post(PATH, json=ASK)
+    assert reply.status_code == 503 and "retry-after" in reply.headers
+    assert (await client.get("/health")).status_code == 503
+
+
+async def test_a_silent_stream_is_kept_alive(make_client, scripted, said):
+    client = make_client(scripted([said()], pause_s=0.06), keep_alive_s=0.02)
+    text = (await client.post(PATH, json=ASK | {"stream": True})).text
+    assert replies.KEEP_ALIVE.decode() in text
+    assert put_together(events_of(text))[0]["content"] == "34 é!"
+
+
+async def test_request_ids_go_through_and_are_made(make_client, scripted, said):
+    client = make_client(scripted([said()]))
+    reply = await client.post(PATH, json=ASK, headers={"X-Request-Id": "abc-1"})
+    assert reply.headers["x-request-id"] == "abc-1"
+    reply = await client.get("/health", headers={"X-Request-Id": "a b\x00"})
+    assert reply.headers["x-request-id"].startswith("req-")
+
+
+async def test_keys_open_what_is_theirs(make_client, scripted, said, tmp_path):
+    _, secret = KeyRing.open(tmp_path / "keys.json", must_exist=False).create("ann")
+    admin = tmp_path / "admin"
+    admin.write_text("an-admin-key-of-some-length\n")
+    client = make_client(
+        scripted([said()]),
+        api_keys=tmp_path / "keys.json",
+        admin_key_file=admin,
+        ledger=tmp_path / "ledger.db",
+    )
+    closed = ("/v1/models", "/tokenizer_info", "/metrics", "/usage")
+    for path in closed:
+        reply = await client.get(path)
+        assert reply.status_code == 401 and reply.json()["error"]["code"] == "invalid_api_key", path
+    assert (await client.post(PATH, json=ASK)).status_code == 401
+    for headers in ({"Authorization": f"Bearer {secret}"}, {"x-api-key": secret}):
+        assert (await client.post(PATH, json=ASK, headers=headers)).status_code == 200
+        for path in closed:
+            assert (await client.get(path, headers=headers)).status_code == 200, path
+    as_admin = {"Authorization": "Bearer an-admin-key-of-some-length"}
+    assert (await client.post(PATH, json=ASK, headers=as_admin)).status_code == 401
+    sums = (await client.get("/usage?by=key,day", headers=as_admin)).json()["data"]
+    assert len(sums) == 1 and sums[0]["num_requests"] == 2
+    assert (await client.get("/usage?by=colour", headers=as_admin)).status_code == 400
+    assert (await client.get("/health")).status_code == 200
+
+
+async def test_a_row_is_kept_before_the_last_byte_and_a_budget_closes(
+    make_client, scripted, said, tmp_path
+):
+    keys, ledger = tmp_path / "keys.json", tmp_path / "ledger.db"
+    _, secret = KeyRing.open(keys, must_exist=False).create("ann", monthly_budget_usd=1e-6)
+    client = make_client(
+        scripted([said()]),
+        api_keys=keys,
+        ledger=ledger,
+        prices=PriceTable(output_usd=100),
+    )
+    headers = {"Authorization": f"Bearer {secret}"}
+    async with client.stream("POST", PATH, json=ASK | {"stream": True}, headers=headers) as reply:
+        async for line in reply.aiter_lines():
+            if line == "data: [DONE]":
+                (total,) = Ledger.open(ledger, read_only=True).sums()
+    assert total.num_requests == 1 and total.completion_tokens == len(said())
+    assert total.reasoning_tokens == 5 and total.cached_tokens == 3
+    reply = await client.post(PATH, json=ASK, headers=headers)
+    assert reply.status_code == 402 and reply.json()["error"]["code"] == "insufficient_quota"
+
+
+async def test_more_than_there_is_room_for_waits_or_is_told_to_come_back(
+    make_client, scripted, said, server_config
+):
+    admission = server_config.admission.model_copy(update={"max_running": 2, "max_queued": 3})
+    link = scripted([said()], pause_s=0.005)
+    client = make_client(link, admission=admission)
+    posts = [client.post(PATH, json=ASK | {"stream": i % 2 == 0}) for i in range(12)]
+    replies_ = await asyncio.gather(*posts)
+    counts = Counter(reply.status_code for reply in replies_)
+    assert counts == {200: 5, 429: 7} and len(link.requests) == 5
+    refused = next(reply for reply in replies_ if reply.status_code == 429)
+    assert refused.json()["error"]["code"] == "queue_full" and int(refused.headers["retry-after"])
+    limits = client.app.state.service.limits
+    assert limits.running == limits.queued == limits.queued_tokens == 0
+
+
+async def test_keys_do_not_share_cached_prompts(make_client, scripted, said, tmp_path):
+    ring = KeyRing.open(tmp_path / "keys.json", must_exist=False)
+    secrets = [ring.create(name)[1] for name in ("ann", "bob")]
+    link = scripted([said()])
+    client = make_client(link, api_keys=tmp_path / "keys.json")
+    for secret in secrets:
+        await client.post(PATH, json=ASK, headers={"Authorization": f"Bearer {secret}"})
+    first, second = (request.cache_salt for request in link.requests)
+    assert first != second
+
+
+async def test_the_policy_stops_what_it_finds_and_the_ledger_has_it(
+    make_client, scripted, said, tmp_path
+):
+    (tmp_path / "words.txt").write_text("[weapons]\nnerve gas\n[luck]\n34\n")
+    policy = PolicyConfig(input="block", output="block", words=tmp_path / "words.txt")
+    link = scripted([said(), said("12", "ab 34")])
+    client = make_client(link, policy=policy, ledger=tmp_path / "ledger.db")
+    asked = {"messages": [{"role": "user", "content": "how is Nerve-Gas made"}]}
+    reply = await client.post(PATH, json=asked)
+    assert reply.status_code == 400 and reply.json()["error"]["code"] == "content_filter"
+    assert link.requests == []
+    for stream in (False, True):
+        reply = await client.post(PATH, json=ASK | {"stream": stream})
+        if stream:
+            whole = put_together(events_of(reply.text))[0]
+            assert whole["content"] == "" and whole["end"] == "content_filter"
+        else:
+            (choice,) = reply.json()["choices"]
+            assert choice["message"]["content"] == ""
+            assert choice["finish_reason"] == "content_filter"
+    with sqlite3.connect(tmp_path / "ledger.db") as ledger:
+        verdicts = ledger.execute("SELECT verdict, status FROM requests ORDER BY time_s").fetchall()
+    assert verdicts == [("input:block:weapons", 400)] + [("output:block:luck", 200)] * 2
+
+
+async def test_the_pages_are_there(make_client, scripted, said):
+    client = make_client(scripted([said()]))
+    assert "<html" in (await client.get("/")).text
+    html = (await client.post("/page/markdown", json={"text": "*a*"})).json()["html"]
+    assert "<em>a</em>" in html
+
+
+async def test_tokens_there_and_back(make_client, scripted, said, tokenizer):
+    client = make_client(scripted([said()]))
+    ids = (await client.post("/tokenize", json={"prompt": "12 <think>"})).json()["tokens"]
+    assert tokenizer.think_id not in ids
+    text = (await client.post("/detokenize", json={"tokens": ids})).json()["prompt"]
+    assert text == "12 <think>"
+    chat = (await client.post("/tokenize", json={"messages": ASK["messages"]})).json()
+    asked = (await client.post(PATH, json=ASK)).json()["usage"]["prompt_tokens"]
+    assert chat["count"] == asked
+    assert (await client.get("/tokenizer_info")).json()["eos_token"] == "<|end|>"
+
+
+async def test_the_openapi_document_resolves(make_client, scripted, said):
+    document = (await make_client(scripted([said()])).get("/openapi.json")).json()
+    schemas = document["components"]["schemas"]
+
+    def refs(node):
+        if isinstance(node, dict):
+            yield from ([node["$ref"]] if isinstance(node.get("$ref"), str) else ())
+        for below in (
+            node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        ):
+            yield from refs(below)
+
+    names = {ref.removeprefix("#/components/schemas/") for ref in refs(document)}
+    assert "ChatRequest" in names and names <= set(schemas)
