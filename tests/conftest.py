@@ -33,9 +33,25 @@ def pytest_configure(config):
     hypothesis.settings.load_profile("quick" if is_quick else "all")
 
 
+LONG_FILES = (
+    "pipeline/test_r1_kills.py",
+    "test_first_hour.py",
+    "bench/test_ladder.py",
+    "bench/test_kernels.py",
+    "pipeline/test_exact_resume.py",
+    "train/test_compiled.py",
+    "kernels/gpu/test_hopper.py",
+    "kernels/gpu/test_experts.py",
+    "pipeline/test_r1_from_hf.py",
+)
+"""Begun first, for a file is the work of one process: behind all others, one process would end minutes after the rest."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """`few(n)`: where a test has many cases, `make test` runs the first n and `make test-all` all of them."""
+    turns = {f"tests/{name}": turn for turn, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: turns.get(item.nodeid.partition("::")[0], len(turns)))
     seen = Counter()
     for item in items:
         mark = item.get_closest_marker("few")

@@ -179,6 +179,7 @@ def test_families_files_and_own_tasks_are_trained_together(
     (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, problems)))
     words = (task, "chain_sum,min_terms=2,max_terms=2", f"{tmp_path}/sums.jsonl,name=plus")
     config = make_config(words, rl={"steps": 1, "prompts_per_step": 6})
+    config = config.model_copy(update={"evals": config.evals.model_copy(update={"problems": 6})})
     run = work.create("run", config)
     refuse_bad_tasks(config)
     assert go(run, observer=recorder) is Outcome.FINISHED

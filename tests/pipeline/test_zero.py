@@ -201,6 +201,7 @@ def test_transformers_loads_the_model_and_says_the_same(finished):
     assert generated[0, len(prompt) :].tolist() == list(completion.token_ids)
 
 
+@pytest.mark.slow  # test_exact_resume.py compares two runs of one seed too
 def test_one_seed_gives_the_same_run_to_the_bit_and_another_does_not(finished, shrunk, work):
     run, *_ = finished
     again = work.create("again", shrunk)
