@@ -44,7 +44,7 @@ LONG_FILES = (
     "kernels/gpu/test_experts.py",
     "pipeline/test_r1_from_hf.py",
 )
-"""Begun first, for a file is the work of one process: behind all others, one process would end minutes after the rest."""
+"""Begun first: a file is the work of one process, and one of these behind all others would run on alone for minutes."""
 
 
 @pytest.hookimpl(tryfirst=True)
