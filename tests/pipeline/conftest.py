@@ -325,6 +325,7 @@ class Forks:
             [sys.executable, Path(__file__).with_name("forks.py"), what, *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             env=os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
         )

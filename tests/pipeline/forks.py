@@ -25,7 +25,6 @@ def main_of(what: str) -> Callable[[list[str]], Any]:
 def become(main: Callable[[list[str]], Any], args: list[str], cwd: str) -> int:
     """What the fork does, as a process of its own would; the exit code."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(1, 2)
     print(f"pid {os.getpid()}", flush=True)
     os.chdir(cwd)
     try:
