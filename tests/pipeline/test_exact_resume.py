@@ -85,6 +85,7 @@ class Killer:
         self.config = folder / "config.json"
         self.config.write_text(config.model_dump_json())
         self.notes: list[str] = []
+        self.loaded: list[str] = []
 
     def path(self, name: str) -> Path:
         return self.folder / name / "run"
@@ -98,6 +99,8 @@ class Killer:
             steps += line.startswith("step ")
             if line.startswith("note ") and "probe after" not in line and "pass@" not in line:
                 self.notes.append(line)
+            if line.startswith("compilers "):
+                self.loaded.append(line)
             if kill is None:
                 continue
             is_there = steps >= kill.number if not kill.point else line.startswith("at ")
@@ -176,6 +179,11 @@ def test_the_run_that_nobody_killed_learned_and_saved(whole):
     pulled = [m["values"] for m in whole["metrics.jsonl"] if m["stage"] == "rl"]
     assert any(values["reference_kl"] > 0 for values in pulled)
     assert whole["checkpoints/rl-000004/state/reference.safetensors"]
+
+
+def test_no_run_waits_for_compilers_that_it_does_not_use(killer, whole):
+    """To load them takes as long as to load torch."""
+    assert killer.loaded == ["compilers False\n"]
 
 
 def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(killer, whole):

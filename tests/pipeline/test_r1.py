@@ -172,6 +172,7 @@ def test_stages_begin_with_the_models_that_they_name(whole):
     assert base == student
 
 
+@pytest.mark.slow
 def test_a_stop_at_any_step_goes_on_to_the_bit(whole, begin, make_recorder, tmp_path):
     path, outcome, sessions = tmp_path / "r", None, 0
     while outcome is not Outcome.FINISHED:

@@ -138,6 +138,7 @@ def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(at, make_config, wh
     assert work.timeless(run, *STAGES) == work.timeless(whole, *STAGES)
 
 
+@pytest.mark.slow
 def test_a_curriculum_that_was_interrupted_draws_the_same(make_config, work, go):
     """It does step 5 again, by the rates that the checkpoint of step 4 remembers."""
     rl = {"steps": 6, "curriculum": {"focus": 2.0, "explore_frac": 0.1, "memory_problems": 4}}
