@@ -1,5 +1,7 @@
 """One thread for every test: small tensors gain nothing by more, and idle threads that spin slow each other down."""
 
+import contextlib
+import functools
 import json
 import math
 import os
@@ -68,6 +70,24 @@ def device():
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session")
+def check_few():
+    """Within this context no more of a task is looked at before a run than it takes to see that it is looked at."""
+
+    @contextlib.contextmanager
+    def check_few():
+        from nalar.tasks import check
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(check, "CHECKED", 8)
+            patch.setattr(check, "CHECKED_COSTLY", 4)
+            overlap = functools.partial(check.refuse_overlap, at_most=40)
+            patch.setattr(check, "refuse_overlap", overlap)
+            yield
+
+    return check_few
 
 
 def _probabilities(

@@ -163,6 +163,13 @@ def ceiling_is_measured_once():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_problems_of_a_task_are_checked(check_few):
+    """Before every run; how many it takes to find a fault is of tests/tasks/test_check.py."""
+    with check_few():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def reports_without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these runs; runs of wider fixtures, which begin before a test does, have theirs."""
