@@ -27,6 +27,9 @@ NAME_2 := two-cores
 GRPO ?=
 GPU = $(shell nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | tr 'A-Z ' 'a-z-')
 
+# Without what Python keeps of a file that it has read, every process that a test starts compiles all of nalar again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all lint size setup clean help bench bench-gpu
 .DEFAULT_GOAL := help
 

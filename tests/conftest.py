@@ -1,5 +1,7 @@
 """One thread for every test: small tensors gain nothing by more, and idle threads that spin slow each other down."""
 
+import contextlib
+import functools
 import json
 import math
 import os
@@ -33,9 +35,25 @@ def pytest_configure(config):
     hypothesis.settings.load_profile("quick" if is_quick else "all")
 
 
+LONG_FILES = (
+    "pipeline/test_r1_kills.py",
+    "test_first_hour.py",
+    "bench/test_ladder.py",
+    "bench/test_kernels.py",
+    "pipeline/test_exact_resume.py",
+    "train/test_compiled.py",
+    "kernels/gpu/test_hopper.py",
+    "kernels/gpu/test_experts.py",
+    "pipeline/test_r1_from_hf.py",
+)
+"""Begun first: a file is the work of one process, and one of these behind all others would run on alone for minutes."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """`few(n)`: where a test has many cases, `make test` runs the first n and `make test-all` all of them."""
+    turns = {f"tests/{name}": turn for turn, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: turns.get(item.nodeid.partition("::")[0], len(turns)))
     seen = Counter()
     for item in items:
         mark = item.get_closest_marker("few")
@@ -52,6 +70,24 @@ def device():
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session")
+def check_few():
+    """Within this context no more of a task is looked at before a run than it takes to see that it is looked at."""
+
+    @contextlib.contextmanager
+    def check_few():
+        from nalar.tasks import check
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(check, "CHECKED", 8)
+            patch.setattr(check, "CHECKED_COSTLY", 4)
+            overlap = functools.partial(check.refuse_overlap, at_most=40)
+            patch.setattr(check, "refuse_overlap", overlap)
+            yield
+
+    return check_few
 
 
 def _probabilities(

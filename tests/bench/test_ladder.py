@@ -159,19 +159,20 @@ def test_lists_of_single_problems_are_left_out():
 
 @pytest.mark.slow
 def test_two_calls_side_by_side(tmp_path, capsys):
-    """Real processes: the first call has time for nothing but a start, the second for the demo's tiny recipe."""
-    first = _asked(tmp_path, minutes=(CLOSING_S + LEAST_S + 5) / 60, before=None)
+    """Real processes: the first call has time for two starts, the second for one run of the demo's tiny recipe."""
+    first = _asked(tmp_path, seeds=[0, 1], minutes=(CLOSING_S + LEAST_S + 5) / 60, before=None)
     assert bench.run_all(first) == 0
-    again = _asked(tmp_path, minutes=9, before=tmp_path / "out0")
+    again = _asked(tmp_path, seeds=[1], minutes=9, before=tmp_path / "out0")
     assert bench.run_all(again) == 0
+    assert "1 of 1 runs whole" in capsys.readouterr().out
     results = json.loads((tmp_path / "out9" / "results.json").read_text())
-    assert [one["stage"] for one in results["runs"].values()] == ["whole", "whole"]
+    assert results["runs"]["zero-tiny-seed1"]["stage"] == "whole"
 
 
-def _asked(tmp_path, *, minutes, before):
+def _asked(tmp_path, *, seeds, minutes, before):
     return argparse.Namespace(
         recipes=["zero-tiny"],
-        seeds=[0, 1],
+        seeds=seeds,
         workers=2,
         minutes=minutes,
         work=tmp_path / f"work{int(before is not None)}",

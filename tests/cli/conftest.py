@@ -86,6 +86,13 @@ def refuse_bad_tasks_once(config: TaskRunConfig) -> None:
         _GOOD.add(settings)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_problems_of_a_task_are_checked(check_few):
+    """Before every run; how many it takes to find a fault is of tests/tasks/test_check.py."""
+    with check_few():
+        yield
+
+
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakePipeline:
     """A folder of its own, a machine that is large enough, and a pipeline that takes no time."""

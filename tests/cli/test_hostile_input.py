@@ -130,7 +130,8 @@ def test_what_a_kill_left_of_a_first_run_json_does_not_occupy_the_name(tmp_path)
     refuse_occupied(tmp_path)
 
 
-@pytest.mark.parametrize(("redirection", "code"), [(">&-", 0), (">&- 2>&-", 0), ("> /dev/full", 2)])
+@pytest.mark.few(2)
+@pytest.mark.parametrize(("redirection", "code"), [(">&- 2>&-", 0), ("> /dev/full", 2), (">&-", 0)])
 def test_an_output_that_is_closed_or_full_is_no_traceback(redirection, code, tmp_path):
     if "full" in redirection and not Path("/dev/full").exists():
         pytest.skip("no /dev/full")

@@ -220,6 +220,7 @@ def test_the_answer_needs_none_of_the_heavy_libraries(name, folder):
     assert json.loads(done.stdout)["total_params"] > 0
 
 
+@pytest.mark.slow  # it loads torch twice; the test above names the library that would cost the time
 def test_the_answer_is_there_long_before_torch_would_be(tmp_path):
     """A quarter of the time that torch takes to load, as measured on two cores; half is the bound."""
     answer = seconds_in_a_new_interpreter(PLAN.format(name="kimi-k2"), tmp_path)

@@ -1,13 +1,20 @@
 """The pipeline at its smallest, and who watches it."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from nalar.cli import main as main_module
 from nalar.data.config import TokenizerConfig
 from nalar.data.tokenizer import Tokenizer
 from nalar.evals import report_html
@@ -153,6 +160,13 @@ def ceiling_is_measured_once():
     """What the machine can do takes a while to find out, and no test asks how much it is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "measure_ceiling", functools.cache(measure_ceiling))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_problems_of_a_task_are_checked(check_few):
+    """Before every run; how many it takes to find a fault is of tests/tasks/test_check.py."""
+    with check_few():
         yield
 
 
@@ -307,3 +321,65 @@ class Go:
 @pytest.fixture(scope="session")
 def make_go() -> Callable[[Path], Go]:
     return lambda root: Go(root, Recorder)
+
+
+class Forks:
+    """Processes of one script or module, one at a time, that need load nothing (forks.py); they can be killed."""
+
+    def __init__(self, what: str | Path, *modules: str) -> None:
+        source = str(Path(main_module.__file__).parents[2])
+        self._server = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("forks.py"), what, *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
+        )
+        self._pid, self.code = 0, 0
+
+    def start(self, *args: object, cwd: Path) -> None:
+        asked = json.dumps({"args": [str(x) for x in args], "cwd": str(cwd)})
+        print(asked, file=self._server.stdin, flush=True)
+        self._pid = int(self._server.stdout.readline().removeprefix("pid "))
+
+    def lines(self) -> Iterator[str]:
+        """What it says, until it ends; its exit code is in `code` then."""
+        for line in self._server.stdout:
+            if line.startswith("exit "):
+                self.code = int(line.split()[1])
+                return
+            if line.strip():
+                yield line
+        raise AssertionError("whoever forks has ended")
+
+    def runs(self) -> bool:
+        try:
+            os.kill(self._pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """By SIGKILL, unless it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        self._server.stdin.close()
+        self._server.wait()
+        self._server.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def make_forks() -> Iterator[Callable[..., Forks]]:
+    made: dict[tuple[object, ...], Forks] = {}
+
+    def make(*what: object) -> Forks:
+        if what not in made:
+            made[what] = Forks(*what)
+        return made[what]
+
+    yield make
+    for forks in made.values():
+        forks.close()

@@ -146,6 +146,7 @@ def main(config_path: str, run_path: str, point: str = "", number: str = "0") ->
         lambda report: []
     )  # nobody looks at them, and drawing takes longer than most stages
     say("ended", run_zero(config, run, Speaker(), lambda: False, force=True))
+    say("compilers", "torch._dynamo" in sys.modules)
 
 
 if __name__ == "__main__":

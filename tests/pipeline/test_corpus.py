@@ -75,6 +75,7 @@ def test_documents_are_made_ahead_on_a_gpu_and_where_it_is_asked_for(shrunk, mon
     assert processes_ahead(shrunk, "cuda") == 0
 
 
+@pytest.mark.slow
 def test_stopping_in_the_cache_or_in_training_changes_no_bit(own, work) -> None:
     """Nor does a process that makes documents ahead."""
     pretrain = own.pretrain.model_copy(update={"prefetch_processes": 1})

@@ -1,11 +1,8 @@
 """A run that is killed by SIGKILL, wherever it is, and goes on, ends as if nothing had happened: to the bit."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from nalar.cli import main as main_module
 from nalar.pipeline.config import ZeroConfig
 
 SCRIPT = Path(__file__).parent / "killable.py"
@@ -84,11 +80,12 @@ class Kill:
 class Killer:
     """Runs one config in processes of their own."""
 
-    def __init__(self, folder: Path, config: ZeroConfig) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, config: ZeroConfig, forks: Any) -> None:
+        self.folder, self.forks = folder, forks
         self.config = folder / "config.json"
         self.config.write_text(config.model_dump_json())
         self.notes: list[str] = []
+        self.loaded: list[str] = []
 
     def path(self, name: str) -> Path:
         return self.folder / name / "run"
@@ -96,26 +93,23 @@ class Killer:
     def run(self, name: str, kill: Kill | None = None) -> bool:
         """Begin or go on; whether it was killed before it ended."""
         point = [kill.point, str(kill.number)] if kill and kill.point else []
-        command = [sys.executable, SCRIPT, self.config, self.path(name), *point]
-        source = str(Path(main_module.__file__).parents[2])
-        env = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
-        assert process.stdout is not None
+        self.forks.start(self.config, self.path(name), *point, cwd=self.folder)
         steps = 0
-        with process:
-            for line in process.stdout:
-                steps += line.startswith("step ")
-                if line.startswith("note ") and "probe after" not in line and "pass@" not in line:
-                    self.notes.append(line)
-                if kill is None:
-                    continue
-                is_there = steps >= kill.number if not kill.point else line.startswith("at ")
-                if is_there:
-                    time.sleep(kill.delay_s)
-                    os.kill(process.pid, signal.SIGKILL)
-                    kill = None
-        assert process.returncode in (0, -signal.SIGKILL)
-        return process.returncode != 0
+        for line in self.forks.lines():
+            steps += line.startswith("step ")
+            if line.startswith("note ") and "probe after" not in line and "pass@" not in line:
+                self.notes.append(line)
+            if line.startswith("compilers "):
+                self.loaded.append(line)
+            if kill is None:
+                continue
+            is_there = steps >= kill.number if not kill.point else line.startswith("at ")
+            if is_there:
+                time.sleep(kill.delay_s)
+                self.forks.kill()
+                kill = None
+        assert self.forks.code in (0, -signal.SIGKILL)
+        return self.forks.code != 0
 
 
 def timeless(value: Any) -> Any:
@@ -156,8 +150,8 @@ def assert_same(run: Path, whole: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def killer(tmp_path_factory: pytest.TempPathFactory, shrunk: ZeroConfig) -> Killer:
-    return Killer(tmp_path_factory.mktemp("killed"), config_to_kill(shrunk))
+def killer(tmp_path_factory: pytest.TempPathFactory, shrunk: ZeroConfig, make_forks) -> Killer:
+    return Killer(tmp_path_factory.mktemp("killed"), config_to_kill(shrunk), make_forks(SCRIPT))
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +179,11 @@ def test_the_run_that_nobody_killed_learned_and_saved(whole):
     pulled = [m["values"] for m in whole["metrics.jsonl"] if m["stage"] == "rl"]
     assert any(values["reference_kl"] > 0 for values in pulled)
     assert whole["checkpoints/rl-000004/state/reference.safetensors"]
+
+
+def test_no_run_waits_for_compilers_that_it_does_not_use(killer, whole):
+    """To load them takes as long as to load torch."""
+    assert killer.loaded == ["compilers False\n"]
 
 
 def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(killer, whole):

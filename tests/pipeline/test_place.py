@@ -99,6 +99,7 @@ def test_transformers_loads_what_was_trained_in_bfloat16(whole):
     assert float(is_close.float().mean()) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [("pretrain", 14), ("rl", 2)])
 def test_a_run_in_bfloat16_goes_on_to_the_bit(at, rounded, whole, work):
     """Masters are part of a checkpoint: without them going on would begin from rounded weights."""

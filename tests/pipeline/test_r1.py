@@ -1,16 +1,12 @@
 """A pipeline of real training, at its smallest: from random weights to a student, stopped and killed, to the bit."""
 
 import importlib.util
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from nalar.cli import main as main_module
 from nalar.evals.r1_report import R1Report, build_r1
 from nalar.evals.r1_results import win_rate
 from nalar.pipeline import r1 as r1_module
@@ -176,6 +172,7 @@ def test_stages_begin_with_the_models_that_they_name(whole):
     assert base == student
 
 
+@pytest.mark.slow
 def test_a_stop_at_any_step_goes_on_to_the_bit(whole, begin, make_recorder, tmp_path):
     path, outcome, sessions = tmp_path / "r", None, 0
     while outcome is not Outcome.FINISHED:
@@ -236,20 +233,17 @@ def test_who_was_taught_to_is_asked_with_less_thought_too(config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", ["step rl1/rl 1", "start measure_cold_start 0"])
-def test_a_kill_costs_only_time(words, whole, config, tmp_path):
+def test_a_kill_costs_only_time(words, whole, config, make_forks, tmp_path):
     document = tmp_path / "config.json"
     document.write_text(config.model_dump_json())
-    command = [sys.executable, SCRIPT, document, tmp_path / "runs" / "r"]
-    source = str(Path(main_module.__file__).parents[2])
-    env = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
-    with process:
-        for line in process.stdout:
-            if line.strip() == words:
-                os.kill(process.pid, signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    assert "ended finished" in done.stdout
+    forks = make_forks(SCRIPT)
+    forks.start(document, tmp_path / "runs" / "r", cwd=tmp_path)
+    for line in forks.lines():
+        if line.strip() == words:
+            forks.kill()
+    assert forks.code == -signal.SIGKILL
+    forks.start(document, tmp_path / "runs" / "r", cwd=tmp_path)
+    assert "ended finished" in "".join(forks.lines()) and forks.code == 0
     run = Run.open(tmp_path / "runs" / "r")
     assert weights(run) == weights(whole)
     assert logged(run) == logged(whole)

@@ -1,10 +1,7 @@
 """`nalar r1` itself, killed by SIGKILL inside every kind of stage, ends as if nothing had happened: to the bit."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from nalar.cli import main as main_module
 from nalar.plan.r1_stages import MEASURE, STAGES
 
 CLOCK = {"wall_s", "usd", "energy_wh", "tokens_per_s", "mfu_frac", "started_at", "created"}
@@ -112,46 +108,38 @@ KILLS = (
 class Pipeline:
     """`nalar r1 r1-tiny` in a folder of its own, one thread wide, in processes of its own."""
 
-    def __init__(self, folder: Path, cache: Path) -> None:
-        self.path, self.sessions = folder / "run", 0
+    def __init__(self, folder: Path, cache: Path, forks: Any) -> None:
+        self.path, self.sessions, self.forks = folder / "run", 0, forks
         changes = [
             f"{stage}.{name}={cache if value == 'CACHE' else value}"
             for stage, settings in CHANGES.items()
             for name, value in settings.items()
         ]
         self._begin = ["r1-tiny", "--run", str(self.path), "--threads", "1", "--set", *changes]
-        source = str(Path(main_module.__file__).parents[2])
-        self._env = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self) -> None:
         is_new = not (self.path / "run.json").exists()
         words = self._begin if is_new else ["--run", str(self.path), "--resume"]
         self.sessions += 1
-        return subprocess.Popen(
-            [sys.executable, "-m", "nalar", "r1", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=self._env,
-            cwd=self.path.parent,
-        )
+        self.forks.start("r1", *words, cwd=self.path.parent)
 
     def finish(self) -> str:
         """To its end; what it said."""
-        process = self.start()
-        said, _ = process.communicate(timeout=LIMIT_S)
-        assert process.returncode == 0, said
+        self.start()
+        said = "".join(self.forks.lines())
+        assert self.forks.code == 0, said
         return said
 
     def killed(self, kill: Kill) -> None:
         """Begun or gone on with, until then."""
-        process, until = self.start(), time.monotonic() + LIMIT_S
-        while process.poll() is None and not kill.has_come(self.path):
+        self.start()
+        until = time.monotonic() + LIMIT_S
+        while self.forks.runs() and not kill.has_come(self.path):
             assert time.monotonic() < until, f"{kill} never came"
             time.sleep(0.004)
-        process.kill()
-        said, _ = process.communicate()
-        assert process.returncode == -signal.SIGKILL, f"{kill} never came:\n{said}"
+        self.forks.kill()
+        said = "".join(self.forks.lines())
+        assert self.forks.code == -signal.SIGKILL, f"{kill} never came:\n{said}"
         assert not (kill.is_within and kill.is_done(self.path)), f"{kill} came too late"
 
 
@@ -207,17 +195,24 @@ def counted(receipts: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Pipeline:
+def command(make_forks) -> Any:
+    """The command line, with what this verb imports."""
+    return make_forks("nalar.cli.main", "nalar.cli.r1", "nalar.pipeline.r1")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, command) -> Pipeline:
     """The pipeline that nobody killed."""
-    pipeline = Pipeline(tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cache"))
+    folder, cache = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cache")
+    pipeline = Pipeline(folder, cache, command)
     pipeline.finish()
     return pipeline
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_kills_in_every_kind_of_stage_cost_only_time(whole, tmp_path, tmp_path_factory):
-    pipeline = Pipeline(tmp_path, tmp_path_factory.mktemp("cache"))
+def test_kills_in_every_kind_of_stage_cost_only_time(whole, command, tmp_path, tmp_path_factory):
+    pipeline = Pipeline(tmp_path, tmp_path_factory.mktemp("cache"), command)
     for kill in KILLS:
         pipeline.killed(kill)
     pipeline.finish()

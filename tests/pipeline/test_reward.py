@@ -154,7 +154,8 @@ def test_transformers_loads_the_run_s_model_and_agrees(whole):
     assert scores[0] > scores[1]
 
 
-@pytest.mark.parametrize("at", [("reward", 2), ("reward", 9), ("reward_test", 1)])
+@pytest.mark.few(2)
+@pytest.mark.parametrize("at", [("reward", 9), ("reward_test", 1), ("reward", 2)])
 def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(
     at, make_config, whole, work, go, recorder
 ):

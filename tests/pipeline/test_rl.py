@@ -138,6 +138,7 @@ def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(at, make_config, wh
     assert work.timeless(run, *STAGES) == work.timeless(whole, *STAGES)
 
 
+@pytest.mark.slow
 def test_a_curriculum_that_was_interrupted_draws_the_same(make_config, work, go):
     """It does step 5 again, by the rates that the checkpoint of step 4 remembers."""
     rl = {"steps": 6, "curriculum": {"focus": 2.0, "explore_frac": 0.1, "memory_problems": 4}}
@@ -179,6 +180,7 @@ def test_families_files_and_own_tasks_are_trained_together(
     (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, problems)))
     words = (task, "chain_sum,min_terms=2,max_terms=2", f"{tmp_path}/sums.jsonl,name=plus")
     config = make_config(words, rl={"steps": 1, "prompts_per_step": 6})
+    config = config.model_copy(update={"evals": config.evals.model_copy(update={"problems": 6})})
     run = work.create("run", config)
     refuse_bad_tasks(config)
     assert go(run, observer=recorder) is Outcome.FINISHED

@@ -134,7 +134,8 @@ def test_what_scoring_took_is_in_the_bill(whole, make_config, work, go):
     assert seen[0].flops != seen[1].flops
 
 
-@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.few(1)
+@pytest.mark.parametrize("at", [3, 1])
 def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(
     at, make_config, whole, work, go, recorder
 ):

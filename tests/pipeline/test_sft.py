@@ -181,6 +181,7 @@ def test_a_stop_is_heard_and_saved(make_config, whole, work, go):
     assert work.timeless(run, *STAGES) == work.timeless(whole, *STAGES)
 
 
+@pytest.mark.slow
 def test_micro_batches_bfloat16_and_adamw_learn_as_well(make_config, work, go):
     for name, changes in (
         ("cut", {"micro_batch_tokens": 64}),

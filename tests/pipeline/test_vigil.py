@@ -262,6 +262,7 @@ def test_a_model_that_is_gamed_from_the_first_step_sets_off_the_alarm(base, toke
     assert accuracy[-1] < 0.5
 
 
+@pytest.mark.slow
 def test_the_same_model_in_the_last_steps_alone_does_not_come_to_it(base, tokenizer, likes_c):
     reward = RewardConfig(preference=2.0, preference_model="likes_c", model_rewards_last_steps=3)
     scorers = Scorers({"preference": likes_c}, tokenizer)

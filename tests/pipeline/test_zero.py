@@ -201,6 +201,7 @@ def test_transformers_loads_the_model_and_says_the_same(finished):
     assert generated[0, len(prompt) :].tolist() == list(completion.token_ids)
 
 
+@pytest.mark.slow  # test_exact_resume.py compares two runs of one seed too
 def test_one_seed_gives_the_same_run_to_the_bit_and_another_does_not(finished, shrunk, work):
     run, *_ = finished
     again = work.create("again", shrunk)
@@ -268,6 +269,7 @@ def test_stopping_in_rl_and_going_on_changes_no_bit(finished, shrunk, work, reco
     assert totals[0].flops == pytest.approx(totals[1].flops)
 
 
+@pytest.mark.slow  # a kill is harder, and test_exact_resume.py has some in every suite
 @pytest.mark.parametrize("at", [("pretrain", 8), ("evaluate_base", 1), ("rl", 2), ("rl", 4)])
 def test_an_interrupt_anywhere_costs_work_but_changes_no_result(finished, shrunk, work, at):
     """A second Ctrl-C: nothing is saved any more, and what was done since the last checkpoint is done again."""

@@ -140,7 +140,8 @@ def test_how_long_verifiers_take_changes_nothing(collector, model, rewards):
     assert sum(len(step) for step in found[0]) > 3
 
 
-@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.few(1)
+@pytest.mark.parametrize("ahead", [True, False])
 def test_what_is_cut_goes_on_where_it_was_with_numbers_of_its_own(collector, model, ahead):
     """By an unchanged policy every sample becomes what it would have become at once."""
     cut = collected(collector(exact=True, ahead=ahead, step_tokens=60, max_staleness=50), model, 6)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from nalar.kernels import switch
 from nalar.kernels.documents import Documents
@@ -263,9 +262,22 @@ def chunk_attention(q_QHK: Tensor, k_TGK: Tensor, v_TGW: Tensor, *, scale: float
     """The last Q tokens of a sequence of T, causal: [Q, H, W]."""
     q, k, v = (x.transpose(0, 1)[None] for x in (q_QHK, k_TGK, v_TGW))
     k, v = _for_each_query_head(q.shape[1], 1, k, v)
-    behind = causal_lower_right(q.shape[2], k.shape[2])
-    out_1HQW: Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=behind, scale=scale)
+    Q, T = q.shape[2], k.shape[2]
+    behind = None if Q == T else _up_to_each(Q, T, q.device)
+    out_1HQW: Tensor = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=behind, is_causal=Q == T, scale=scale
+    )
     return out_1HQW[0].transpose(0, 1)
+
+
+def _up_to_each(Q: int, T: int, device: torch.device) -> Tensor:
+    """What the last Q of T tokens may see, bool [Q, T]; on a GPU without the memory that it would take."""
+    if device.type == "cuda":
+        # Here, since it loads the compilers: two seconds that no start of a command should wait for.
+        from torch.nn.attention.bias import causal_lower_right
+
+        return causal_lower_right(Q, T)
+    return torch.ones(Q, T, dtype=torch.bool, device=device).tril(T - Q)
 
 
 def absorbed_attention(
