@@ -1,6 +1,8 @@
 """`/v1/messages` with the official `anthropic` client, against a server on a socket and a model that has learned
 nothing."""
 
+import json
+
 import anthropic
 import httpx
 import pytest
@@ -92,7 +94,7 @@ def test_an_answer_follows_its_schema(client):
         **ASK | OFF | {"max_tokens": 200, "extra_body": {"seed": 3, "temperature": 0.5}},
         output_config={"format": {"type": "json_schema", "schema": schema}},
     )
-    assert reply.content[0].text.replace(" ", "").strip() in ('{"a":true}', '{"a":false}')
+    assert json.loads(reply.content[0].text)["a"] in (True, False)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""`/v1/responses` with the official `openai` client, against a server on a socket and a model that has learned nothing."""
+"""`/v1/responses` with the official `openai` client, against a server on a socket and a model that has learned
+nothing."""
 
 import json
 

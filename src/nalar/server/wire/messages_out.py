@@ -70,12 +70,14 @@ class MessageWriter:
                 if piece.text:
                     kind = _KINDS[piece.kind]
                     if self._open != kind:
-                        head = {"signature": ""} if kind == "thinking" else {}
-                        yield from self._begin({"type": kind, kind: "", **head})
+                        block = {"type": kind, kind: ""}
+                        yield from self._begin(
+                            block | ({"signature": ""} if kind == "thinking" else {})
+                        )
                     yield self._delta(f"{kind}_delta", kind, piece.text)
             case "call":
-                head = {"type": "tool_use", "id": piece.call_id, "name": piece.name, "input": {}}
-                yield from self._begin(head)
+                block = {"type": "tool_use", "id": piece.call_id, "name": piece.name}
+                yield from self._begin({**block, "input": {}})
             case "arguments":
                 yield self._delta("input_json_delta", "partial_json", piece.text)
             case "call_end":

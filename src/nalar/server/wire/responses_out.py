@@ -32,7 +32,7 @@ class _Item:
 
     def document(self, status: str, part: Mapping[str, Any] | None, place: str) -> dict[str, Any]:
         """part: its one part, None before there is one. place: where the parts of a thought are."""
-        head = {"id": self.id, "type": self.kind, "status": status}
+        head: dict[str, Any] = {"id": self.id, "type": self.kind, "status": status}
         if self.kind == "function_call":
             call = {"call_id": self.call_id, "name": self.name, "arguments": "".join(self.texts)}
             return head | call
@@ -133,8 +133,9 @@ class ResponseWriter:
         if item is None:
             return
         text = "".join(item.texts)
-        done = {"arguments": text, "name": item.name} if item.kind == "function_call" else {}
-        done = done or {"text": text, "logprobs": item.logprobs}
+        done: dict[str, Any] = {"text": text, "logprobs": item.logprobs}
+        if item.kind == "function_call":
+            done = {"arguments": text, "name": item.name}
         yield self._of_text(item, "done", **done)
         part = None
         if item.kind != "function_call":
@@ -147,8 +148,8 @@ class ResponseWriter:
     def _part(self, item: _Item) -> dict[str, Any]:
         text = "".join(item.texts)
         if item.kind == "message":
-            part = {"type": "output_text", "text": text, "annotations": []}
-            return part | {"logprobs": list(item.logprobs)}
+            logprobs = list(item.logprobs)
+            return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
         kind = "summary_text" if self._place == "summary" else "reasoning_text"
         return {"type": kind, "text": text}
 
