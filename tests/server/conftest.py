@@ -113,6 +113,7 @@ class ScriptedLink:
                     is_last = at + self.step >= len(ids)
                     asked = request.params.logprobs
                     top = () if asked is None else (tuple(((i, -0.5),) for i in new))
+                    done = is_last and choice == len(choices) - 1
                     yield Event(
                         choice,
                         new,
@@ -121,7 +122,6 @@ class ScriptedLink:
                         finish_reason=("stop" if ends else "length") if is_last else None,
                         num_cached=3,
                     )
-            done = True
         finally:
             if not done:
                 self.aborted.append(number)

@@ -17,6 +17,7 @@ from nalar.server import pages
 
 MODEL = "r1-cpu"
 KEY = "nk-right"
+PIECE_CHARS = 6
 THOUGHT = (
     "The equation is 3x + 7 = 22. Take 7 from both sides: 3x = 15. Divide by 3: x = 5. "
     "Check: 3·5 + 7 = 22, which holds.\n\nSo the answer is 5; I will show the steps."
@@ -92,7 +93,9 @@ def fake_app(script: Script, runs: Path | None = None) -> FastAPI:
 async def _events(script: Script, body: dict[str, Any]) -> AsyncIterator[bytes]:
     def event(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return b"data: " + json.dumps({"choices": [choice], "usage": None, **more}).encode() + b"\n\n"
+        return (
+            b"data: " + json.dumps({"choices": [choice], "usage": None, **more}).encode() + b"\n\n"
+        )
 
     thinks = body.get("thinking", {}).get("type") != "disabled"
     wants_tool = bool(body.get("tools")) and body["messages"][-1]["role"] != "tool"
@@ -103,7 +106,9 @@ async def _events(script: Script, body: dict[str, Any]) -> AsyncIterator[bytes]:
             yield event({"reasoning_content": piece})
         if wants_tool:
             call = {"index": 0, "id": "c1", "type": "function"}
-            yield event({"tool_calls": [{**call, "function": {"name": "calculator", "arguments": ""}}]})
+            yield event(
+                {"tool_calls": [{**call, "function": {"name": "calculator", "arguments": ""}}]}
+            )
             for part in ('{"expression"', ': "(22-7)/3"}'):
                 yield event({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})
         for piece in () if wants_tool else _pieces(ANSWER):
@@ -130,21 +135,26 @@ def _usage(thinks: bool) -> dict[str, Any]:
 
 
 def _pieces(text: str) -> list[str]:
-    return [text[i : i + 6] for i in range(0, len(text), 6)]
+    return [text[i : i + PIECE_CHARS] for i in range(0, len(text), PIECE_CHARS)]
 
 
 @contextmanager
-def served(app: FastAPI) -> Any:
-    """The app on a free port of 127.0.0.1, in a thread of its own; gives its address."""
+def served(app: FastAPI, *, drain: bool = False) -> Any:
+    """The app on a free port of 127.0.0.1, in a thread of its own; gives its address.
+
+    drain: it starts and ends as a server does, with what the app does then.
+    """
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", lifespan="on" if drain else "off")
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        server.force_exit = True
-        thread.join(timeout=10)
+        server.force_exit = not drain
+        thread.join(timeout=20)
         listener.close()

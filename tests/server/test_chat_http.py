@@ -1,7 +1,9 @@
 """Chats over ASGI, the engine played by a script."""
 
+import asyncio
 import json
 import sqlite3
+from collections import Counter
 
 import pytest
 
@@ -257,6 +259,33 @@ async def test_a_row_is_kept_before_the_last_byte_and_a_budget_closes(
     assert reply.status_code == 402 and reply.json()["error"]["code"] == "insufficient_quota"
 
 
+async def test_more_than_there_is_room_for_waits_or_is_told_to_come_back(
+    make_client, scripted, said, server_config
+):
+    admission = server_config.admission.model_copy(update={"max_running": 2, "max_queued": 3})
+    link = scripted([said()], pause_s=0.005)
+    client = make_client(link, admission=admission)
+    posts = [client.post(PATH, json=ASK | {"stream": i % 2 == 0}) for i in range(12)]
+    replies_ = await asyncio.gather(*posts)
+    counts = Counter(reply.status_code for reply in replies_)
+    assert counts == {200: 5, 429: 7} and len(link.requests) == 5
+    refused = next(reply for reply in replies_ if reply.status_code == 429)
+    assert refused.json()["error"]["code"] == "queue_full" and int(refused.headers["retry-after"])
+    limits = client.app.state.service.limits
+    assert limits.running == limits.queued == limits.queued_tokens == 0
+
+
+async def test_keys_do_not_share_cached_prompts(make_client, scripted, said, tmp_path):
+    ring = KeyRing.open(tmp_path / "keys.json", must_exist=False)
+    secrets = [ring.create(name)[1] for name in ("ann", "bob")]
+    link = scripted([said()])
+    client = make_client(link, api_keys=tmp_path / "keys.json")
+    for secret in secrets:
+        await client.post(PATH, json=ASK, headers={"Authorization": f"Bearer {secret}"})
+    first, second = (request.cache_salt for request in link.requests)
+    assert first != second
+
+
 async def test_the_policy_stops_what_it_finds_and_the_ledger_has_it(
     make_client, scripted, said, tmp_path
 ):
@@ -269,9 +298,14 @@ async def test_the_policy_stops_what_it_finds_and_the_ledger_has_it(
     assert reply.status_code == 400 and reply.json()["error"]["code"] == "content_filter"
     assert link.requests == []
     for stream in (False, True):
-        text = (await client.post(PATH, json=ASK | {"stream": stream})).text
-        assert "34" not in text.replace('"created":', "").split('"choices"')[1]
-        assert '"finish_reason":"content_filter"' in text
+        reply = await client.post(PATH, json=ASK | {"stream": stream})
+        if stream:
+            whole = put_together(events_of(reply.text))[0]
+            assert whole["content"] == "" and whole["end"] == "content_filter"
+        else:
+            (choice,) = reply.json()["choices"]
+            assert choice["message"]["content"] == ""
+            assert choice["finish_reason"] == "content_filter"
     with sqlite3.connect(tmp_path / "ledger.db") as ledger:
         verdicts = ledger.execute("SELECT verdict, status FROM requests ORDER BY time_s").fetchall()
     assert verdicts == [("input:block:weapons", 400)] + [("output:block:luck", 200)] * 2

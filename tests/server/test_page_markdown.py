@@ -51,14 +51,18 @@ HOSTILE = [
 def test_nothing_that_acts_comes_through(text):
     for tag, attributes in tags_of(text):
         assert tag not in LOADING
-        assert not [name for name in attributes if name.startswith("on") or name in ("style", "src")]
+        assert not [
+            name for name in attributes if name.startswith("on") or name in ("style", "src")
+        ]
         if "href" in attributes:
             assert tag == "a" and ADDRESS.match(attributes["href"] or "")
             assert "noopener" in (attributes["rel"] or "")
 
 
 def test_text_of_hostile_markup_is_still_there_to_read():
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; after" in to_html("<script>alert(1)</script> after")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; after" in to_html(
+        "<script>alert(1)</script> after"
+    )
     assert "after" in to_html("$\\text{<script>}$ after")
     assert "after" in to_html("$x <style> y$ after")
 
@@ -116,7 +120,7 @@ HUGE = {
 def test_huge_and_nested_input_takes_bounded_time(name):
     begun = time.process_time()
     html = to_html(HUGE[name])
-    assert time.process_time() - begun < 6  # a second on an idle core
+    assert time.process_time() - begun < 10  # at most three on an idle core
     assert html.count("<blockquote>") + html.count("<ul>") < 250
     assert isinstance(html, str)
 

@@ -5,8 +5,7 @@ attributes all the same. Nothing in it makes a browser load anything: pictures b
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import nh3
@@ -56,6 +55,8 @@ _ATTRIBUTES: Mapping[str, set[str]] = {
 }
 _CLASSES = {"pre": {"formula"}, "code": {"formula"}, "div": {"display"}}
 _LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]{1,30}")
+_FORMULAS = {"math_inline": False, "math_inline_double": True, "math_block": True}
+"""Kinds of tokens that hold a formula, and whether it stands on lines of its own."""
 _ENVIRONMENTS = {
     "aligned": "split",
     "alignedat": "split",
@@ -107,20 +108,23 @@ def _markdown() -> MarkdownIt:
         double_inline=True,
     )
     markdown.inline.ruler.before("escape", "bracket_formula", _inline_formula)
-    options = {"alt": ["paragraph", "reference", "blockquote", "list"]}
-    markdown.block.ruler.before("fence", "bracket_formula_block", _block_formula, options)
-    renderer = markdown.renderer
-    assert isinstance(renderer, RendererHTML)
-    renderer.rules |= {
-        "math_inline": formulas.inline,
-        "math_inline_double": formulas.block,
-        "math_block": formulas.block,
-        "image": partial(_image, renderer),
+    markdown.block.ruler.before(
+        "fence",
+        "bracket_formula_block",
+        _block_formula,
+        {"alt": ["paragraph", "reference", "blockquote", "list"]},
+    )
+    for name, is_block in _FORMULAS.items():
+        markdown.add_render_rule(name, formulas.rule(is_block=is_block))
+    rules: dict[str, Callable[..., str]] = {
+        "image": _image,
         "fence": _fence,
         "code_block": _fence,
         "th_open": _cell,
         "td_open": _cell,
     }
+    for name, rule in rules.items():
+        markdown.add_render_rule(name, rule)
     return markdown
 
 
@@ -130,11 +134,14 @@ class _Formulas:
     def __init__(self) -> None:
         self.left = MAX_FORMULAS
 
-    def inline(self, tokens: Sequence[Token], at: int, *_: object) -> str:
-        return self._draw(tokens[at].content, is_block=False)
+    def rule(self, *, is_block: bool) -> Callable[..., str]:
+        """How the renderer writes a token that holds a formula."""
 
-    def block(self, tokens: Sequence[Token], at: int, *_: object) -> str:
-        return f'<div class="display">{self._draw(tokens[at].content, is_block=True)}</div>\n'
+        def write(_: object, tokens: Sequence[Token], at: int, *__: object) -> str:
+            drawn = self._draw(tokens[at].content, is_block=is_block)
+            return f'<div class="display">{drawn}</div>\n' if is_block else drawn
+
+        return write
 
     def _draw(self, source: str, *, is_block: bool) -> str:
         """MathML; the source as code where it is too long, too deep, or not LaTeX."""
@@ -225,7 +232,7 @@ def _image(
     tokens: Sequence[Token],
     at: int,
     options: OptionsDict,
-    env: Mapping[str, Any],
+    env: MutableMapping[str, Any],
 ) -> str:
     """A link: a picture would tell its host who reads."""
     address = _escaped(str(tokens[at].attrs.get("src", ""))).replace('"', "&quot;")
@@ -233,14 +240,14 @@ def _image(
     return f'<a href="{address}">{_escaped(words) or address}</a>'
 
 
-def _fence(tokens: Sequence[Token], at: int, *_: object) -> str:
+def _fence(_: object, tokens: Sequence[Token], at: int, *__: object) -> str:
     """The language stands on the block, for the page to show."""
     found = _LANGUAGE.match(tokens[at].info.strip())
     language = f' data-language="{found[0]}"' if found else ""
     return f"<pre{language}><code>{_escaped(tokens[at].content)}</code></pre>\n"
 
 
-def _cell(tokens: Sequence[Token], at: int, *_: object) -> str:
+def _cell(_: object, tokens: Sequence[Token], at: int, *__: object) -> str:
     """Alignment as an attribute: the page's rules allow no style."""
     side = str(tokens[at].attrs.get("style", "")).removeprefix("text-align:")
     return f'<{tokens[at].tag} align="{side}">' if side else f"<{tokens[at].tag}>"

@@ -17,8 +17,10 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from nalar.config import UserError
-from nalar.server import runs as run_files
+from nalar.server import run_samples
+from nalar.server import runs as run_folders
 from nalar.server.markdown import to_html
+from nalar.server.run_files import NoSuchRunError
 
 FOLDER = Path(__file__).parent / "page"
 MAX_BODY_BYTES = 1_000_000
@@ -134,18 +136,18 @@ def _add_runs(data: APIRouter, root: Path | None) -> None:
     async def answer(read: Callable[[], Any]) -> Response:
         try:
             return _json(await to_thread.run_sync(read, limiter=reads))
-        except run_files.NoSuchRunError as error:
+        except NoSuchRunError as error:
             return _refusal(404, str(error))
         except UserError as error:
             return _refusal(409, f"this run cannot be read: {error.got}")
 
     @data.get("/runs/all")
     async def listed() -> Response:
-        return await answer(partial(run_files.listed, root))
+        return await answer(partial(run_folders.listed, root))
 
     @data.get("/runs/{name}/details")
     async def details(name: str, part: str = "") -> Response:
-        return await answer(partial(run_files.details, root, name, part))
+        return await answer(partial(run_folders.details, root, name, part))
 
     @data.get("/runs/{name}/metrics")
     async def metrics(
@@ -155,11 +157,11 @@ def _add_runs(data: APIRouter, root: Path | None) -> None:
         keys: Annotated[str, Query(max_length=2000)] = "",
     ) -> Response:
         wanted = [key for key in keys.split(",") if key]
-        return await answer(partial(run_files.metrics, root, name, part, since, wanted))
+        return await answer(partial(run_folders.metrics, root, name, part, since, wanted))
 
     @data.get("/runs/{name}/samples")
     async def samples(name: str, before: str = "", after: str = "", part: str = "") -> Response:
-        return await answer(partial(run_files.samples, root, name, part, before, after))
+        return await answer(partial(run_samples.samples, root, name, part, before, after))
 
 
 def _json(document: Any, status: int = 200) -> JSONResponse:

@@ -351,6 +351,16 @@ def test_what_is_no_call_and_marks_out_of_place(dialect_of, fold, text, want):
     assert read(dialect_of("qwen3"), fold, text, cut=True)[:3] == want
 
 
+def test_a_call_of_no_name_is_text(dialect_of, fold):
+    text = "<｜tool▁call▁begin｜><｜tool▁sep｜>{}<｜tool▁call▁end｜>."
+    assert read(dialect_of("deepseek-v3.1"), fold, text)[:3] == ("", "{}.", [])
+
+
+def test_a_stop_string_waits_for_a_mark_that_holds_it(dialect_of, fold):
+    text = "Here is my thought process: a\nHere is my response:b c"
+    assert read(dialect_of("granite-3.2"), fold, text, stop=(" ",))[:2] == (" a", "b")
+
+
 def test_marks_that_are_text_wait_until_they_are_known(dialect_of, fold):
     dialect = dialect_of("granite-3.3")
     one = dialect.reader(Prompt((), opens_thought=False, may_think=True), with_tools=True)

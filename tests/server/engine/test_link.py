@@ -108,6 +108,7 @@ async def test_a_slow_reader_gets_all_in_few_events(worker_config):
         await box.take()
 
 
+@pytest.mark.slow  # a process is started for it
 async def test_a_folder_that_cannot_be_loaded_is_said_and_not_tried_again(worker_config, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     link = Link(worker_config.model_copy(update={"folder": tmp_path}))

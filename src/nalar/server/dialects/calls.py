@@ -10,6 +10,7 @@ from nalar.server.ask import ToolSpec
 from nalar.server.dialects.json_arguments import as_object, one_string, only_string
 from nalar.server.dialects.json_end import JsonEnd
 from nalar.server.dialects.marks import CallMarks
+from nalar.server.dialects.text import Until
 
 Part = tuple[Literal["call", "arguments", "end", "text"], str]
 """A header, a piece of the arguments' JSON, the end of a call; text that was no call."""
@@ -63,10 +64,10 @@ class _NamedBody:
 
     def __init__(self, marks: CallMarks) -> None:
         self._marks = marks
-        self._head = ""
-        self._is_named = self._has_arguments = False
-        self._loose = ""
-        """Arguments that are no JSON object, kept until the end."""
+        self._head = Until(marks.separator)
+        self._is_named = self._is_nameless = self._has_arguments = False
+        self._loose: list[str] = []
+        """Arguments that are no JSON object, or of no name, kept until the end."""
         self._value = JsonEnd()
 
     @property
@@ -80,9 +81,14 @@ class _NamedBody:
     def feed(self, text: str) -> tuple[list[Part], int]:
         if self._is_named:
             return self._arguments(text), 0
-        self._head += text
-        header, separator, rest = self._head.partition(self._marks.separator)
-        return ([*self._named(header), *self._arguments(rest)] if separator else []), 0
+        found = None if self._is_nameless else self._head.feed(text)
+        if found is None:
+            self._loose += [text] if self._is_nameless else []
+            return [], 0
+        if parts := self._named(found[0]):
+            return [*parts, *self._arguments(found[1])], 0
+        self._is_nameless, self._loose = True, [found[1]]
+        return [], 0
 
     def _named(self, header: str) -> list[Part]:
         name = header.strip().removeprefix(self._marks.prefix).strip()
@@ -91,11 +97,11 @@ class _NamedBody:
 
     def _arguments(self, text: str) -> list[Part]:
         if not self._has_arguments:
-            text = (self._loose + text).lstrip()
-            if not text.startswith("{"):
-                self._loose = text
+            text = text if self._loose else text.lstrip()
+            if self._loose or not text.startswith("{"):
+                self._loose += [text] if text else []
                 return []
-            self._loose, self._has_arguments = "", True
+            self._has_arguments = True
         if self._value.is_done or not text:
             return []
         return [("arguments", text[: self._value.feed(text)])]
@@ -103,11 +109,11 @@ class _NamedBody:
     def close(self, *, cut: bool) -> list[Part]:
         parts: list[Part] = []
         if not self._is_named:
-            parts = self._named(self._head) if not cut else []
+            parts = [] if cut or self._is_nameless else self._named(self._head.text)
             if not parts:
-                return [] if cut else [("text", self._head)]
+                return [] if cut else [("text", "".join(self._loose) or self._head.text)]
         if not self._has_arguments and not cut:
-            loose = self._loose.rstrip().removesuffix(self._marks.trailer.strip()).rstrip()
+            loose = "".join(self._loose).rstrip().removesuffix(self._marks.trailer.strip()).rstrip()
             parts.append(("arguments", loose or "{}"))
         return parts if cut and not self.is_complete else [*parts, ("end", "")]
 
@@ -121,21 +127,28 @@ class _BareBody:
     is_inside = is_complete = is_over = False
 
     def __init__(self, marks: CallMarks, tools: Tools) -> None:
-        self._tools, self._separator = tools, marks.separator
-        self._head = ""
+        self._tools = tools
+        self._head = Until(marks.separator)
         self._is_named = False
+        self._nameless: list[str] = []
+        """All of what begins with a separator, which is no call."""
         self._key: str | None = None
         """The tool's one argument, a string. None: arguments are passed on."""
-        self._held = ""
+        self._held: list[str] = []
         """Arguments that may be bare or an object: which, the end will tell."""
         self._is_bare = self._has_arguments = False
 
     def feed(self, text: str) -> tuple[list[Part], int]:
         if self._is_named:
             return self._arguments(text), 0
-        self._head += text
-        header, separator, rest = self._head.partition(self._separator)
-        return ([*self._named(header), *self._arguments(rest)] if separator and header else []), 0
+        found = None if self._nameless else self._head.feed(text)
+        if found is None:
+            self._nameless += [text] if self._nameless else []
+        elif found[0]:
+            return [*self._named(found[0]), *self._arguments(found[1])], 0
+        else:
+            self._nameless = [found[1]]
+        return [], 0
 
     def _named(self, header: str) -> list[Part]:
         self._is_named = True
@@ -149,20 +162,20 @@ class _BareBody:
         if self._is_bare or self._key is None:
             self._has_arguments = True
             return [("arguments", _escaped(text) if self._is_bare else text)]
-        self._held += text
-        start = self._held.lstrip()
-        if not start or start.startswith("{"):
+        was_blank = not self._held or not self._held[-1].strip()
+        self._held.append(text)
+        if not was_blank or not (start := text.lstrip()) or start.startswith("{"):
             return []
-        held, self._held, self._is_bare = self._held, "", True
+        held, self._held, self._is_bare = "".join(self._held), [], True
         return [("arguments", f'{{{_quoted(self._key)}: "{_escaped(held)}')]
 
     def close(self, *, cut: bool) -> list[Part]:
         parts: list[Part] = []
         if not self._is_named:
-            if cut or not self._head.partition(self._separator)[0]:
-                return [] if cut else [("text", self._head)]
-            parts += self._named(self._head)
-        rest = self._held if cut else self._rest()
+            if cut or self._nameless or not self._head.text:
+                return [] if cut else [("text", "".join(self._nameless))]
+            parts += self._named(self._head.text)
+        rest = "".join(self._held) if cut else self._rest()
         if rest:
             parts.append(("arguments", rest))
         return parts if cut else [*parts, ("end", "")]
@@ -173,8 +186,9 @@ class _BareBody:
             return '"}'
         if self._key is None:
             return "" if self._has_arguments else "{}"
-        found = read_arguments(one_string(self._key), self._held)
-        return self._held if as_object(self._held) == found else _quoted(found)
+        held = "".join(self._held)
+        found = read_arguments(one_string(self._key), held)
+        return held if as_object(held) == found else _quoted(found)
 
 
 def _quoted(value: object) -> str:
@@ -195,7 +209,11 @@ class _ObjectsBody:
 
     def _begin(self) -> None:
         self._state: Literal["open", "key", "colon", "value", "broken"] = "open"
-        self._raw = self._text = self._key = self._early = ""
+        self._raw: list[str] = []
+        """All of the object, until its name is known."""
+        self._text: list[str] = []
+        """Of the key or value that is being read."""
+        self._key = self._early = ""
         self._scan = JsonEnd()
         self._is_named = self._has_arguments = False
 
@@ -211,7 +229,8 @@ class _ObjectsBody:
         parts: list[Part] = []
         while text and not self.is_over:
             size = self._step(text, parts)
-            self._raw = "" if self._state == "open" else self._raw + text[:size]
+            if self._state != "open" and not self._is_named:
+                self._raw.append(text[:size])
             text = text[size:]
         return parts, len(text)
 
@@ -244,15 +263,17 @@ class _ObjectsBody:
 
     def _scanned(self, text: str, parts: list[Part]) -> int:
         size = self._scan.feed(text)
-        self._text += text[:size]
         is_arguments = self._state == "value" and self._key in ("arguments", "parameters")
-        streams = is_arguments and self._is_named and self._text.startswith("{")
-        if streams and size:
-            parts.append(("arguments", text[:size]))
-            self._has_arguments = True
+        first = self._text[0] if self._text else text
+        streams = is_arguments and self._is_named and first.startswith("{")
+        if streams:
+            parts += [("arguments", text[:size])] if size else []
+            self._has_arguments, self._text = True, ["{"]
+        else:
+            self._text.append(text[:size])
         if self._scan.is_done:
-            self._value(self._text, parts, said=streams)
-            self._text, self._scan = "", JsonEnd()
+            self._value("".join(self._text), parts, said=streams)
+            self._text, self._scan = [], JsonEnd()
         return size
 
     def _value(self, written: str, parts: list[Part], *, said: bool) -> None:
@@ -290,12 +311,13 @@ class _ObjectsBody:
     def close(self, *, cut: bool) -> list[Part]:
         if self._is_named:
             return [] if cut else [("end", "")]
-        return [("text", self._raw)] if self._raw and not self._num_ended and not cut else []
+        raw = "" if cut or self._num_ended else "".join(self._raw)
+        return [("text", raw)] if raw else []
 
 
-_FUNCTION = re.compile(r"<function=([^>\n]+)>")
-_PARAMETER = re.compile(r"<parameter=([^>\n]+)>")
-_END_PARAMETER, _END_FUNCTION = "</parameter>", "</function>"
+_FUNCTION = re.compile(r"<function=([^<>\n]{1,256})>")
+_PARAMETER = re.compile(r"<parameter=([^<>\n]{1,256})>")
+_END_FUNCTION, _LONGEST = "</function>", 270
 
 
 class _XmlBody:
@@ -304,45 +326,56 @@ class _XmlBody:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._text = ""
-        self._name = ""
-        self._key = ""
+        """Where the next mark may begin."""
+        self._raw: list[str] = []
+        """All so far, until the name is known."""
+        self._name = self._key = ""
+        self._value: Until | None = None
         self._num_arguments = 0
         self.is_complete = self.is_over = False
 
     @property
     def is_inside(self) -> bool:
-        return bool(self._key)
+        return self._value is not None
 
     def feed(self, text: str) -> tuple[list[Part], int]:
-        self._text += text
         parts: list[Part] = []
-        while not self.is_complete and self._step(parts):
+        if not self._name:
+            self._raw.append(text)
+        if self._value is None:
+            self._text += text
+        else:
+            self._end_value(text, parts)
+        while self._value is None and not self.is_complete and self._step(parts):
             pass
         return parts, 0
 
     def _step(self, parts: list[Part]) -> bool:
         """Take the next mark, if it is there."""
-        if not self._name:
-            found = _FUNCTION.search(self._text)
-            if found:
-                self._name = found[1].strip()
-                parts.append(("call", self._name))
-                self._text = self._text[found.end() :]
-            return bool(found)
-        if self._key:
-            value, end, rest = self._text.partition(_END_PARAMETER)
-            if end:
-                parts.append(("arguments", self._argument(value)))
-                self._text, self._key = rest, ""
-            return bool(end)
-        found = _PARAMETER.search(self._text)
-        end_at = self._text.find(_END_FUNCTION)
-        if found and (end_at < 0 or found.start() < end_at):
-            self._key, self._text = found[1].strip(), self._text[found.end() :]
-            return True
-        if end_at >= 0:
+        wanted = _PARAMETER if self._name else _FUNCTION
+        found = wanted.search(self._text)
+        ends_at = self._text.find(_END_FUNCTION) if self._name else -1
+        if ends_at >= 0 and not (found and found.start() < ends_at):
             parts += self._end()
-        return False
+            return False
+        if found is None:
+            self._text = self._text[-_LONGEST:]
+            return False
+        rest, self._text = self._text[found.end() :], ""
+        if not self._name:
+            self._name, self._text = found[1].strip(), rest
+            parts.append(("call", self._name))
+        else:
+            self._key, self._value = found[1].strip(), Until("</parameter>")
+            self._end_value(rest, parts)
+        return True
+
+    def _end_value(self, text: str, parts: list[Part]) -> None:
+        assert self._value is not None
+        found = self._value.feed(text)
+        if found is not None:
+            parts.append(("arguments", self._argument(found[0])))
+            self._text, self._value = found[1], None
 
     def _argument(self, written: str) -> str:
         value = _value(written.removeprefix("\n").removesuffix("\n"), self._schema(self._key))
@@ -363,7 +396,7 @@ class _XmlBody:
         if self.is_complete:
             return []
         if not self._name:
-            return [] if cut else [("text", self._text)]
+            return [] if cut else [("text", "".join(self._raw))]
         return [] if cut else self._end()
 
 

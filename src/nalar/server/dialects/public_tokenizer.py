@@ -27,8 +27,8 @@ class PublicTokenizer:
         chat_template: str,
         marks: Collection[str],
     ) -> None:
-        """end_ids and end: what ends a turn, as two files say it. UserError where nothing does, and where the file is no
-        tokenizer."""
+        """end_ids and end: what ends a turn, as two files say it. UserError where nothing does, and where the file is
+        no tokenizer."""
         try:
             written = json.loads(path.read_text(encoding="utf-8"))
             self._backend = tokenizers.Tokenizer.from_str(json.dumps(written))

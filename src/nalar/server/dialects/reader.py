@@ -11,7 +11,10 @@ from typing import Literal, Protocol
 from nalar.server.ask import Piece, TokenLogprob, ToolSpec
 from nalar.server.dialects.calls import CallBody, Part, body_of
 from nalar.server.dialects.mark_table import MarkTable, Role
-from nalar.server.dialects.text import Ends, Pending, find_first, num_safe
+from nalar.server.dialects.text import Ends, Marks, Pending
+
+_MOST_HELD = 64
+"""Blanks that wait for what follows them."""
 
 
 class Bytes(Protocol):
@@ -61,6 +64,7 @@ class Reader:
         self._stop = tuple(filter(None, stop))
         self._calls = table.family.calls if with_tools else None
         self._pending = Pending()
+        self._marks_of: dict[tuple[str, bool, bool], Marks] = {}
         self._part: Literal["thought", "answer", "after"] = (
             "thought" if prompt.opens_thought else "answer"
         )
@@ -71,7 +75,7 @@ class Reader:
         self._body: CallBody | None = None
         self._in_section = self._after_call = False
         self._awaits_output = self._in_output = False
-        self._unsaid: Ends = ((), ())
+        self._unsaid: list[Ends] = []
         """Ids of a call of which no piece has come yet."""
         self.num_thought_tokens = 0
         """Those of calls in a thought included, marks not."""
@@ -88,17 +92,22 @@ class Reader:
             if role is None:
                 written = self._tokenizer.token_bytes(token_id)
                 self._pending.add(token_id, written, logprobs[place] if logprobs else None)
-                self._drain(pieces)
-            elif role == "inner" and self._body is not None:
-                self._drain(pieces, is_all=True)
-                self._call_parts(self._body.feed(self._table.inner[token_id])[0], pieces)
-            elif self._acts(role):
-                self._pending.complete()
-                self._drain(pieces, before=role, is_all=True)
-                self._mark(role, pieces)
-            elif role not in ("drop", "think", "end_think"):
-                self._pending.complete()  # no character goes on behind a mark of a call
+            else:
+                self._drain(pieces)  # what a mark does may hang on the text before it
+                self._special(token_id, role, pieces)
+        self._drain(pieces)
         return _joined(pieces)
+
+    def _special(self, token_id: int, role: Role, pieces: list[Piece]) -> None:
+        if role == "inner" and self._body is not None:
+            self._drain(pieces, is_all=True)
+            self._call_parts(self._body.feed(self._table.inner[token_id])[0], pieces)
+        elif self._acts(role):
+            self._pending.complete()
+            self._drain(pieces, before=role, is_all=True)
+            self._mark(role, pieces)
+        elif role not in ("drop", "think", "end_think"):
+            self._pending.complete()  # no character goes on behind a mark of a call
 
     def finish(self, *, cut: bool) -> list[Piece]:
         """The rest. Cut: the model did not end its turn itself, so a call that is open was not all written."""
@@ -118,26 +127,43 @@ class Reader:
         self, pieces: list[Piece], *, before: Role | None = None, is_all: bool = False
     ) -> None:
         """Say what can be said. before: the mark that follows. is_all: nothing of the text is held back for one."""
-        while self._part != "after" and (found := find_first(self._pending.text, self._marks())):
+        while self._part != "after" and (found := self._marks().find_first(self._pending.text)):
             place, mark = found
+            if not is_all and self._marks().num_safe(self._pending.text) < place:
+                break  # a longer one may have begun before it
             role = None if mark in self._stop else self._table.of_text[mark]
-            self._say(place, pieces, before=role)
-            if self._body is not None and self._body.is_inside:
-                self._say(len(mark), pieces)
+            if self._body is not None:
+                if not self._say_in_call(place, pieces):
+                    continue  # other marks count behind it
+                if self._body.is_inside:
+                    self._say_in_call(len(mark), pieces)
+                    continue
+            elif role == "think" and not self._counts_behind(mark, place):
+                self._say(place, pieces)  # the answer has begun before it
                 continue
+            else:
+                self._say(place, pieces, is_all=True, is_last=role is None)
             self._pending.take(len(mark))
             if role is None:
                 self.stopped, self._part = mark, "after"
             elif self._acts(role, is_text=True):
                 self._mark(role, pieces)
         text = self._pending.text
-        size = len(text) if is_all or self._part == "after" else num_safe(text, self._marks())
-        self._say(size, pieces, before=before, is_last=is_all and before in (None, "end"))
+        size = len(text) if is_all or self._part == "after" else self._marks().num_safe(text)
+        if self._body is None:
+            self._say(size, pieces, is_all=is_all, is_last=is_all and before in (None, "end"))
+            return
+        if not self._say_in_call(size, pieces):
+            self._drain(pieces, before=before, is_all=is_all)
 
-    def _marks(self) -> list[str]:
+    def _marks(self) -> Marks:
         """Marks over several tokens, and stop strings, that count here."""
-        marks = [mark for mark, role in self._table.of_text.items() if self._counts(mark, role)]
-        return marks + list(self._stop if self._part == "answer" and self._body is None else ())
+        state = self._part, self._body is None, self._is_fresh
+        if state not in self._marks_of:
+            marks = [mark for mark, role in self._table.of_text.items() if self._counts(mark, role)]
+            stops = self._stop if self._part == "answer" and self._body is None else ()
+            self._marks_of[state] = Marks([*marks, *stops])
+        return self._marks_of[state]
 
     def _counts(self, mark: str, role: Role) -> bool:
         """Tags count wherever they stand, if only to be dropped; a sentence where it has a meaning."""
@@ -146,6 +172,9 @@ class Reader:
         if role in ("think", "end_think"):
             return mark.startswith("<") or self._acts(role, is_text=True)
         return role == "drop" or self._calls is not None
+
+    def _counts_behind(self, mark: str, num_chars: int) -> bool:
+        return mark.startswith("<") or not self._pending.text[:num_chars].strip()
 
     def _acts(self, role: Role, *, is_text: bool = False) -> bool:
         """Whether a mark changes anything here; else it is a stray one, and dropped."""
@@ -196,15 +225,14 @@ class Reader:
         size: int,
         pieces: list[Piece],
         *,
-        before: Role | None = None,
+        is_all: bool = False,
         is_last: bool = False,
     ) -> None:
-        """Give out the first characters of what is pending, but for padding."""
+        """Give out the first characters of what is pending. is_all: padding at their end waits for nothing more: it is
+        dropped, or said where is_last, the answer being over."""
         if self._part == "after" or self._in_output:
             self._pending.take(size)
             return
-        if self._body is not None:
-            size = self._say_in_call(size, pieces)
         text = self._pending.text[:size]
         if self._skips and self._family.padding:
             skipped = len(text) - len(text.lstrip(self._family.padding))
@@ -212,34 +240,34 @@ class Reader:
             text = text[skipped:]
         kept = self._num_kept(text, is_last=is_last)
         said, ends = self._pending.take(kept)
-        if before not in (None, "end"):
+        if is_all:
             self._pending.take(len(text) - kept)
         if said:
             self._skips = self._after_call = False
             self._is_fresh = self._is_fresh and not said.strip()
             self._text(said, ends, pieces)
 
-    def _say_in_call(self, size: int, pieces: list[Piece]) -> int:
-        """Returns how many of the characters stand behind it."""
+    def _say_in_call(self, size: int, pieces: list[Piece]) -> bool:
+        """But for what stands behind a call that ends without a mark. Whether the call goes on."""
         assert self._body is not None
         parts, left = self._body.feed(self._pending.text[:size])
         _, ends = self._pending.take(size - left)
-        self._unsaid = self._unsaid[0] + ends[0], self._unsaid[1] + ends[1]
+        self._unsaid.append(ends)
         self._count(ends)
         self._call_parts(parts, pieces)
-        if self._body.is_over:
+        is_over = self._body.is_over
+        if is_over:
             self._end_body(pieces, cut=False)
-        return left
+        return not is_over
 
     def _num_kept(self, text: str, *, is_last: bool) -> int:
         """How many characters are said now: padding at the end waits for what follows it."""
-        if self._in_section and not text.strip():
-            return 0
-        if not self._family.padding:
+        blanks = None if self._in_section or self._is_fresh else self._family.padding
+        if blanks == "":
             return len(text)
-        solid = len(text.rstrip(self._family.padding))
-        is_own = is_last and self._part == "answer" and not (self._after_call and not solid)
-        return len(text) if is_own else solid
+        solid = max(len(text.rstrip(blanks)), len(text) - _MOST_HELD)
+        is_between = self._in_section or (self._after_call and not solid)
+        return len(text) if is_last and self._part == "answer" and not is_between else solid
 
     def _text(self, text: str, ends: Ends, pieces: list[Piece]) -> None:
         kind: Literal["thought", "answer"] = "thought" if self._part == "thought" else "answer"
@@ -261,7 +289,9 @@ class Reader:
                 call_id, name = self._identified(text)
                 self.num_calls += 1
             self._awaits_output = kind == "end" and self._family.output is not None
-            (ids, logprobs), self._unsaid = self._unsaid, ((), ())
+            ids = tuple(i for ends in self._unsaid for i in ends[0])
+            logprobs = tuple(one for ends in self._unsaid for one in ends[1])
+            self._unsaid = []
             pieces.append(
                 Piece(
                     self._choice,
@@ -288,6 +318,8 @@ class Reader:
 
 def _joined(pieces: Sequence[Piece]) -> list[Piece]:
     """Neighbours of one kind as one."""
+    if len(pieces) < 2:
+        return list(pieces)
     joined: list[Piece] = []
     for piece in pieces:
         last = joined[-1] if joined else None

@@ -52,6 +52,51 @@ class Pending:
         self._open.clear()
 
 
+class Until:
+    """Text up to a mark, each character looked at once."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        self._parts: list[str] = []
+        self._tail = ""
+
+    def feed(self, text: str) -> tuple[str, str] | None:
+        """What stands before the mark and what behind it, once it is there."""
+        self._tail += text
+        before, mark, behind = self._tail.partition(self._mark)
+        if mark:
+            return "".join([*self._parts, before]), behind
+        size = max(0, len(self._tail) - len(self._mark) + 1)
+        self._parts.append(self._tail[:size])
+        self._tail = self._tail[size:]
+        return None
+
+    @property
+    def text(self) -> str:
+        """All so far."""
+        return "".join([*self._parts, self._tail])
+
+
+class Marks:
+    """Texts to look for."""
+
+    def __init__(self, marks: Iterable[str]) -> None:
+        self._marks = tuple(marks)
+        self._firsts = {mark[0] for mark in self._marks}
+
+    def find_first(self, text: str) -> tuple[int, str] | None:
+        """Where the first of the marks stands, the longest of those that begin there."""
+        if not any(first in text for first in self._firsts):
+            return None
+        return find_first(text, self._marks)
+
+    def num_safe(self, text: str) -> int:
+        """Characters of a text that holds no mark which are part of none, whatever follows."""
+        if not any(first in text for first in self._firsts):
+            return len(text)
+        return num_safe(text, self._marks)
+
+
 def find_first(text: str, marks: Iterable[str]) -> tuple[int, str] | None:
     """Where the first of the marks stands, the longest of those that begin there."""
     found = [(place, -len(mark), mark) for mark in marks if (place := text.find(mark)) >= 0]

@@ -176,6 +176,12 @@ class Link:
             is_second, self.state = True, "loading"
             self._settled.clear()
             await asyncio.sleep(BACKOFF_S)
+            if not self._is_loading:  # told to stop meanwhile
+                return
+
+    @property
+    def _is_loading(self) -> bool:
+        return self.state == "loading"
 
     async def _life(self) -> str:
         """From the start of a process to its end; why it ended."""

@@ -10,24 +10,38 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from nalar.policy import Policy
 from nalar.server.answer import Prepared, Tally, answer
 from nalar.server.ask import Ended, Said, Usage
-from nalar.server.engine.link import Unavailable
+from nalar.server.config import ServerConfig
+from nalar.server.engine.link import Engine, Unavailable
 from nalar.server.engine.messages import EngineError
 from nalar.server.http.reviewed import Reviewed
 from nalar.server.keys import Key
 from nalar.server.ledger import LedgerError, Row
+from nalar.server.ledger_writer import LedgerWriter
 from nalar.server.limits import NOBODY, Admission
+from nalar.server.metrics import Metrics
 from nalar.server.wire.errors import ApiError
-
-if TYPE_CHECKING:
-    from nalar.server.http.service import Service
 
 _log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
+
+
+class Counting(Protocol):
+    """What a server has for all its requests."""
+
+    config: ServerConfig
+    engine: Engine
+    policy: Policy | None
+    writer: LedgerWriter | None
+    metrics: Metrics
+
+    def keep(self, future: "asyncio.Future[None]") -> None:
+        """What must be done before the server ends."""
 
 
 class Job:
@@ -38,7 +52,7 @@ class Job:
 
     def __init__(
         self,
-        service: "Service",
+        service: Counting,
         *,
         request_id: str,
         endpoint: str,
@@ -63,6 +77,8 @@ class Job:
         self._reason: str | None = None
         self._status = CLIENT_GONE
         self._is_recorded = False
+        self._counted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        service.keep(self._counted)
 
     @property
     def num_prompt(self) -> int:
@@ -217,6 +233,7 @@ class Job:
             self._service.metrics.observe(row)
         finally:
             self._admission.release()
+            self._counted.set_result(None)
         return usage
 
     async def _record_broken(self) -> None:

@@ -29,20 +29,16 @@ async def whole(
     request: Request, job: Job, write: Callable[[Job], Awaitable[dict[str, Any]]]
 ) -> Response:
     """A reply that is sent at its end; its work ends with its reader."""
-    work = asyncio.ensure_future(_write(job, write))
-    gone = asyncio.ensure_future(_until_gone(request.receive))
-    try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return JSONResponse(work.result(), headers=job.headers)
-        return Response(status_code=CLIENT_GONE)
-    finally:
-        await _end(work, gone)
-
-
-async def _write(job: Job, write: Callable[[Job], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
     async with job:
-        return await write(job)
+        work = asyncio.ensure_future(write(job))
+        gone = asyncio.ensure_future(_until_gone(request.receive))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return JSONResponse(work.result(), headers=job.headers)
+            return Response(status_code=CLIENT_GONE)
+        finally:
+            await _end(work, gone)
 
 
 class EventStream(Response):
@@ -72,28 +68,28 @@ class EventStream(Response):
         self._last_s = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        tasks = [
-            asyncio.ensure_future(self._pump(send)),
-            asyncio.ensure_future(_until_gone(receive)),
-            asyncio.ensure_future(self._keep_alive(send)),
-        ]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if tasks[0].done():
-                tasks[0].result()
-        finally:
-            await _end(*tasks)
+        async with self._job:
+            tasks = [
+                asyncio.ensure_future(self._pump(send)),
+                asyncio.ensure_future(_until_gone(receive)),
+                asyncio.ensure_future(self._keep_alive(send)),
+            ]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if tasks[0].done():
+                    tasks[0].result()
+            finally:
+                await _end(*tasks)
 
     async def _pump(self, send: Send) -> None:
-        async with self._job:
-            try:
-                async with aclosing(self._events(self._job)) as events:
-                    async for one in events:
-                        await self._send(send, one)
-            except Exception as error:
-                if not self._is_begun:
-                    raise
-                await self._send(send, self._on_error(self._error_of(error)))
+        try:
+            async with aclosing(self._events(self._job)) as events:
+                async for one in events:
+                    await self._send(send, one)
+        except Exception as error:
+            if not self._is_begun:
+                raise
+            await self._send(send, self._on_error(self._error_of(error)))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, body: bytes) -> None:

@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from nalar.server.wire.body import read_object
 from nalar.server.wire.errors import ApiError, of_user_error
 
 _log = logging.getLogger(__name__)
+_COUNTING_S = 10.0
+"""What requests that were broken off get to be counted in."""
 _LONG_CHARS = 20_000
 """Of a prompt: from here on it is encoded beside the loop, which others wait for."""
 
@@ -51,7 +53,7 @@ class Service:
     admin_sha256: str | None
     policy: Policy | None = None
     created: int = field(default_factory=lambda: int(time.time()))
-    _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    _kept: set["asyncio.Future[None]"] = field(default_factory=set)
 
     @classmethod
     def of(cls, config: ServerConfig, engine: Engine) -> "Service":
@@ -85,14 +87,17 @@ class Service:
         facts = self.engine.facts
         return self.config.worker.engine.max_model_len if facts is None else facts.max_model_len
 
-    def keep(self, task: "asyncio.Task[None]") -> None:
-        """A task that must end before the server does."""
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def keep(self, future: "asyncio.Future[None]") -> None:
+        """What must be done before the server ends."""
+        self._kept.add(future)
+        future.add_done_callback(self._kept.discard)
 
     async def close(self) -> None:
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Once every request has its row: those that were broken off are about to write theirs."""
+        if self._kept:
+            _, left = await asyncio.wait(set(self._kept), timeout=_COUNTING_S)
+            if left:
+                _log.error("%d requests end without a row", len(left))
         await self.engine.close()
         if self.writer is not None:
             await self.writer.close()
@@ -181,6 +186,10 @@ class Service:
         arrived_s: float = request.scope.get("arrived_s", time.monotonic())
         if self.engine.state != "ready":
             raise Unavailable(f"the engine is {self.engine.state}")
+        if (
+            key is not None
+        ):  # what others have asked is nobody's to find out by how fast a prompt is read
+            asks = [replace(ask, cache_salt=f"{key.id} {ask.cache_salt}") for ask in asks]
         prepared = [await self.prepared(ask) for ask in asks]
         request_id = f"{id_prefix}{uuid.uuid4().hex}"
         verdict = await self._asked_verdict(prepared, request_id, endpoint, model, key, arrived_s)

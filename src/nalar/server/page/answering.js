@@ -70,10 +70,6 @@ export async function stream(answer, body, { signal, changed }) {
           addCalls(answer.calls, delta.tool_calls ?? []);
           answer.state = "answering";
         }
-        for (const result of delta.tool_results ?? []) {
-          const call = answer.calls.find((one) => one.id === result.tool_call_id);
-          if (call) call.output = String(result.content);
-        }
         if (choice.finish_reason) answer.finish = choice.finish_reason;
       }
       changed();

@@ -101,7 +101,8 @@ async function answer(parentId) {
   const all = versions(mine, node);
   const control = new AbortController();
   const view = new AnswerView(node, { i: all.length, n: all.length }, answerActions(node, () => {}));
-  current = { control, view, chat: mine };
+  current = { control, view };
+  history.replaceState(null, "", `#${mine.id}`); // so that reloading comes back here
   keepChat(mine);
   draw();
   showButtons();
@@ -179,6 +180,7 @@ function keepChat(one) {
 /** A key that is wanted is asked for; a wait that is wanted is counted down. */
 function afterError(node) {
   if (node.error?.status === 401) wantKey();
+  else if (!node.error) byId("key-bar").hidden = true;
   if (node.error?.status === 429 && node.error.retryAfterS) countDown(Math.ceil(node.error.retryAfterS));
 }
 
@@ -320,6 +322,7 @@ function connectButtons() {
     showThinking();
     draw();
   });
+  window.addEventListener("pagehide", () => current && saveChat(chat)); // what has come so far
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   }

@@ -21,7 +21,7 @@ function parsed(html) {
 /** A block that shows a growing text. */
 export class MarkdownText {
   #text = "";
-  #shown = ""; // what of the text is rendered
+  #rendered = ""; // the text of the last rendering
   #tail = document.createTextNode("");
   #timer = null;
   #isBusy = false;
@@ -47,7 +47,7 @@ export class MarkdownText {
   async #render() {
     clearTimeout(this.#timer);
     this.#timer = null;
-    if (this.#isBusy || this.#text === this.#shown) return;
+    if (this.#isBusy || this.#text === this.#rendered) return;
     this.#isBusy = true;
     const text = this.#text;
     const begun = performance.now();
@@ -60,7 +60,7 @@ export class MarkdownText {
     }
     this.#tookMs = performance.now() - begun;
     this.#isBusy = false;
-    if (this.#text !== this.#shown) this.show(this.#text);
+    if (this.#text !== this.#rendered) this.show(this.#text);
   }
 
   #put(html, text) {
@@ -70,14 +70,18 @@ export class MarkdownText {
     this.#tail.remove();
     this.element.classList.remove("plain");
     replaceChanged(this.element, fresh);
-    this.#shown = text;
+    this.#rendered = text;
     this.#showTail();
   }
 
   /** What has come since the last rendering goes to the end of the last paragraph. */
   #showTail() {
-    this.#tail.data = this.#text.startsWith(this.#shown) ? this.#text.slice(this.#shown.length) : this.#text;
-    const place = this.#text.startsWith(this.#shown) ? lastPlace(this.element) : this.element;
+    // Markdown drops space at the end, so a space there is still to be shown.
+    const shown = this.#rendered.trimEnd();
+    const isLonger = this.#text.startsWith(shown);
+    const rest = isLonger ? this.#text.slice(shown.length) : this.#text;
+    this.#tail.data = rest.trim() ? rest : "";
+    const place = isLonger ? lastPlace(this.element) : this.element;
     if (this.#tail.parentNode !== place || this.#tail.nextSibling) place.append(this.#tail);
   }
 }

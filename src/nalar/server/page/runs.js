@@ -230,7 +230,10 @@ function fail(error) {
 function connect() {
   byId("theme-button").addEventListener("click", () => window.switchTheme());
   byId("language-button").addEventListener("click", switchLanguage);
-  const side = (isOpen) => document.body.classList.toggle("sidebar-open", isOpen);
+  const side = (isOpen) => {
+    document.body.classList.toggle("sidebar-open", isOpen);
+    byId("menu-button").setAttribute("aria-expanded", String(isOpen));
+  };
   byId("menu-button").addEventListener("click", () => side(true));
   byId("sidebar-shade").addEventListener("click", () => side(false));
   window.addEventListener("hashchange", () => {

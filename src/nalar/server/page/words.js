@@ -365,7 +365,8 @@ export function money(usd) {
 
 /** 3.2 s, 2 min 5 s, 3 h 12 min. */
 export function duration(seconds) {
-  if (seconds < 60) return t("seconds", { n: number(seconds, seconds < 10 ? 1 : 0) });
+  if (seconds < 9.95) return t("seconds", { n: number(seconds, 1, 1) });
+  if (seconds < 59.5) return t("seconds", { n: number(seconds) });
   const whole = Math.round(seconds);
   if (whole < 3600) return t("minutes", { m: Math.floor(whole / 60), s: whole % 60 });
   return t("hours", { h: number(Math.floor(whole / 3600)), m: Math.floor((whole % 3600) / 60) });

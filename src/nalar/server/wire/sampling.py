@@ -41,7 +41,8 @@ class SamplingFields(Wire):
     min_tokens: int = Field(default=0, ge=0, le=MOST_TOKENS)
     ignore_eos: bool = False
     cache_salt: str = Field(default="", max_length=512)
-    priority: int = Field(default=0, ge=-(2**31), le=2**31 - 1)
+    priority: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Higher is later: nobody can put himself before others."""
     response_format: dict[str, Any] | None = None
     user: str | None = None
     metadata: Any = None

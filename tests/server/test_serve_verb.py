@@ -1,0 +1,51 @@
+"""What the flags of `nalar serve` come to. That it serves: test_drain.py."""
+
+import json
+
+import pytest
+
+from nalar.cli.main import main
+from nalar.cli.serve import Serve, config_of
+from nalar.config import UserError
+from nalar.server.http.listening import listen, url_of
+
+
+def test_flags_become_a_config(model_folder, tmp_path):
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps({"input": "flag", "words": str(tmp_path / "words.txt")}))
+    asked = Serve(model=str(model_folder), prices=(0.56, 0.14, 2.24), policy=policy, threads=1)
+    config = config_of(asked)
+    assert config.served_model_names == (model_folder.name,)
+    assert config.worker.folder == model_folder and config.worker.engine.max_model_len == 512
+    assert config.prices.cached_input_usd == 0.14 and config.policy.input == "flag"
+    assert config.default_max_tokens is None  # no run says how long its answers are
+
+
+@pytest.mark.parametrize(
+    ("changes", "at"),
+    [
+        ({"host": "0.0.0.0"}, "--host 0.0.0.0"),
+        ({"host": "0.0.0.0", "intended_use": "tests"}, "--host 0.0.0.0"),
+        ({"port": 70_000}, "--port"),
+        ({"max_num_seqs": 0}, "--max-num-seqs"),
+        ({"prices": (-1.0, 0.0, 0.0)}, "--input-usd"),
+    ],
+)
+def test_what_cannot_work_is_refused(model_folder, changes, at):
+    with pytest.raises(UserError) as error:
+        config_of(Serve(model=str(model_folder), **changes))
+    assert error.value.at == at
+
+
+def test_beyond_this_machine_it_says_what_it_is_for(model_folder):
+    said = {"intended_use": "tests", "incident_contact": "me@example.org"}
+    config = config_of(Serve(model=str(model_folder), host="0.0.0.0", **said))
+    assert config.incident_contact == "me@example.org"
+
+
+def test_a_port_that_is_taken_is_named(model_folder, capsys):
+    with listen("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        assert url_of(taken) == f"http://127.0.0.1:{port}"
+        assert main(["serve", str(model_folder), "--port", port]) == 2
+    assert f"--port {port}" in capsys.readouterr().err
