@@ -67,7 +67,7 @@ def prepare(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
         ask.params.model_copy(
             update={
                 "max_tokens": _room(ask, len(prompt.ids), max_model_len),
-                "stop_token_ids": (*dialect.stop_ids, *ask.params.stop_token_ids),
+                "stop_token_ids": _stop_ids(ask, dialect),
                 "thinking": thinking,
             }
         ),
@@ -100,7 +100,7 @@ def _of_ids(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
     params = ask.params.model_copy(
         update={
             "max_tokens": _room(ask, len(ask.prompt_ids), max_model_len),
-            "stop_token_ids": (*dialect.stop_ids, *ask.params.stop_token_ids),
+            "stop_token_ids": _stop_ids(ask, dialect),
         }
     )
     request = EngineRequest(
@@ -111,6 +111,11 @@ def _of_ids(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
         _checked(request, dialect.tokenizer.vocab_size),
         lambda choice: PlainReader(dialect.tokenizer, ask.stop, choice),
     )
+
+
+def _stop_ids(ask: Ask, dialect: Dialect) -> tuple[int, ...]:
+    own = () if ask.ignore_eos else dialect.stop_ids
+    return (*own, *ask.params.stop_token_ids)
 
 
 def _room(ask: Ask, num_prompt: int, max_model_len: int) -> int:

@@ -99,6 +99,7 @@ class MessagesRequest(SamplingFields):
             params=self.params(config, seed),
             max_tokens=self.max_tokens or config.default_max_tokens,
             stop=self.stops,
+            ignore_eos=self.ignore_eos,
             add_generation_prompt=not goes_on,
             continue_final_message=goes_on,
             template_kwargs={

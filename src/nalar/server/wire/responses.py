@@ -99,6 +99,7 @@ class ResponsesRequest(SamplingFields):
             ),
             max_tokens=self.max_output_tokens or config.default_max_tokens,
             stop=self.stops,
+            ignore_eos=self.ignore_eos,
             template_kwargs={
                 k: v for k, v in kwargs.items() if k not in ("enable_thinking", "thinking")
             },
