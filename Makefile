@@ -1,9 +1,10 @@
 # make demo        set up, then train, evaluate and report (ARGS="--run first" passes flags on)
 # make test        the tests that take seconds each; make test-all adds the slow ones
+# make clients     LiteLLM, lm-eval and inspect_ai in an environment of their own, for tests of the server
 # make lint        format, lint and types, changing nothing
 # make bench       figures of this CPU; make bench-gpu those of its GPU (docs/performance.md)
 # make size        lines of code against the budgets
-# make clean       remove .venv and caches; runs/ is left alone
+# make clean       remove .venv, .venv-clients and caches; runs/ is left alone
 
 PYTHON ?= python3
 ARGS ?=
@@ -13,6 +14,7 @@ BIN := $(VENV)/bin
 # Stamps: set-up runs again only when one of these is older than what it installed from.
 CORE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+CLIENTS := .venv-clients/.installed
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 # Not over the repository's own figures, unless told so: RESULTS=bench/results
@@ -30,7 +32,7 @@ GPU = $(shell nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | tr '
 # Without what Python keeps of a file that it has read, every process that a test starts compiles all of nalar again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all lint size setup clean help bench bench-gpu
+.PHONY: demo test test-all clients lint size setup clean help bench bench-gpu
 .DEFAULT_GOAL := help
 
 help:
@@ -42,15 +44,17 @@ demo: $(CORE)
 test: $(DEV)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
-test-all: $(DEV)
+test-all: $(DEV) $(CLIENTS)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+clients: $(CLIENTS)
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(addprefix bench-,engine-1 engine-2 train-1 train-2 load stability)
+bench: $(addprefix bench-,engine-1 engine-2 train-1 train-2 load stability serving)
 
 bench-engine-%: $(BENCH_DEV)
 	$(BENCH)/engine.py --threads $* --out $(RESULTS)/engine-$(NAME_$*).json
@@ -64,6 +68,9 @@ bench-load: $(BENCH_DEV)
 bench-stability: $(BENCH_DEV)
 	mkdir -p $(RESULTS)
 	$(BENCH)/stability.py --plots $(RESULTS) --out $(RESULTS)/stability-$(NAME_2).json
+
+bench-serving: $(BENCH_DEV)
+	$(BENCH)/serving.py --out $(RESULTS)/serving-$(NAME_2).json
 
 bench-gpu: $(addprefix bench-gpu-,kernels engine agreement train parity memory grpo)
 
@@ -94,7 +101,7 @@ size:
 setup: $(DEV)
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-clients build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CORE): pyproject.toml constraints.txt | $(BIN)/pip
@@ -106,6 +113,13 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing nalar and the development tools into $(VENV) (sizes: docs/dependencies.md) ..."
 	@$(INSTALL) -e '.[dev]'
 	@touch $(CORE) $@
+
+$(CLIENTS): constraints-clients.txt | $(BIN)/pip
+	@echo "Installing clients for tests of the server into .venv-clients (sizes: docs/dependencies.md) ..."
+	@$(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install --disable-pip-version-check -c constraints-clients.txt \
+		'lm_eval[api]' litellm inspect_ai openai
+	@touch $@
 
 $(BIN)/pip:
 	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' here. nalar needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 2; }

@@ -143,7 +143,8 @@ async def test_what_is_asked_of_the_engine(make_client, scripted, said, tokenize
     assert request.params.seed == 2**63 - 1 and request.params.top_k is None
     assert request.params.thinking.budget_tokens == 1024
     assert set(request.params.stop_token_ids) == {*tokenizer.stop_ids, 7}
-    await client.post(PATH, json=ASK | {"max_tokens": 10**6})
+    await client.post(PATH, json=ASK | {"max_tokens": 10**6, "ignore_eos": True})
+    assert link.requests[1].params.stop_token_ids == ()
     assert link.requests[1].params.max_tokens == 512 - len(link.requests[1].prompt_ids)
 
 

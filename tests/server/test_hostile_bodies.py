@@ -6,6 +6,7 @@ import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.server import hostile
 
 pytestmark = pytest.mark.anyio
 POSTS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
@@ -190,3 +191,21 @@ def test_nothing_gives_a_5xx(harmless, body, path):
 
     reply = anyio.run(ask)
     assert reply.status_code == 200 or check(reply, body) is None
+
+
+@pytest.mark.parametrize(
+    ("seed", "count"), [(0, 150), pytest.param(1, 1000, marks=pytest.mark.slow)]
+)
+async def test_a_thousand_hostile_bodies(make_client, scripted, server_config, seed, count):
+    limits = server_config.body.model_copy(update={"max_body_bytes": 2**20})
+    client = make_client(scripted([AssertionError("the engine was asked")]), body=limits)
+    wrong = []
+    for path, body, kind in hostile.bodies(count, seed):
+        reply = await client.post(path, content=body)
+        error = reply.json().get("error", {})
+        is_theirs = 400 <= reply.status_code < 500 and error.get("message") and error.get("type")
+        has_code = reply.json().get("type") == "error" or isinstance(error.get("code"), str)
+        if not (is_theirs and has_code):
+            wrong.append((path, kind, body[:200], reply.status_code, reply.text[:200]))
+    assert not wrong, wrong
+    assert (await client.get("/health")).status_code == 200

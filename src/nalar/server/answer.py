@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from nalar.config import UserError
 from nalar.server.ask import Ask, Ended, GrammarSpec, Piece, Said, Scored, TokenLogprob, Usage
 from nalar.server.dialects.dialect import Dialect, TextTokenizer
+from nalar.server.dialects.reader import Prompt
 from nalar.server.dialects.text import find_first, num_safe
 from nalar.server.engine.link import Engine
 from nalar.server.engine.messages import EngineRequest, Event
@@ -55,14 +56,7 @@ def prepare(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
     """UserError for what template or context refuses. A `max_tokens` beyond the context is cut to it."""
     if ask.messages is None:
         return _of_ids(ask, dialect, max_model_len)
-    prompt = dialect.prompt(
-        ask.messages,
-        () if ask.tool_choice.mode == "none" else ask.tools,
-        ask.thinking.enabled,
-        add_generation_prompt=ask.add_generation_prompt,
-        continue_final_message=ask.continue_final_message,
-        kwargs=ask.template_kwargs,
-    )
+    prompt = prompt_of(ask, dialect)
     with_tools = bool(ask.tools) and ask.tool_choice.mode != "none"
     thinking = dialect.thinking_params(ask.thinking.budget_tokens)
     # What the engine looks for it looks for everywhere but in thoughts that have ids; the reader knows better where
@@ -73,7 +67,7 @@ def prepare(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
         ask.params.model_copy(
             update={
                 "max_tokens": _room(ask, len(prompt.ids), max_model_len),
-                "stop_token_ids": (*dialect.stop_ids, *ask.params.stop_token_ids),
+                "stop_token_ids": _stop_ids(ask, dialect),
                 "thinking": thinking,
             }
         ),
@@ -89,12 +83,24 @@ def prepare(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
     return Prepared(ask, _checked(request, dialect.tokenizer.vocab_size), reader)
 
 
+def prompt_of(ask: Ask, dialect: Dialect) -> Prompt:
+    """Its messages as the model reads them, however long. UserError for what the template refuses."""
+    return dialect.prompt(
+        ask.messages or (),
+        () if ask.tool_choice.mode == "none" else ask.tools,
+        ask.thinking.enabled,
+        add_generation_prompt=ask.add_generation_prompt,
+        continue_final_message=ask.continue_final_message,
+        kwargs=ask.template_kwargs,
+    )
+
+
 def _of_ids(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
     """Of a prompt that is to be continued as it stands."""
     params = ask.params.model_copy(
         update={
             "max_tokens": _room(ask, len(ask.prompt_ids), max_model_len),
-            "stop_token_ids": (*dialect.stop_ids, *ask.params.stop_token_ids),
+            "stop_token_ids": _stop_ids(ask, dialect),
         }
     )
     request = EngineRequest(
@@ -105,6 +111,11 @@ def _of_ids(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
         _checked(request, dialect.tokenizer.vocab_size),
         lambda choice: PlainReader(dialect.tokenizer, ask.stop, choice),
     )
+
+
+def _stop_ids(ask: Ask, dialect: Dialect) -> tuple[int, ...]:
+    own = () if ask.ignore_eos else dialect.stop_ids
+    return (*own, *ask.params.stop_token_ids)
 
 
 def _room(ask: Ask, num_prompt: int, max_model_len: int) -> int:

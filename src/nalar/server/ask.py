@@ -79,6 +79,8 @@ class Ask:
     max_tokens: int | None = None
     """None: the rest of the context."""
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    """Go on behind the end of the turn, to the limit."""
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)

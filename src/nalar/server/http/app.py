@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from nalar.server import pages
 from nalar.server.config import ServerConfig
 from nalar.server.engine.link import Engine, Link
-from nalar.server.http import chat, completions, health, tokens
+from nalar.server.http import chat, completions, health, messages, responses, tokens
 from nalar.server.http.failures import handle_failures
 from nalar.server.http.openapi import gather_schemas
 from nalar.server.http.service import Service, service_of
@@ -31,7 +31,7 @@ def create_app(config: ServerConfig, engine: Engine | None = None) -> FastAPI:
 
     app = FastAPI(title="nalar serve", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    for part in (chat, completions, tokens, health):
+    for part in (chat, completions, responses, messages, tokens, health):
         app.include_router(part.router)
     app.include_router(pages.router(authorize=_may_see, runs=config.runs))
     handle_failures(app)

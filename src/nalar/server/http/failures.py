@@ -1,4 +1,4 @@
-"""Whatever goes wrong, as an error of OpenAI's form."""
+"""Whatever goes wrong, as an error of the API's form."""
 
 import logging
 
@@ -13,8 +13,11 @@ from nalar.server.engine.link import Unavailable
 from nalar.server.engine.messages import EngineError
 from nalar.server.http.replies import event
 from nalar.server.wire.errors import ApiError, of_user_error
+from nalar.server.wire.messages import error_json
 
 LOADING_RETRY_S = 2
+_ANTHROPIC = "/v1/messages"
+"""Paths whose clients want errors of another form."""
 _log = logging.getLogger(__name__)
 
 
@@ -46,11 +49,13 @@ def error_event(error: Exception) -> bytes:
     return event(error.body)
 
 
-async def respond(_request: Request, error: Exception) -> JSONResponse:
+async def respond(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, ClientDisconnect):
         return JSONResponse({}, status_code=499)
     known = error_of(error)
-    return JSONResponse(known.body, status_code=known.status, headers=known.headers)
+    is_anthropic = request.url.path.startswith(_ANTHROPIC)
+    body = error_json(known) if is_anthropic else known.body
+    return JSONResponse(body, status_code=known.status, headers=known.headers)
 
 
 def handle_failures(app: FastAPI) -> None:

@@ -81,6 +81,11 @@ class Job:
         service.keep(self._counted)
 
     @property
+    def num_prompt(self) -> int:
+        """Tokens that were asked, of all asks."""
+        return sum(one.num_prompt for one in self._prepared)
+
+    @property
     def headers(self) -> dict[str, str]:
         return self._admission.headers
 

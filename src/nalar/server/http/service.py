@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from nalar.config import UserError
 from nalar.model.folder import ModelFolder
 from nalar.policy import Policy
-from nalar.server.answer import ContextTooLong, Prepared, prepare
+from nalar.server.answer import ContextTooLong, Prepared, prepare, prompt_of
 from nalar.server.ask import Ask
 from nalar.server.budgets import Budgets
 from nalar.server.config import ServerConfig
@@ -155,11 +155,20 @@ class Service:
     async def prepared(self, ask: Ask) -> Prepared:
         """ApiError (400) for what the model cannot be asked."""
         try:
-            if sum(len(message["content"]) for message in ask.messages or ()) > _LONG_CHARS:
+            if _is_long(ask):
                 return await asyncio.to_thread(prepare, ask, self.dialect, self.max_model_len)
             return prepare(ask, self.dialect, self.max_model_len)
         except ContextTooLong as error:
             raise of_user_error(error, "context_length_exceeded") from None
+        except UserError as error:
+            raise of_user_error(error) from None
+
+    async def prompt_ids(self, ask: Ask) -> tuple[int, ...]:
+        """Of its messages, be they longer than the context. ApiError (400)."""
+        try:
+            if _is_long(ask):
+                return (await asyncio.to_thread(prompt_of, ask, self.dialect)).ids
+            return prompt_of(ask, self.dialect).ids
         except UserError as error:
             raise of_user_error(error) from None
 
@@ -238,6 +247,10 @@ class Service:
             await self.writer.add(row)
         self.metrics.observe(row)
         raise ApiError(400, "The policy of this server does not allow this.", code="content_filter")
+
+
+def _is_long(ask: Ask) -> bool:
+    return sum(len(message["content"]) for message in ask.messages or ()) > _LONG_CHARS
 
 
 def service_of(request: Request) -> Service:

@@ -74,7 +74,10 @@ async def detokenize(request: Request) -> dict[str, str]:
     service.authenticated(request)
     asked = DetokenizeRequest.of(await service.body(request))
     service.check_model(asked.model)
-    return {"prompt": service.dialect.tokenizer.decode(asked.tokens)}
+    tokenizer = service.dialect.tokenizer
+    if max(asked.tokens, default=0) >= tokenizer.vocab_size:
+        raise bad_request(f"tokens: wanted ids below {tokenizer.vocab_size}", "tokens")
+    return {"prompt": tokenizer.decode(asked.tokens)}
 
 
 @router.get("/tokenizer_info")

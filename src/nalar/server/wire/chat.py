@@ -88,6 +88,7 @@ class ChatRequest(SamplingFields):
             params=self.params(config, seed, logprobs=logprobs),
             max_tokens=self.max_completion_tokens or self.max_tokens or config.default_max_tokens,
             stop=self.stops,
+            ignore_eos=self.ignore_eos,
             add_generation_prompt=self.add_generation_prompt,
             continue_final_message=self.continue_final_message,
             template_kwargs=kwargs,

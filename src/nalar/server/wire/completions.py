@@ -57,6 +57,7 @@ class CompletionRequest(SamplingFields):
                 response_format=format_of(self.response_format),
                 max_tokens=max(self.max_tokens, 1),
                 stop=self.stops,
+                ignore_eos=self.ignore_eos,
                 cache_salt=self.cache_salt,
                 priority=self.priority,
             )
