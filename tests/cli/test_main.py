@@ -247,3 +247,28 @@ def test_a_signal_ends_a_run_with_130_and_the_command_that_goes_on(numbers, stub
     assert document["resume"] == "nalar demo --run runs/r --resume"
     assert document["resume"] in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["serve"], ("got no MODEL",)),
+        (["adopt"], ("got no FOLDER, no TARGET",)),
+        (["sft"], ("got no --model, no --data",)),
+        (["serve", "x", "--prices", "1", "2"], ("--prices: got '1', '2'", "wanted: 3 values")),
+        (["serve", "x", "--port"], ("--port: got no value",)),
+        (
+            ["serve", "x", "--device", "gpu"],
+            ("--device: got 'gpu'", "one of 'auto', 'cpu', 'cuda'"),
+        ),
+        (
+            ["chat", "--url", "127.0.0.1:8000/v1", "--prompt", "x"],
+            ("--url: got '127.0.0.1:8000/v1'",),
+        ),
+    ],
+)
+def test_a_flag_that_cannot_be_read_is_told_in_a_line(args, words, capsys):
+    assert main(args) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words), said
+    assert len(said.splitlines()) <= 3

@@ -193,6 +193,10 @@ def _has_dialogues(config: RunConfig | None) -> bool:
 
 
 def _remote(asked: Chat, url: str) -> tuple[Speaker, str]:
+    if not url.startswith(("http://", "https://")):
+        raise UserError(
+            at="--url", got=repr(url), want="an address such as http://127.0.0.1:8000/v1"
+        )
     key = asked.api_key or os.environ.get(KEY_VARIABLE)
     name = asked.model
     if name is None:

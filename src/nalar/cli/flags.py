@@ -36,6 +36,16 @@ _VALUE_ERROR = re.compile(
 _NO_NUMBER = re.compile(
     r"(?P<kind>invalid literal for int|could not convert string to float).*?: (?P<got>.*)"
 )
+_MISSING_NAME = re.compile(r"\s+(?P<name>--[\w.-]+|[A-Z]{2,})\b")
+"""A line that begins with a flag, or with the name of a positional argument."""
+_COUNT = re.compile(
+    r"(?P<flag>--\S+): no type matching .*?from \[(?P<got>.*?)\]\. Got errors: .*"
+    r"expected argument count (?P<count>\d+)"
+)
+_NO_VALUE = re.compile(r"Missing value for argument '(?P<flag>\S+)'")
+_CHOICE = re.compile(
+    r"invalid choice '(?P<got>.*?)' for argument '(?P<flag>\S+)'\. Expected one of \((?P<want>.*?),?\)"
+)
 _NUMBERS = {
     "invalid literal for int": "a whole number",
     "could not convert string to float": "a number",
@@ -144,9 +154,19 @@ def leading_word(args: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, list(args)
 
 
+def _missing(lines: Sequence[str]) -> list[str]:
+    """Names of the flags and words that tyro's box lists as missing: its lines that are indented least but one."""
+    named = [line for line in lines if _MISSING_NAME.match(line)]
+    if not named:
+        return []
+    indent = min(len(line) - len(line.lstrip()) for line in named)
+    return [line.split()[0] for line in named if len(line) - len(line.lstrip()) == indent]
+
+
 def _in_our_words(complaint: str, prog: str) -> UserError:
     """tyro writes a box for people; a program needs where, what came, what was wanted, what to try."""
-    text = " ".join(_BOX.sub(" ", complaint).split())
+    lines = [_BOX.sub(" ", line).rstrip() for line in complaint.splitlines()]
+    text = " ".join(" ".join(lines).split())
     if found := _UNKNOWN.search(text):
         meant = _MEANT.search(text)
         flag = found["flag"]
@@ -160,11 +180,24 @@ def _in_our_words(complaint: str, prog: str) -> UserError:
     if found := _FIELD_ERROR.search(text):
         at = ".".join(filter(None, (found["at"], found["field"])))
         return UserError(at=at, got=found["got"], want=found["want"])
+    if found := _COUNT.search(text):
+        return UserError(at=found["flag"], got=found["got"], want=f"{found['count']} values")
     if found := _VALUE_ERROR.search(text):
         want = f"a value of the kind that `{prog} --help` shows"
         got = found["got"]
         if number := _NO_NUMBER.fullmatch(got):
             got, want = number["got"], _NUMBERS[number["kind"]]
         return UserError(at=found["at"], got=got, want=want)
+    if found := _CHOICE.search(text):
+        return UserError(at=found["flag"], got=repr(found["got"]), want=f"one of {found['want']}")
+    if found := _NO_VALUE.search(text):
+        return UserError(at=found["flag"], got="no value", want="a value behind it")
+    if text.startswith("Required options") and (names := _missing(lines)):
+        return UserError(
+            at=prog,
+            got=f"no {', no '.join(names)}",
+            want="all that it needs",
+            hint=f"{prog} --help",
+        )
     text = text.split(" For full helptext")[0]
     return UserError(at=prog, got=text, want=f"flags as `{prog} --help` shows them")

@@ -48,7 +48,8 @@ class Serve:
     port: int = 8000
     """0: any that is free."""
     served_model_name: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
-    """What requests call the model; replies to GET /v1/models list them. None: the name of the run or folder."""
+    """What requests call the model; replies to GET /v1/models list them. Without it:
+    the name of the run or folder."""
     api_keys: Path_ = None
     """File of `nalar keys create`. None: whoever reaches the server may ask."""
     admin_key_file: Path_ = None
@@ -198,6 +199,8 @@ def config_of(asked: Serve) -> ServerConfig:
 
 
 def _policy(path: Path) -> PolicyConfig:
+    if not path.is_file():
+        raise UserError(at="--policy", got=f"no file {path}", want="a JSON file (docs/usage.md)")
     try:
         return PolicyConfig.model_validate(read_json(path))
     except ValidationError as error:

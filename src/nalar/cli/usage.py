@@ -28,7 +28,7 @@ class Usage:
     """
 
     ledger: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """The ledger of a server, which may be running."""
+    """The same file as LEDGER, by name. The server may be running."""
     by: tuple[By, ...] = ("key",)
     """One or more: a sum for each."""
     since: Annotated[str | None, tyro.conf.arg(metavar="DAY")] = None
