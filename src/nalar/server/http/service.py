@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,16 @@ from nalar.server.limits import NOBODY, Limits, Refusal
 from nalar.server.metrics import Metrics
 from nalar.server.prices_config import PriceTable
 from nalar.server.wire.body import read_object
-from nalar.server.wire.errors import ApiError, of_user_error
+from nalar.server.wire.errors import ApiError, bad_request, of_user_error
 
 _log = logging.getLogger(__name__)
 _COUNTING_S = 10.0
 """What requests that were broken off get to be counted in."""
 _LONG_CHARS = 20_000
 """Of a prompt: from here on it is encoded beside the loop, which others wait for."""
+
+_MESSAGE_CHARS = 10
+"""What a message without a word is taken for."""
 
 
 @dataclass(eq=False)
@@ -86,6 +90,18 @@ class Service:
         """As the engine has it, once it is loaded."""
         facts = self.engine.facts
         return self.config.worker.engine.max_model_len if facts is None else facts.max_model_len
+
+    @cached_property
+    def _longest_token_bytes(self) -> int:
+        tokenizer = self.dialect.tokenizer
+        return max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size))
+
+    def check_length(self, num_chars: int, param: str) -> None:
+        """ApiError (400) for texts that no context holds, before a processor is kept busy with encoding them."""
+        most = self._longest_token_bytes * self.max_model_len
+        if num_chars > most:
+            message = f"{param}: {num_chars} characters; this model's context holds {most} at most"
+            raise bad_request(message, param, "context_length_exceeded")
 
     def keep(self, future: "asyncio.Future[None]") -> None:
         """What must be done before the server ends."""
@@ -155,7 +171,9 @@ class Service:
     async def prepared(self, ask: Ask) -> Prepared:
         """ApiError (400) for what the model cannot be asked."""
         try:
-            if sum(len(message["content"]) for message in ask.messages or ()) > _LONG_CHARS:
+            size = ask_size(ask)
+            self.check_length(size, "messages")
+            if size > _LONG_CHARS:
                 return await asyncio.to_thread(prepare, ask, self.dialect, self.max_model_len)
             return prepare(ask, self.dialect, self.max_model_len)
         except ContextTooLong as error:
@@ -238,6 +256,13 @@ class Service:
             await self.writer.add(row)
         self.metrics.observe(row)
         raise ApiError(400, "The policy of this server does not allow this.", code="content_filter")
+
+
+def ask_size(ask: Ask) -> int:
+    """Characters that are to be encoded, about; a message costs some of its own."""
+    texts = sum(len(message["content"]) for message in ask.messages or ())
+    tools = sum(len(str(tool.parameters)) + len(tool.description) for tool in ask.tools)
+    return texts + tools + _MESSAGE_CHARS * len(ask.messages or ())
 
 
 def service_of(request: Request) -> Service:
