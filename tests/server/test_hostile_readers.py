@@ -1,10 +1,14 @@
 """Who may not ask: pages of other sites. Who may not get away: readers that leave at the last moment, or hide words."""
 
 import asyncio
+import socket
+import threading
 
 import pytest
 
 from nalar.policy import PolicyConfig
+from nalar.server.http import listening
+from nalar.server.http.app import create_app
 from nalar.server.keys import KeyRing
 from nalar.server.ledger_writer import LedgerWriter
 from nalar.server.prices_config import PriceTable
@@ -103,3 +107,39 @@ async def test_the_policy_reads_all_that_the_model_reads(make_client, scripted, 
     policy = PolicyConfig(input="block", words=tmp_path / "words.txt")
     reply = await make_client(scripted([]), policy=policy).post(PATH, json=ASK | hidden)
     assert reply.status_code == 400 and reply.json()["error"]["code"] == "content_filter"
+
+
+async def test_texts_that_no_context_holds_are_not_encoded(make_client, scripted, monkeypatch):
+    client = make_client(scripted([]))
+    tokenizer = client.app.state.service.dialect.tokenizer
+    monkeypatch.setattr(type(tokenizer), "encode", lambda *_, **__: pytest.fail("encoded"))
+    long = "a" * 1_000_000
+    for path, body in (
+        ("/tokenize", {"prompt": long}),
+        ("/tokenize", {"messages": [{"role": "user", "content": ""}] * 50_000}),
+        ("/v1/completions", {"prompt": long}),
+        ("/v1/completions", {"prompt": ["a"] * 5_000}),
+        (PATH, {"messages": [{"role": "user", "content": long}]}),
+    ):
+        assert (await client.post(path, json=body)).status_code == 400
+
+
+def test_connections_that_do_not_ask_are_closed(server_config, scripted, monkeypatch):
+    monkeypatch.setattr(listening, "_HEAD_S", 0.2)
+    body = server_config.body.model_copy(update={"read_s": 0.2})
+    config = server_config.model_copy(update={"body": body})
+    sock = listening.listen("127.0.0.1", 0)
+    server = listening.server_of(create_app(config, scripted([])), config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+    thread.start()
+    try:
+        with socket.create_connection(sock.getsockname(), timeout=10) as slow:
+            slow.sendall(b"POST /health HTTP/1.1\r\nHost: ")
+            assert slow.recv(100) == b""
+        with socket.create_connection(sock.getsockname(), timeout=10) as slow:
+            head = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n"
+            slow.sendall(head.encode())
+            assert b" 408 " in slow.recv(1000)
+    finally:
+        server.should_exit = True
+        thread.join(30)

@@ -31,7 +31,8 @@ def grammar_of(
     Calls that must come, come by their tool's schema; that of a tool which is not strict may hold keywords that
     llguidance does not know. Calls that may come are held to it where a tool is strict and calls have ids of their own:
     where their marks are text, free text could spell them. parallel: False: one call at most. Where thoughts have no
-    ids, a thought may come first. UserError for a choice that the tools do not allow, and for schemas that are too much.
+    ids, a thought may come first. UserError for a choice that the tools do not allow, and
+    for schemas that are too much.
     """
     chosen = _chosen(tools, choice)
     must_call = choice.mode in ("required", "named")

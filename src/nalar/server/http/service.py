@@ -147,10 +147,15 @@ class Service:
         too_large = ApiError(413, f"body: more than {limit} bytes", code="request_too_large")
         if declared.isdecimal() and int(declared) > limit:
             raise too_large
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > limit:
-                raise too_large
+        try:
+            async with asyncio.timeout(self.config.body.read_s):
+                async for chunk in request.stream():
+                    data += chunk
+                    if len(data) > limit:
+                        raise too_large
+        except TimeoutError:
+            message = f"body: not here after {self.config.body.read_s:g} s"
+            raise ApiError(408, message, code="request_timeout") from None
         if self.config.log_prompts:
             text = data.decode("utf-8", "replace")
             _log.info("asked", extra={"id": request.scope.get("request_id"), "body": text})
