@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 
+import httpx
 import pytest
 
 from nalar.policy import PolicyConfig
@@ -143,3 +144,32 @@ def test_connections_that_do_not_ask_are_closed(server_config, scripted, monkeyp
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+async def test_who_leaves_the_queue_leaves_his_place(server_config, scripted, tokenizer):
+    admission = server_config.admission.model_copy(update={"max_running": 1})
+    config = server_config.model_copy(update={"admission": admission})
+    link = scripted([[*tokenizer.encode("5" * 300), tokenizer.end_id]], pause_s=0.05)
+    app = create_app(config, link)
+    sock = listening.listen("127.0.0.1", 0)
+    server = listening.server_of(app, config)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    url, limits = listening.url_of(sock) + PATH, app.state.service.limits
+    async with httpx.AsyncClient() as client, httpx.AsyncClient() as other:
+        first = asyncio.create_task(client.post(url, json=ASK, timeout=60))
+        await until(lambda: limits.running == 1)
+        second = asyncio.create_task(other.post(url, json=ASK, timeout=60))
+        await until(lambda: limits.queued == 1)
+        second.cancel()
+        await until(lambda: limits.queued == 0)
+        assert limits.running == 1 and len(link.requests) == 1
+        first.cancel()
+        await until(lambda: limits.running == 0)
+    server.should_exit = True
+    await serving
+
+
+async def until(holds):
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.01)

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry
+from starlette.requests import ClientDisconnect
 
 from nalar.config import UserError
 from nalar.model.folder import ModelFolder
@@ -24,11 +25,12 @@ from nalar.server.config import ServerConfig
 from nalar.server.dialects.dialect import Dialect
 from nalar.server.engine.link import Engine, Unavailable
 from nalar.server.http.job import Job
+from nalar.server.http.replies import until_gone
 from nalar.server.http.reviewed import asked_text
 from nalar.server.keys import Key, KeyRing, digest_of
 from nalar.server.ledger import Ledger, Row
 from nalar.server.ledger_writer import LedgerWriter
-from nalar.server.limits import NOBODY, Limits, Refusal
+from nalar.server.limits import NOBODY, Admission, Limits, Refusal
 from nalar.server.metrics import Metrics
 from nalar.server.prices_config import PriceTable
 from nalar.server.wire.body import read_object
@@ -207,11 +209,7 @@ class Service:
         prepared = [await self.prepared(ask) for ask in asks]
         request_id = f"{id_prefix}{uuid.uuid4().hex}"
         verdict = await self._asked_verdict(prepared, request_id, endpoint, model, key, arrived_s)
-        admission = await self.limits.admit(
-            key,
-            prompt_tokens=sum(one.num_prompt for one in prepared),
-            max_completion_tokens=sum(one.max_completion for one in prepared),
-        )
+        admission = await self._admitted(request, key, prepared)
         if isinstance(admission, Refusal):
             self.metrics.refused(admission)
             raise ApiError(
@@ -228,6 +226,33 @@ class Service:
             arrived_s=arrived_s,
             asked_verdict=verdict,
         )
+
+    async def _admitted(
+        self, request: Request, key: Key | None, prepared: Sequence[Prepared]
+    ) -> Admission | Refusal:
+        """ClientDisconnect where whoever asked leaves while he waits: his place is another's."""
+        asking = asyncio.ensure_future(
+            self.limits.admit(
+                key,
+                prompt_tokens=sum(one.num_prompt for one in prepared),
+                max_completion_tokens=sum(one.max_completion for one in prepared),
+            )
+        )
+        gone = asyncio.ensure_future(until_gone(request.receive))
+        try:
+            await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if asking.done() and isinstance(admission := asking.result(), Admission):
+                admission.release()
+            raise
+        finally:
+            gone.cancel()
+            if not asking.done():
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+        if asking.cancelled():
+            raise ClientDisconnect
+        return asking.result()
 
     async def _asked_verdict(
         self,
