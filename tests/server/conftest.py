@@ -161,7 +161,7 @@ def make_client(server_config):
     def make(engine, **changes):
         app = create_app(server_config.model_copy(update=changes), engine)
         transport = httpx.ASGITransport(app)
-        client = httpx.AsyncClient(transport=transport, base_url="http://test")
+        client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
         client.app = app
         return client
 

@@ -50,6 +50,8 @@ class Event(NamedTuple):
     """Why it ended without a completion: its own rule raised this, or did not hold."""
     tops: tuple[TopLogprobs, ...] = ()
     """Beside each new one, where the request asked for any."""
+    num_cached: int = 0
+    """Tokens of the prompt found in the cache."""
 
 
 OnStep = Callable[[Progress], None]
@@ -355,7 +357,14 @@ class Engine:
     ) -> None:
         """At once, so that no later exception loses it."""
         event = Event(
-            sample.request_id, sample.sample_id, token_ids, logprobs, completion, error, tops
+            sample.request_id,
+            sample.sample_id,
+            token_ids,
+            logprobs,
+            completion,
+            error,
+            tops,
+            sample.num_cached or 0,
         )
         self._inboxes.get(sample.request_id, self._events).append(event)
 

@@ -32,6 +32,8 @@ class BodyConfig(Config):
     """What a request may look like."""
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
+    read_s: float = Field(default=60.0, gt=0)
+    """How long it may take to come."""
     max_json_depth: int = Field(default=64, ge=4)
     max_choices: int = Field(default=1024, ge=1)
     """Of `n` times prompts of one request."""

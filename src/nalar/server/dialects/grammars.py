@@ -10,6 +10,7 @@ from nalar.server.ask import GrammarSpec, ResponseFormat, ToolChoice, ToolSpec
 from nalar.server.dialects.json_arguments import only_string
 from nalar.server.dialects.mark_table import MarkTable, Role
 from nalar.server.dialects.marks import CallMarks
+from nalar.server.dialects.schema_bounds import check_schemas
 
 _BLANKS = "[ \\n]{0,24}"
 """Between the signs of JSON: enough to indent, and no way to write blanks without end."""
@@ -30,7 +31,8 @@ def grammar_of(
     Calls that must come, come by their tool's schema; that of a tool which is not strict may hold keywords that
     llguidance does not know. Calls that may come are held to it where a tool is strict and calls have ids of their own:
     where their marks are text, free text could spell them. parallel: False: one call at most. Where thoughts have no
-    ids, a thought may come first. UserError for a choice that the tools do not allow.
+    ids, a thought may come first. UserError for a choice that the tools do not allow, and
+    for schemas that are too much.
     """
     chosen = _chosen(tools, choice)
     must_call = choice.mode in ("required", "named")
@@ -38,6 +40,9 @@ def grammar_of(
     may_call = bool(chosen) and (must_call or schema is not None or _holds(table, chosen))
     if schema is None and not may_call:
         return None
+    check_schemas(
+        [*([] if schema is None else [schema]), *(t.parameters for t in chosen if may_call)]
+    )
     if not may_call and not _may_come_first(table) and schema is not None:
         return GrammarSpec("json_schema", json.dumps(schema, ensure_ascii=False))
     rules = _Rules(table)

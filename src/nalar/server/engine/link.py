@@ -204,7 +204,7 @@ class Link:
                 self._hear(json.loads(line))
             code = await process.wait()
             return f"its process ended with exit status {code}"
-        except ConnectionError as error:
+        except (ConnectionError, ValueError) as error:  # ValueError: a line that is too long
             return f"its process went away: {error}"
         finally:
             with contextlib.suppress(ProcessLookupError):

@@ -50,7 +50,7 @@ class Event:
     stop_id: int | None = None
     """The token that ended it, where that was one of the stop tokens. None: a stop string did."""
     num_cached: int = 0
-    """Tokens of the prompt found in the cache; known at the end."""
+    """Tokens of the prompt found in the cache."""
     prompt_logprobs: tuple[PromptLogprob | None, ...] = ()
     """At the end, where they were asked for."""
 
@@ -102,16 +102,16 @@ def read_request(line: Mapping[str, Any]) -> EngineRequest:
 def event_json(number: int, event: Event) -> list[Any]:
     """Without what is empty at its end, as most are."""
     prompt = [p and [p.logprob, p.rank, p.top] for p in event.prompt_logprobs]
-    fields = [number, event.choice, event.token_ids, event.logprobs, event.tops]
+    fields = [number, event.choice, event.token_ids, event.logprobs, event.tops, event.num_cached]
     if event.finish_reason is not None:
-        fields += [event.finish_reason, event.stop_id, event.num_cached, prompt]
+        fields += [event.finish_reason, event.stop_id, prompt]
     return fields
 
 
 def read_event(fields: Sequence[Any]) -> tuple[int, Event]:
     """What `event_json` gave: the request's number, and the event."""
-    number, choice, ids, logprobs, tops, *end = fields
-    reason, stop, cached, prompt = end or (None, None, 0, ())
+    number, choice, ids, logprobs, tops, cached, *end = fields
+    reason, stop, prompt = end or (None, None, ())
     event = Event(
         choice,
         tuple(ids),

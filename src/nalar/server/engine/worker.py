@@ -202,7 +202,13 @@ class Worker:
             return
         request = self._open[number]
         request.is_silent = False
-        new = Event(event.sample_id, event.token_ids, event.logprobs, event.tops)
+        new = Event(
+            event.sample_id,
+            event.token_ids,
+            event.logprobs,
+            event.tops,
+            num_cached=event.num_cached,
+        )
         if event.completion is not None:
             new = _ended(new, event.completion, request.stop_ids)
         key = (number, event.sample_id)

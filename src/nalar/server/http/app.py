@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request
 
 from nalar.server import pages
-from nalar.server.config import ServerConfig
+from nalar.server.config import LOOPBACK, ServerConfig
 from nalar.server.engine.link import Engine, Link
 from nalar.server.http import chat, completions, health, messages, responses, tokens
 from nalar.server.http.failures import handle_failures
+from nalar.server.http.guard import Guard
 from nalar.server.http.openapi import gather_schemas
 from nalar.server.http.service import Service, service_of
 from nalar.server.http.trace import Trace
@@ -36,6 +37,8 @@ def create_app(config: ServerConfig, engine: Engine | None = None) -> FastAPI:
     app.include_router(pages.router(authorize=_may_see, runs=config.runs))
     handle_failures(app)
     gather_schemas(app)
+    if config.api_keys is None:
+        app.add_middleware(Guard, only_local=config.host in LOOPBACK)
     app.add_middleware(Trace)
     return app
 

@@ -1,5 +1,6 @@
 """`POST /v1/completions`."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -29,7 +30,9 @@ async def completions(request: Request) -> Response:
     note_unknown(request, asked)
     model = service.check_model(asked.model)
     text = service.dialect.tokenizer
-    asks = asked.asks(service.config, random_seed(), text)
+    for prompt in asked.given:
+        service.check_length(len(prompt), "prompt")
+    asks = await asyncio.to_thread(asked.asks, service.config, random_seed(), text)
     job = await service.open_job(
         request, endpoint=PATH, model=model, key=key, asks=asks, id_prefix="cmpl-"
     )

@@ -116,7 +116,7 @@ class Job:
                         self._reason = said.finish_reason
                     yield said
             self._status, self._is_recorded = 200, True
-            usage = await self._record()
+            usage = await self._recorded()
         except LedgerError as error:
             self._status = 503
             _log.error("a row could not be kept: %s", error)
@@ -205,6 +205,15 @@ class Job:
             cost,
         )
 
+    async def _recorded(self) -> Usage:
+        """To the end, also where the reader leaves meanwhile: what he has read is charged to his budget."""
+        recording = asyncio.create_task(self._record())
+        try:
+            return await asyncio.shield(recording)
+        except asyncio.CancelledError:
+            recording.add_done_callback(_note_failure)
+            raise
+
     async def _record(self) -> Usage:
         usage = self._usage()
         row = Row(
@@ -241,3 +250,8 @@ class Job:
             await self._record()
         except LedgerError as error:
             _log.error("a row could not be kept: %s", error)
+
+
+def _note_failure(recording: "asyncio.Task[Usage]") -> None:
+    if not recording.cancelled() and (error := recording.exception()) is not None:
+        _log.error("a row could not be kept: %s", error)

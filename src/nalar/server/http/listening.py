@@ -1,9 +1,12 @@
 """How uvicorn serves the application: with a command line's settings, and with those of tests alike."""
 
+import asyncio
 import socket
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from nalar.config import UserError
 from nalar.server.config import ServerConfig
@@ -11,6 +14,20 @@ from nalar.server.config import ServerConfig
 _BACKLOG = 2048
 _IDLE_S = 75
 """How long a connection without a request is kept."""
+_HEAD_S = 30.0
+"""What a new connection gets to say its first request's head in: uvicorn alone would wait for ever."""
+
+
+class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """Closes connections that never ask."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        asyncio.get_running_loop().call_later(_HEAD_S, self._close_silent)
+
+    def _close_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -36,6 +53,7 @@ def server_of(app: FastAPI, config: ServerConfig) -> uvicorn.Server:
     """Told to stop it takes nothing more, and gives what is under way `drain_s` to end in."""
     settings = uvicorn.Config(
         app,
+        http=Impatient,
         log_config=None,
         access_log=False,
         lifespan="on",

@@ -21,7 +21,7 @@ class JsonLines(logging.Formatter):
         line |= {name: getattr(record, name) for name in _OWN if hasattr(record, name)}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)  # in ASCII: some control codes of terminals are beyond it
 
 
 def log_json(level: str) -> None:

@@ -31,7 +31,7 @@ async def whole(
     """A reply that is sent at its end; its work ends with its reader."""
     async with job:
         work = asyncio.ensure_future(write(job))
-        gone = asyncio.ensure_future(_until_gone(request.receive))
+        gone = asyncio.ensure_future(until_gone(request.receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
@@ -71,7 +71,7 @@ class EventStream(Response):
         async with self._job:
             tasks = [
                 asyncio.ensure_future(self._pump(send)),
-                asyncio.ensure_future(_until_gone(receive)),
+                asyncio.ensure_future(until_gone(receive)),
                 asyncio.ensure_future(self._keep_alive(send)),
             ]
             try:
@@ -107,7 +107,8 @@ class EventStream(Response):
             await asyncio.sleep(max(left, self._keep_alive_s / 4))
 
 
-async def _until_gone(receive: Receive) -> None:
+async def until_gone(receive: Receive) -> None:
+    """Once the body was read: until its sender has left."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -1,7 +1,8 @@
 """What the policy makes of a request, and of what the model says to it."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from typing import Any
 
 from nalar.policy import OutputReview, Policy, Verdict
 from nalar.server.answer import Prepared
@@ -10,14 +11,30 @@ from nalar.server.dialects.dialect import TextTokenizer
 
 
 def asked_text(prepared: Sequence[Prepared], tokenizer: TextTokenizer) -> str:
-    """All that a request says, its history included."""
-    texts = []
+    """All that a request says, its history included: thoughts, calls, tools and schemas are read by the model too."""
+    texts = list[str]()
     for one in prepared:
         if one.ask.messages is None:
             texts.append(tokenizer.decode(one.ask.prompt_ids))
         else:
-            texts += [str(message["content"]) for message in one.ask.messages]
+            texts += _strings(one.ask.messages, with_names=False)  # whose names are ours
+            for tool in one.ask.tools:
+                texts += [tool.name, tool.description, *_strings(tool.parameters)]
+            texts += _strings([one.ask.template_kwargs, one.ask.response_format.schema])
     return "\n".join(texts)
+
+
+def _strings(value: Any, *, with_names: bool = True) -> Iterator[str]:
+    """All texts in a document, and the names of its fields: those of a schema anybody chooses."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        if with_names:
+            yield from map(str, value)
+        yield from _strings([*value.values()], with_names=with_names)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _strings(one, with_names=with_names)
 
 
 class Reviewed:

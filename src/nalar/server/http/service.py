@@ -7,11 +7,13 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry
+from starlette.requests import ClientDisconnect
 
 from nalar.config import UserError
 from nalar.model.folder import ModelFolder
@@ -23,21 +25,25 @@ from nalar.server.config import ServerConfig
 from nalar.server.dialects.dialect import Dialect
 from nalar.server.engine.link import Engine, Unavailable
 from nalar.server.http.job import Job
+from nalar.server.http.replies import until_gone
 from nalar.server.http.reviewed import asked_text
 from nalar.server.keys import Key, KeyRing, digest_of
 from nalar.server.ledger import Ledger, Row
 from nalar.server.ledger_writer import LedgerWriter
-from nalar.server.limits import NOBODY, Limits, Refusal
+from nalar.server.limits import NOBODY, Admission, Limits, Refusal
 from nalar.server.metrics import Metrics
 from nalar.server.prices_config import PriceTable
 from nalar.server.wire.body import read_object
-from nalar.server.wire.errors import ApiError, of_user_error
+from nalar.server.wire.errors import ApiError, bad_request, of_user_error
 
 _log = logging.getLogger(__name__)
 _COUNTING_S = 10.0
 """What requests that were broken off get to be counted in."""
 _LONG_CHARS = 20_000
 """Of a prompt: from here on it is encoded beside the loop, which others wait for."""
+
+_MESSAGE_CHARS = 10
+"""What a message without a word is taken for."""
 
 
 @dataclass(eq=False)
@@ -87,6 +93,18 @@ class Service:
         facts = self.engine.facts
         return self.config.worker.engine.max_model_len if facts is None else facts.max_model_len
 
+    @cached_property
+    def _longest_token_bytes(self) -> int:
+        tokenizer = self.dialect.tokenizer
+        return max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size))
+
+    def check_length(self, num_chars: int, param: str) -> None:
+        """ApiError (400) for texts that no context holds, before a processor is kept busy with encoding them."""
+        most = self._longest_token_bytes * self.max_model_len
+        if num_chars > most:
+            message = f"{param}: {num_chars} characters; this model's context holds {most} at most"
+            raise bad_request(message, param, "context_length_exceeded")
+
     def keep(self, future: "asyncio.Future[None]") -> None:
         """What must be done before the server ends."""
         self._kept.add(future)
@@ -131,10 +149,15 @@ class Service:
         too_large = ApiError(413, f"body: more than {limit} bytes", code="request_too_large")
         if declared.isdecimal() and int(declared) > limit:
             raise too_large
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > limit:
-                raise too_large
+        try:
+            async with asyncio.timeout(self.config.body.read_s):
+                async for chunk in request.stream():
+                    data += chunk
+                    if len(data) > limit:
+                        raise too_large
+        except TimeoutError:
+            message = f"body: not here after {self.config.body.read_s:g} s"
+            raise ApiError(408, message, code="request_timeout") from None
         if self.config.log_prompts:
             text = data.decode("utf-8", "replace")
             _log.info("asked", extra={"id": request.scope.get("request_id"), "body": text})
@@ -155,7 +178,9 @@ class Service:
     async def prepared(self, ask: Ask) -> Prepared:
         """ApiError (400) for what the model cannot be asked."""
         try:
-            if _is_long(ask):
+            size = ask_size(ask)
+            self.check_length(size, "messages")
+            if size > _LONG_CHARS:
                 return await asyncio.to_thread(prepare, ask, self.dialect, self.max_model_len)
             return prepare(ask, self.dialect, self.max_model_len)
         except ContextTooLong as error:
@@ -166,7 +191,9 @@ class Service:
     async def prompt_ids(self, ask: Ask) -> tuple[int, ...]:
         """Of its messages, be they longer than the context. ApiError (400)."""
         try:
-            if _is_long(ask):
+            size = ask_size(ask)
+            self.check_length(size, "messages")
+            if size > _LONG_CHARS:
                 return (await asyncio.to_thread(prompt_of, ask, self.dialect)).ids
             return prompt_of(ask, self.dialect).ids
         except UserError as error:
@@ -193,11 +220,7 @@ class Service:
         prepared = [await self.prepared(ask) for ask in asks]
         request_id = f"{id_prefix}{uuid.uuid4().hex}"
         verdict = await self._asked_verdict(prepared, request_id, endpoint, model, key, arrived_s)
-        admission = await self.limits.admit(
-            key,
-            prompt_tokens=sum(one.num_prompt for one in prepared),
-            max_completion_tokens=sum(one.max_completion for one in prepared),
-        )
+        admission = await self._admitted(request, key, prepared)
         if isinstance(admission, Refusal):
             self.metrics.refused(admission)
             raise ApiError(
@@ -214,6 +237,33 @@ class Service:
             arrived_s=arrived_s,
             asked_verdict=verdict,
         )
+
+    async def _admitted(
+        self, request: Request, key: Key | None, prepared: Sequence[Prepared]
+    ) -> Admission | Refusal:
+        """ClientDisconnect where whoever asked leaves while he waits: his place is another's."""
+        asking = asyncio.ensure_future(
+            self.limits.admit(
+                key,
+                prompt_tokens=sum(one.num_prompt for one in prepared),
+                max_completion_tokens=sum(one.max_completion for one in prepared),
+            )
+        )
+        gone = asyncio.ensure_future(until_gone(request.receive))
+        try:
+            await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if asking.done() and isinstance(admission := asking.result(), Admission):
+                admission.release()
+            raise
+        finally:
+            gone.cancel()
+            if not asking.done():
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+        if asking.cancelled():
+            raise ClientDisconnect
+        return asking.result()
 
     async def _asked_verdict(
         self,
@@ -249,8 +299,11 @@ class Service:
         raise ApiError(400, "The policy of this server does not allow this.", code="content_filter")
 
 
-def _is_long(ask: Ask) -> bool:
-    return sum(len(message["content"]) for message in ask.messages or ()) > _LONG_CHARS
+def ask_size(ask: Ask) -> int:
+    """Characters that are to be encoded, about; a message costs some of its own."""
+    texts = sum(len(message["content"]) for message in ask.messages or ())
+    tools = sum(len(str(tool.parameters)) + len(tool.description) for tool in ask.tools)
+    return texts + tools + _MESSAGE_CHARS * len(ask.messages or ())
 
 
 def service_of(request: Request) -> Service:

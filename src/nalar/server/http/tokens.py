@@ -1,14 +1,15 @@
 """`/tokenize`, `/detokenize` and `/tokenizer_info`: how this model counts, as clients of vLLM and lm-eval ask it."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 
 from nalar.config import UserError
-from nalar.server.ask import ToolSpec
+from nalar.server.ask import Ask, ToolSpec
 from nalar.server.http.openapi import json_body
-from nalar.server.http.service import service_of
+from nalar.server.http.service import ask_size, service_of
 from nalar.server.wire.body import Wire
 from nalar.server.wire.chat import WireTool
 from nalar.server.wire.errors import bad_request, of_user_error
@@ -45,13 +46,17 @@ async def tokenize(request: Request) -> dict[str, Any]:
     if (asked.prompt is None) == (asked.messages is None):
         raise bad_request("prompt: wanted either prompt or messages", "prompt")
     if asked.prompt is not None:
-        ids = tokenizer.encode(asked.prompt)
+        service.check_length(len(asked.prompt), "prompt")
+        ids = await asyncio.to_thread(tokenizer.encode, asked.prompt)
     else:
         specs = (tool.function for tool in asked.tools)
         tools = [ToolSpec(f.name, f.description, f.parameters, f.strict) for f in specs]
         try:
-            prompt = service.dialect.prompt(
-                messages_of(asked.messages or []),
+            messages = messages_of(asked.messages or [])
+            service.check_length(ask_size(Ask(messages, tools=tuple(tools))), "messages")
+            prompt = await asyncio.to_thread(
+                service.dialect.prompt,
+                messages,
                 tools,
                 add_generation_prompt=asked.add_generation_prompt,
             )
@@ -74,10 +79,11 @@ async def detokenize(request: Request) -> dict[str, str]:
     service.authenticated(request)
     asked = DetokenizeRequest.of(await service.body(request))
     service.check_model(asked.model)
+    service.check_length(len(asked.tokens), "tokens")
     tokenizer = service.dialect.tokenizer
     if max(asked.tokens, default=0) >= tokenizer.vocab_size:
         raise bad_request(f"tokens: wanted ids below {tokenizer.vocab_size}", "tokens")
-    return {"prompt": tokenizer.decode(asked.tokens)}
+    return {"prompt": await asyncio.to_thread(tokenizer.decode, asked.tokens)}
 
 
 @router.get("/tokenizer_info")

@@ -36,6 +36,12 @@ class CompletionRequest(SamplingFields):
     best_of: int | None = None
     suffix: str | None = None
 
+    @property
+    def given(self) -> list[str | list[int]]:
+        """The prompts, one or many."""
+        is_one = isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int))
+        return cast("list[str | list[int]]", [self.prompt] if is_one else self.prompt)
+
     def asks(self, config: ServerConfig, seed: int, text: Text) -> list[Ask]:
         """One a prompt. ApiError (400) for what is not done here."""
         if self.suffix:
@@ -44,9 +50,9 @@ class CompletionRequest(SamplingFields):
             raise bad_request("best_of: wanted n, or nothing", "best_of")
         if self.max_tokens == 0 and not self.echo:
             raise bad_request("max_tokens: 0 asks for nothing without echo", "max_tokens")
-        prompts = self._prompts(text)
-        if len(prompts) * self.n > config.body.max_choices:
+        if len(self.given) * self.n > config.body.max_choices:
             raise bad_request(f"prompt: at most {config.body.max_choices} choices", "prompt")
+        prompts = self._prompts(text)
         scores = self.logprobs if self.echo else None
         params = self.params(config, seed, logprobs=self.logprobs, prompt_logprobs=scores)
         return [
@@ -65,10 +71,7 @@ class CompletionRequest(SamplingFields):
         ]
 
     def _prompts(self, text: Text) -> list[tuple[int, ...]]:
-        given = self.prompt
-        is_one = isinstance(given, str) or (given and isinstance(given[0], int))
-        many = cast("list[str | list[int]]", [given] if is_one else given)
-        prompts = [tuple(text.encode(p) if isinstance(p, str) else p) for p in many]
+        prompts = [tuple(text.encode(p) if isinstance(p, str) else p) for p in self.given]
         if not prompts or not all(prompts):
             raise bad_request("prompt: wanted at least one token in each", "prompt")
         if max(map(max, prompts)) >= text.vocab_size:

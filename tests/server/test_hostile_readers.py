@@ -1,0 +1,175 @@
+"""Who may not ask: pages of other sites. Who may not get away: readers that leave at the last moment, or hide words."""
+
+import asyncio
+import socket
+import threading
+
+import httpx
+import pytest
+
+from nalar.policy import PolicyConfig
+from nalar.server.http import listening
+from nalar.server.http.app import create_app
+from nalar.server.keys import KeyRing
+from nalar.server.ledger_writer import LedgerWriter
+from nalar.server.prices_config import PriceTable
+
+PATH = "/v1/chat/completions"
+ASK = {"messages": [{"role": "user", "content": "say 12"}]}
+TOOL = {"name": "f", "parameters": {"properties": {"id": {"description": "a bomb"}}}}
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:8000"}, 200),
+        ({"Host": "[::1]:8000"}, 200),
+        ({"Host": "rebound.example:8000", "Origin": "http://rebound.example:8000"}, 403),
+        ({"Host": "127.0.0.1.example"}, 403),
+        ({"Host": "user@127.0.0.1:1@rebound.example"}, 403),
+        ({"Origin": "https://evil.example", "Content-Type": "text/plain"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+    ],
+)
+async def test_a_page_of_another_site_is_not_answered(
+    make_client, scripted, tokenizer, headers, status
+):
+    client = make_client(scripted([[tokenizer.end_think_id, 9, tokenizer.end_id]]))
+    assert (await client.post(PATH, json=ASK, headers=headers)).status_code == status
+
+
+async def test_with_keys_any_name_will_do_since_no_browser_sends_them_by_itself(
+    make_client, scripted, tokenizer, tmp_path
+):
+    _, secret = KeyRing.open(tmp_path / "keys.json", must_exist=False).create("ann")
+    engine = scripted([[tokenizer.end_think_id, 9, tokenizer.end_id]])
+    client = make_client(engine, api_keys=tmp_path / "keys.json")
+    headers = {"Host": "api.example", "Authorization": f"Bearer {secret}"}
+    assert (await client.post(PATH, json=ASK, headers=headers)).status_code == 200
+
+
+async def test_who_leaves_while_his_row_is_written_is_charged_all_the_same(
+    make_client, scripted, tokenizer, tmp_path, monkeypatch
+):
+    key, secret = KeyRing.open(tmp_path / "keys.json", must_exist=False).create(
+        "ann", monthly_budget_usd=1
+    )
+    client = make_client(
+        scripted([[tokenizer.end_think_id, 9, tokenizer.end_id]]),
+        api_keys=tmp_path / "keys.json",
+        ledger=tmp_path / "ledger.db",
+        prices=PriceTable(input_usd=1, cached_input_usd=1, output_usd=1),
+    )
+    is_writing, add = asyncio.Event(), LedgerWriter.add
+
+    async def slow(self, row):
+        is_writing.set()
+        await asyncio.sleep(0.05)
+        await add(self, row)
+
+    monkeypatch.setattr(LedgerWriter, "add", slow)
+    headers = {"Authorization": f"Bearer {secret}"}
+    asking = asyncio.create_task(client.post(PATH, json=ASK, headers=headers))
+    await is_writing.wait()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await asyncio.sleep(0.3)
+    service = client.app.state.service
+    (total,) = service.writer.ledger.sums([])
+    budgets = service.limits.budgets
+    (month,) = budgets._spent
+    assert budgets.spent(key.id, month) == total.cost_picodollars > 0
+    assert service.limits.running == 0 and budgets.reserved(key.id) == 0
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        {"tools": [{"type": "function", "function": TOOL}]},
+        {"messages": [*ASK["messages"], {"role": "assistant", "reasoning_content": "a bomb"}]},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"schema": {"required": ["a bomb"]}},
+            }
+        },
+    ],
+)
+async def test_the_policy_reads_all_that_the_model_reads(make_client, scripted, tmp_path, hidden):
+    (tmp_path / "words.txt").write_text("bomb\n")
+    policy = PolicyConfig(input="block", words=tmp_path / "words.txt")
+    reply = await make_client(scripted([]), policy=policy).post(PATH, json=ASK | hidden)
+    assert reply.status_code == 400 and reply.json()["error"]["code"] == "content_filter"
+
+
+async def test_texts_that_no_context_holds_are_not_encoded(make_client, scripted, monkeypatch):
+    client = make_client(scripted([]))
+    tokenizer = client.app.state.service.dialect.tokenizer
+    monkeypatch.setattr(type(tokenizer), "encode", lambda *_, **__: pytest.fail("encoded"))
+    long = "a" * 1_000_000
+    for path, body in (
+        ("/tokenize", {"prompt": long}),
+        ("/tokenize", {"messages": [{"role": "user", "content": ""}] * 50_000}),
+        ("/v1/completions", {"prompt": long}),
+        ("/v1/completions", {"prompt": ["a"] * 5_000}),
+        (PATH, {"messages": [{"role": "user", "content": long}]}),
+    ):
+        assert (await client.post(path, json=body)).status_code == 400
+
+
+def test_connections_that_do_not_ask_are_closed(server_config, scripted, monkeypatch):
+    monkeypatch.setattr(listening, "_HEAD_S", 0.2)
+    body = server_config.body.model_copy(update={"read_s": 0.2})
+    config = server_config.model_copy(update={"body": body})
+    sock = listening.listen("127.0.0.1", 0)
+    server = listening.server_of(create_app(config, scripted([])), config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+    thread.start()
+    try:
+        with socket.create_connection(sock.getsockname(), timeout=10) as slow:
+            slow.sendall(b"POST /health HTTP/1.1\r\nHost: ")
+            assert slow.recv(100) == b""
+        with socket.create_connection(sock.getsockname(), timeout=10) as slow:
+            head = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n"
+            slow.sendall(head.encode())
+            assert b" 408 " in slow.recv(1000)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+async def test_who_leaves_the_queue_leaves_his_place(server_config, scripted, tokenizer):
+    admission = server_config.admission.model_copy(update={"max_running": 1})
+    config = server_config.model_copy(update={"admission": admission})
+    link = scripted([[*tokenizer.encode("5" * 300), tokenizer.end_id]], pause_s=0.05)
+    app = create_app(config, link)
+    sock = listening.listen("127.0.0.1", 0)
+    server = listening.server_of(app, config)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    url, limits = listening.url_of(sock) + PATH, app.state.service.limits
+    async with httpx.AsyncClient() as client, httpx.AsyncClient() as other:
+        first = asyncio.create_task(client.post(url, json=ASK, timeout=60))
+        await until(lambda: limits.running == 1)
+        second = asyncio.create_task(other.post(url, json=ASK, timeout=60))
+        await until(lambda: limits.queued == 1)
+        second.cancel()
+        await until(lambda: limits.queued == 0)
+        assert limits.running == 1 and len(link.requests) == 1
+        first.cancel()
+        await until(lambda: limits.running == 0)
+    server.should_exit = True
+    await serving
+
+
+async def until(holds):
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.01)
