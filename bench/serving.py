@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -329,7 +329,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, nargs=2, default=(2_000, 20_000))
     parser.add_argument("--only", nargs="*", metavar="SECTION")
     asked = parser.parse_args(args)
-    sections = {
+    sections: dict[str, Callable[[], list[Row]]] = {
         "offline": lambda: offline_rows(asked.repeats, asked.tokens),
         "events": lambda: event_rows(asked.repeats, asked.tokens),
         "connect": lambda: connection_rows(500),

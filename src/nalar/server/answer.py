@@ -62,6 +62,9 @@ def prepare(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
     # What the engine looks for it looks for everywhere but in thoughts that have ids; the reader knows better where
     # a stop string does not count.
     by_engine = ask.stop if not with_tools and (thinking or not dialect.knows_thoughts) else ()
+    grammar = _grammar(ask, dialect)
+    if ask.thinking.budget_tokens is None and grammar is None and not by_engine:
+        thinking = None  # nothing depends on where a thought ends, so the engine may draw several tokens a step
     request = EngineRequest(
         prompt.ids,
         ask.params.model_copy(
@@ -72,7 +75,7 @@ def prepare(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
             }
         ),
         by_engine,
-        _grammar(ask, dialect),
+        grammar,
         ask.cache_salt,
         ask.priority,
     )
