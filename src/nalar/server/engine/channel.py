@@ -36,9 +36,8 @@ class Channel:
         self._read = bytearray(rest)
         return [json.loads(line) for line in whole]
 
-    @property
-    def is_free(self) -> bool:
-        """Whether all that was given to `send` has left, as far as the socket takes it."""
+    def flush(self) -> bool:
+        """Send what the socket takes; whether all that was given to `send` has left."""
         while self._unsent:
             try:
                 self._unsent = self._unsent[self._sock.send(self._unsent) :]
@@ -47,7 +46,7 @@ class Channel:
         return True
 
     def send(self, document: dict[str, Any]) -> None:
-        """Only while it is free."""
+        """Only where `flush` says that all has left. It leaves with the next `flush`."""
         self._unsent = memoryview(encode_line(document))
 
     def finish(self, document: dict[str, Any]) -> None:

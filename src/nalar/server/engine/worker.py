@@ -220,12 +220,12 @@ class Worker:
                 del self._open[number], self._numbers[event.request_id]
 
     def _say(self) -> None:
-        if not self._channel.is_free or not (self._events or self._replies):
+        if not self._channel.flush() or not (self._events or self._replies):
             return
         events = [event_json(number, event) for (number, _), event in self._events.items()]
         self._channel.send({"events": events, "replies": self._replies})
         self._events, self._replies = {}, []
-        _ = self._channel.is_free
+        self._channel.flush()
 
 
 def _ended(new: Event, done: Completion, stop_ids: tuple[int, ...]) -> Event:
