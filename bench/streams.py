@@ -34,7 +34,7 @@ class Reply:
 async def ask(port: int, body: dict[str, Any], path: str = CHAT, *, leave: bool = False) -> Reply:
     """leave: go away with the first event."""
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     head += f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
     writer: asyncio.StreamWriter | None = None
     came = bytearray()
@@ -91,7 +91,7 @@ async def ask_all(
 async def get(port: int, path: str) -> str:
     """The text of a page."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
     text = (await reader.read()).decode()
     writer.close()
     return text
