@@ -39,8 +39,8 @@ from memory import MOE
 from nalar.data.template import SPECIAL_TOKENS
 from nalar.data.tokenizer import Tokenizer
 from nalar.engine.config import EngineConfig
-from nalar.engine.engine import Engine, Event
-from nalar.engine.sequence import Request
+from nalar.engine.engine import Engine
+from nalar.engine.sequence import Event, Request
 from nalar.machine import keep_freed_memory, keep_old_objects
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer

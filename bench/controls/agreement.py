@@ -14,13 +14,13 @@ from torch import Tensor
 from controls.finished import Finished
 from controls.results import Agreement, Routed
 from nalar.engine.config import EngineConfig
-from nalar.engine.engine import Engine, Event
+from nalar.engine.engine import Engine
 from nalar.engine.pending import Pending
 from nalar.engine.rules import Ruling
 from nalar.engine.runner import Runner
 from nalar.engine.sample import Sample
 from nalar.engine.scheduler import Plan
-from nalar.engine.sequence import Request
+from nalar.engine.sequence import Event, Request
 from nalar.kernels.paging import Paging
 from nalar.model.moe import Router
 from nalar.model.transformer import Transformer

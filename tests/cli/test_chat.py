@@ -16,8 +16,7 @@ from nalar.cli.output import Output
 from nalar.data.config import TokenizerConfig
 from nalar.data.dialogue import parse
 from nalar.data.tokenizer import Tokenizer
-from nalar.engine.engine import Event
-from nalar.engine.sequence import Completion
+from nalar.engine.sequence import Completion, Event
 from nalar.pipeline.sampler import Sampler
 from nalar.recipes.tools import zero_tools_cpu
 from nalar.sandbox.answering import Answering

@@ -4,8 +4,8 @@ import pytest
 
 from nalar.data.dialogue import encode_prompt
 from nalar.engine.config import EngineConfig
-from nalar.engine.engine import Engine, Event
-from nalar.engine.sequence import Completion
+from nalar.engine.engine import Engine
+from nalar.engine.sequence import Completion, Event
 from nalar.model.transformer import Transformer
 from nalar.recipes.zero import zero_cpu
 from nalar.rl.collector import collect

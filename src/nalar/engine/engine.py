@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from nalar.engine.rules import Ruling, begin, follow, phase, ruling
 from nalar.engine.runner import Runner, cache_dtype, cache_layers
 from nalar.engine.sample import Sample
 from nalar.engine.scheduler import Plan, Scheduler
-from nalar.engine.sequence import Completion, FinishReason, Request, Speculated, TopLogprobs
+from nalar.engine.sequence import Completion, Event, FinishReason, Request, Speculated, TopLogprobs
 from nalar.machine import free_memory_bytes
 
 
@@ -34,24 +33,6 @@ class Progress:
     num_finished: int
     num_tokens: int
     """Tokens drawn so far."""
-
-
-class Event(NamedTuple):
-    """What a step brought for one sample of a request."""
-
-    request_id: int
-    sample_id: int
-    token_ids: tuple[int, ...]
-    """New ones."""
-    logprobs: tuple[float, ...]
-    completion: Completion | None = None
-    """Once it is finished."""
-    error: Exception | None = None
-    """Why it ended without a completion: its own rule raised this, or did not hold."""
-    tops: tuple[TopLogprobs, ...] = ()
-    """Beside each new one, where the request asked for any."""
-    num_cached: int = 0
-    """Tokens of the prompt found in the cache."""
 
 
 OnStep = Callable[[Progress], None]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
@@ -254,3 +254,21 @@ class Completion:
     """Tokens of the prompt whose entries were found in the cache."""
     speculated: Speculated | None = field(default=None, compare=False)
     """None: nothing was guessed. It says how the tokens were found, not what they are."""
+
+
+class Event(NamedTuple):
+    """What a step brought for one sample of a request."""
+
+    request_id: int
+    sample_id: int
+    token_ids: tuple[int, ...]
+    """New ones."""
+    logprobs: tuple[float, ...]
+    completion: Completion | None = None
+    """Once it is finished."""
+    error: Exception | None = None
+    """Why it ended without a completion: its own rule raised this, or did not hold."""
+    tops: tuple[TopLogprobs, ...] = ()
+    """Beside each new one, where the request asked for any."""
+    num_cached: int = 0
+    """Tokens of the prompt found in the cache."""

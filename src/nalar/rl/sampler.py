@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Self
 
-from nalar.engine.engine import Engine, Event
-from nalar.engine.sequence import Request, SamplingParams
+from nalar.engine.engine import Engine
+from nalar.engine.sequence import Event, Request, SamplingParams
 from nalar.engine.turns import Environment, MakeEnvironment
 from nalar.rl.group import Group
 from nalar.rl.response import Response

@@ -23,8 +23,8 @@ from nalar.config import UserError
 from nalar.data.grammar import Grammars, MakeGrammar
 from nalar.data.stopping import StopStrings
 from nalar.engine.engine import Engine
-from nalar.engine.engine import Event as EngineEvent
 from nalar.engine.sequence import Completion, Request, StopMatcher
+from nalar.engine.sequence import Event as EngineEvent
 from nalar.model.folder import ModelFolder
 from nalar.model.weights import load_model
 from nalar.server.ask import GrammarSpec
@@ -115,9 +115,8 @@ class Worker:
         try:
             asked = read_request(line)
             engine_id = self._engine.add(self._request(asked))
-        except (
-            Exception
-        ) as error:  # the request's fault, or a bug of ours: either way it ends this one alone
+        except Exception as error:
+            # The request's fault, or a bug of ours: either way it ends this one alone.
             if not isinstance(error, UserError):
                 traceback.print_exc()
             self._replies.append({"error": error_json(error), "id": number})

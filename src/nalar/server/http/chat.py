@@ -8,12 +8,11 @@ from fastapi import APIRouter, Request, Response
 
 from nalar.server.answer import random_seed
 from nalar.server.ask import Usage
-from nalar.server.http.failures import error_event, error_of
+from nalar.server.http.endpoint import read, reply
+from nalar.server.http.failures import error_event
 from nalar.server.http.job import Job
 from nalar.server.http.openapi import json_body
-from nalar.server.http.replies import DONE, EventStream, event, whole
-from nalar.server.http.service import service_of
-from nalar.server.http.unknown import note_unknown
+from nalar.server.http.replies import DONE, event
 from nalar.server.wire.chat import ChatRequest, ChatWriter
 
 router = APIRouter()
@@ -23,28 +22,26 @@ PATH = "/v1/chat/completions"
 @router.post(PATH, openapi_extra=json_body(ChatRequest))
 async def chat(request: Request) -> Response:
     """A reply to a conversation, whole or as a stream."""
-    service = service_of(request)
-    key = service.authenticated(request)
-    asked = ChatRequest.of(await service.body(request))
-    note_unknown(request, asked)
-    model = service.check_model(asked.model)
-    ask = asked.ask(service.config, random_seed())
-    job = await service.open_job(request, endpoint=PATH, model=model, key=key, asks=[ask])
+    asked = await read(request, ChatRequest)
+    service, body = asked.service, asked.body
+    ask = body.ask(service.config, random_seed())
+    job = await service.open_job(
+        request, endpoint=PATH, model=asked.model, key=asked.key, asks=[ask]
+    )
     writer = ChatWriter(
         job.id,
         job.created,
-        model,
+        asked.model,
         service.dialect.tokenizer,
-        asked,
+        body,
         service.config.reasoning_key,
     )
-    if not asked.stream:
-        return await whole(request, job, lambda job: _fold(job, writer))
-    return EventStream(
+    return await reply(
+        request,
         job,
-        lambda job: _chunks(job, writer),
-        keep_alive_s=service.config.keep_alive_s,
-        error_of=error_of,
+        stream=body.stream,
+        fold=lambda job: _fold(job, writer),
+        chunks=lambda job: _chunks(job, writer),
         on_error=error_event,
     )
 

@@ -9,12 +9,11 @@ from fastapi import APIRouter, Request, Response
 
 from nalar.server.answer import random_seed
 from nalar.server.ask import Usage
-from nalar.server.http.failures import error_event, error_of
+from nalar.server.http.endpoint import read, reply
+from nalar.server.http.failures import error_event
 from nalar.server.http.job import Job
 from nalar.server.http.openapi import json_body
-from nalar.server.http.replies import DONE, EventStream, event, whole
-from nalar.server.http.service import service_of
-from nalar.server.http.unknown import note_unknown
+from nalar.server.http.replies import DONE, event
 from nalar.server.wire.completions import CompletionRequest, CompletionWriter
 
 router = APIRouter()
@@ -24,27 +23,28 @@ PATH = "/v1/completions"
 @router.post(PATH, openapi_extra=json_body(CompletionRequest))
 async def completions(request: Request) -> Response:
     """How prompts of text or ids go on, whole or as a stream."""
-    service = service_of(request)
-    key = service.authenticated(request)
-    asked = CompletionRequest.of(await service.body(request))
-    note_unknown(request, asked)
-    model = service.check_model(asked.model)
+    asked = await read(request, CompletionRequest)
+    service, body = asked.service, asked.body
     text = service.dialect.tokenizer
-    for prompt in asked.given:
+    for prompt in body.given:
         service.check_length(len(prompt), "prompt")
-    asks = await asyncio.to_thread(asked.asks, service.config, random_seed(), text)
+    asks = await asyncio.to_thread(body.asks, service.config, random_seed(), text)
     job = await service.open_job(
-        request, endpoint=PATH, model=model, key=key, asks=asks, id_prefix="cmpl-"
+        request,
+        endpoint=PATH,
+        model=asked.model,
+        key=asked.key,
+        asks=asks,
+        id_prefix="cmpl-",
     )
     prompts = [ask.prompt_ids for ask in asks]
-    writer = CompletionWriter(job.id, job.created, model, text, asked, prompts)
-    if not asked.stream:
-        return await whole(request, job, lambda job: _fold(job, writer))
-    return EventStream(
+    writer = CompletionWriter(job.id, job.created, asked.model, text, body, prompts)
+    return await reply(
+        request,
         job,
-        lambda job: _chunks(job, writer),
-        keep_alive_s=service.config.keep_alive_s,
-        error_of=error_of,
+        stream=body.stream,
+        fold=lambda job: _fold(job, writer),
+        chunks=lambda job: _chunks(job, writer),
         on_error=error_event,
     )
 

@@ -7,12 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from nalar.server.answer import random_seed
-from nalar.server.http.failures import error_of
+from nalar.server.http.endpoint import read, reply
 from nalar.server.http.job import Job
 from nalar.server.http.openapi import json_body
-from nalar.server.http.replies import EventStream, event, whole
-from nalar.server.http.service import service_of
-from nalar.server.http.unknown import note_unknown
+from nalar.server.http.replies import event
 from nalar.server.wire.errors import ApiError
 from nalar.server.wire.messages import MessagesRequest, error_json
 from nalar.server.wire.messages_out import MessageWriter
@@ -24,23 +22,24 @@ PATH = "/v1/messages"
 @router.post(PATH, openapi_extra=json_body(MessagesRequest))
 async def messages(request: Request) -> Response:
     """The next message of a conversation, whole or as a stream."""
-    service = service_of(request)
-    key = service.authenticated(request)
-    asked = MessagesRequest.of(await service.body(request))
-    note_unknown(request, asked)
-    model = service.check_model(asked.model)
-    ask = asked.ask(service.config, random_seed())
+    asked = await read(request, MessagesRequest)
+    service, body = asked.service, asked.body
+    ask = body.ask(service.config, random_seed())
     job = await service.open_job(
-        request, endpoint=PATH, model=model, key=key, asks=[ask], id_prefix="msg_"
+        request,
+        endpoint=PATH,
+        model=asked.model,
+        key=asked.key,
+        asks=[ask],
+        id_prefix="msg_",
     )
-    writer = MessageWriter(job.id, model, job.num_prompt)
-    if not asked.stream:
-        return await whole(request, job, lambda job: _fold(job, writer))
-    return EventStream(
+    writer = MessageWriter(job.id, asked.model, job.num_prompt)
+    return await reply(
+        request,
         job,
-        lambda job: _chunks(job, writer),
-        keep_alive_s=service.config.keep_alive_s,
-        error_of=error_of,
+        stream=body.stream,
+        fold=lambda job: _fold(job, writer),
+        chunks=lambda job: _chunks(job, writer),
         on_error=_error_event,
     )
 
@@ -48,11 +47,8 @@ async def messages(request: Request) -> Response:
 @router.post(f"{PATH}/count_tokens", openapi_extra=json_body(MessagesRequest))
 async def count_tokens(request: Request) -> dict[str, int]:
     """Tokens of what would be asked, as `input_tokens` of a reply to it counts them where nothing is cached."""
-    service = service_of(request)
-    service.authenticated(request)
-    asked = MessagesRequest.of(await service.body(request))
-    service.check_model(asked.model)
-    ids = await service.prompt_ids(asked.ask(service.config, 0))
+    asked = await read(request, MessagesRequest)
+    ids = await asked.service.prompt_ids(asked.body.ask(asked.service.config, 0))
     return {"input_tokens": len(ids)}
 
 
@@ -75,6 +71,5 @@ async def _chunks(job: Job, writer: MessageWriter) -> AsyncGenerator[bytes]:
                 yield b"".join(event(one, one["type"]) for one in events)
 
 
-def _error_event(error: Exception) -> bytes:
-    assert isinstance(error, ApiError)
+def _error_event(error: ApiError) -> bytes:
     return event(error_json(error), "error")

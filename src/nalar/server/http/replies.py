@@ -54,7 +54,6 @@ class EventStream(Response):
         events: Callable[[Job], AsyncGenerator[bytes]],
         *,
         keep_alive_s: float,
-        error_of: Callable[[Exception], Exception],
         on_error: Callable[[Exception], bytes],
     ) -> None:
         super().__init__(media_type="text/event-stream")
@@ -63,7 +62,7 @@ class EventStream(Response):
         self.headers["X-Accel-Buffering"] = "no"
         del self.headers["content-length"]
         self._job, self._events, self._keep_alive_s = job, events, keep_alive_s
-        self._error_of, self._on_error = error_of, on_error
+        self._on_error = on_error
         self._is_begun = False
         self._last_s = time.monotonic()
 
@@ -89,7 +88,7 @@ class EventStream(Response):
         except Exception as error:
             if not self._is_begun:
                 raise
-            await self._send(send, self._on_error(self._error_of(error)))
+            await self._send(send, self._on_error(error))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, body: bytes) -> None:

@@ -7,13 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from nalar.server.answer import random_seed
-from nalar.server.http.failures import error_of
+from nalar.server.http.endpoint import read, reply
 from nalar.server.http.job import Job
 from nalar.server.http.openapi import json_body
-from nalar.server.http.replies import EventStream, event, whole
-from nalar.server.http.service import service_of
-from nalar.server.http.unknown import note_unknown
-from nalar.server.wire.errors import ApiError
+from nalar.server.http.replies import event
 from nalar.server.wire.responses import ResponsesRequest
 from nalar.server.wire.responses_out import Event, ResponseWriter
 
@@ -24,29 +21,25 @@ PATH = "/v1/responses"
 @router.post(PATH, openapi_extra=json_body(ResponsesRequest))
 async def responses(request: Request) -> Response:
     """A reply as a list of items, whole or as a stream. Nothing of it is kept."""
-    service = service_of(request)
-    key = service.authenticated(request)
-    asked = ResponsesRequest.of(await service.body(request))
-    note_unknown(request, asked)
-    model = service.check_model(asked.model)
-    ask = asked.ask(service.config, random_seed())
+    asked = await read(request, ResponsesRequest)
+    service, body = asked.service, asked.body
+    ask = body.ask(service.config, random_seed())
     job = await service.open_job(
-        request, endpoint=PATH, model=model, key=key, asks=[ask], id_prefix="resp_"
+        request,
+        endpoint=PATH,
+        model=asked.model,
+        key=asked.key,
+        asks=[ask],
+        id_prefix="resp_",
     )
-    writer = ResponseWriter(job.id, job.created, model, service.dialect.tokenizer, asked)
-    if not asked.stream:
-        return await whole(request, job, lambda job: _fold(job, writer))
-
-    def on_error(error: Exception) -> bytes:
-        assert isinstance(error, ApiError)
-        return _line(writer.failed(error))
-
-    return EventStream(
+    writer = ResponseWriter(job.id, job.created, asked.model, service.dialect.tokenizer, body)
+    return await reply(
+        request,
         job,
-        lambda job: _chunks(job, writer),
-        keep_alive_s=service.config.keep_alive_s,
-        error_of=error_of,
-        on_error=on_error,
+        stream=body.stream,
+        fold=lambda job: _fold(job, writer),
+        chunks=lambda job: _chunks(job, writer),
+        on_error=lambda error: _line(writer.failed(error)),
     )
 
 

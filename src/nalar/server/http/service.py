@@ -5,11 +5,11 @@ import hmac
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry
@@ -36,6 +36,7 @@ from nalar.server.prices_config import PriceTable
 from nalar.server.wire.body import read_object
 from nalar.server.wire.errors import ApiError, bad_request, of_user_error
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _COUNTING_S = 10.0
 """What requests that were broken off get to be counted in."""
@@ -178,11 +179,7 @@ class Service:
     async def prepared(self, ask: Ask) -> Prepared:
         """ApiError (400) for what the model cannot be asked."""
         try:
-            size = ask_size(ask)
-            self.check_length(size, "messages")
-            if size > _LONG_CHARS:
-                return await asyncio.to_thread(prepare, ask, self.dialect, self.max_model_len)
-            return prepare(ask, self.dialect, self.max_model_len)
+            return await self._encoded(ask, lambda: prepare(ask, self.dialect, self.max_model_len))
         except ContextTooLong as error:
             raise of_user_error(error, "context_length_exceeded") from None
         except UserError as error:
@@ -191,13 +188,15 @@ class Service:
     async def prompt_ids(self, ask: Ask) -> tuple[int, ...]:
         """Of its messages, be they longer than the context. ApiError (400)."""
         try:
-            size = ask_size(ask)
-            self.check_length(size, "messages")
-            if size > _LONG_CHARS:
-                return (await asyncio.to_thread(prompt_of, ask, self.dialect)).ids
-            return prompt_of(ask, self.dialect).ids
+            return (await self._encoded(ask, lambda: prompt_of(ask, self.dialect))).ids
         except UserError as error:
             raise of_user_error(error) from None
+
+    async def _encoded(self, ask: Ask, encode: Callable[[], T]) -> T:
+        """Beside the loop where that takes long."""
+        size = ask_size(ask)
+        self.check_length(size, "messages")
+        return await asyncio.to_thread(encode) if size > _LONG_CHARS else encode()
 
     async def open_job(
         self,
@@ -213,9 +212,8 @@ class Service:
         arrived_s: float = request.scope.get("arrived_s", time.monotonic())
         if self.engine.state != "ready":
             raise Unavailable(f"the engine is {self.engine.state}")
-        if (
-            key is not None
-        ):  # what others have asked is nobody's to find out by how fast a prompt is read
+        if key is not None:
+            # What others have asked is nobody's to find out by how fast a prompt is read.
             asks = [replace(ask, cache_salt=f"{key.id} {ask.cache_salt}") for ask in asks]
         prepared = [await self.prepared(ask) for ask in asks]
         request_id = f"{id_prefix}{uuid.uuid4().hex}"

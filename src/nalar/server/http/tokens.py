@@ -6,13 +6,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from nalar.config import UserError
 from nalar.server.ask import Ask, ToolSpec
 from nalar.server.http.openapi import json_body
-from nalar.server.http.service import ask_size, service_of
+from nalar.server.http.service import service_of
 from nalar.server.wire.body import Wire
 from nalar.server.wire.chat import WireTool
-from nalar.server.wire.errors import bad_request, of_user_error
+from nalar.server.wire.errors import bad_request
 from nalar.server.wire.messages_in import WireMessage, messages_of
 
 router = APIRouter()
@@ -50,19 +49,12 @@ async def tokenize(request: Request) -> dict[str, Any]:
         ids = await asyncio.to_thread(tokenizer.encode, asked.prompt)
     else:
         specs = (tool.function for tool in asked.tools)
-        tools = [ToolSpec(f.name, f.description, f.parameters, f.strict) for f in specs]
-        try:
-            messages = messages_of(asked.messages or [])
-            service.check_length(ask_size(Ask(messages, tools=tuple(tools))), "messages")
-            prompt = await asyncio.to_thread(
-                service.dialect.prompt,
-                messages,
-                tools,
-                add_generation_prompt=asked.add_generation_prompt,
-            )
-        except UserError as error:
-            raise of_user_error(error) from None
-        ids = list(prompt.ids)
+        ask = Ask(
+            messages_of(asked.messages or []),
+            tools=tuple(ToolSpec(f.name, f.description, f.parameters, f.strict) for f in specs),
+            add_generation_prompt=asked.add_generation_prompt,
+        )
+        ids = list(await service.prompt_ids(ask))
     reply: dict[str, Any] = {
         "tokens": ids,
         "count": len(ids),
