@@ -11,7 +11,7 @@ from nalar.data.tokenizer import Tokenizer
 from nalar.model.transformer import Transformer
 from nalar.model.weights import save_model
 from nalar.pipeline import collect as pipeline_collect
-from nalar.pipeline.config import CollectConfig
+from nalar.pipeline.collect_config import CollectConfig
 from nalar.pipeline.state import Outcome
 from nalar.recipes.zero import zero_tiny
 from nalar.run import Run

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nalar.pipeline import r1 as r1_module
-from nalar.pipeline.config import CollectConfig, RewardRunConfig
+from nalar.pipeline.collect_config import CollectConfig
+from nalar.pipeline.config import RewardRunConfig
 from nalar.pipeline.r1 import run_r1
 from nalar.pipeline.r1_config import R1Config
 from nalar.pipeline.state import Outcome

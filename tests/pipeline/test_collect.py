@@ -20,7 +20,8 @@ from nalar.model.transformer import Transformer
 from nalar.model.weights import save_model
 from nalar.pipeline import collect as collect_module
 from nalar.pipeline.collect import plan_collect, run_collect, weights_digest
-from nalar.pipeline.config import CollectConfig, RewriterConfig, SftConfig
+from nalar.pipeline.collect_config import CollectConfig, RewriterConfig
+from nalar.pipeline.config import SftConfig
 from nalar.pipeline.sampler import load_sampler
 from nalar.pipeline.sft import plan_sft
 from nalar.pipeline.state import Outcome

@@ -12,7 +12,7 @@ from nalar.data.dialogue import encode_dialogue
 from nalar.data.records import dialogue_fault
 from nalar.data.tokenizer import Tokenizer
 from nalar.evals.origins import origins_sentence
-from nalar.pipeline.config import CollectConfig
+from nalar.pipeline.collect_config import CollectConfig
 from nalar.pipeline.dataset import Line, dialogue, file_lines, general_lines, with_forms
 from nalar.tasks.problem import Problem
 from nalar.tasks.rated import Variant

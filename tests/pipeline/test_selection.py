@@ -10,7 +10,7 @@ from nalar.endpoint import EndpointConfig
 from nalar.engine.sequence import Completion
 from nalar.evals.protocol import Sample
 from nalar.pipeline import rewriting
-from nalar.pipeline.config import CollectConfig, FilterConfig, RewriterConfig
+from nalar.pipeline.collect_config import CollectConfig, FilterConfig, RewriterConfig
 from nalar.pipeline.filters import FINAL, SAMPLED, Draft, objection, repeats, switched_on
 from nalar.pipeline.selection import Sampling, select
 from nalar.tasks.problem import Problem, Score

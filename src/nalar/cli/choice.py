@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from nalar.cli.flags import leading_word
 from nalar.config import ConfigError, UserError, lookup, nearest
 from nalar.evals.config import EvalConfig
+from nalar.pipeline.collect_config import CollectConfig
 from nalar.pipeline.config import (
-    CollectConfig,
     RewardRunConfig,
     RlRunConfig,
     RunConfig,

@@ -11,7 +11,7 @@ from nalar.cli.choice import model_folder, open_run, stored_config
 from nalar.cli.start import RunFlags, proceed, resumed_run
 from nalar.config import UserError
 from nalar.endpoint import EndpointConfig
-from nalar.pipeline.config import CollectConfig, RewriterConfig
+from nalar.pipeline.collect_config import CollectConfig, RewriterConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from nalar.evals.reward_table import reward_table
 from nalar.evals.table import samples, summary
 from nalar.evals.text import printable
 from nalar.machine import environment
+from nalar.pipeline.collect_config import CollectConfig
 from nalar.pipeline.config import (
-    CollectConfig,
     RewardRunConfig,
     RlRunConfig,
     RunConfig,

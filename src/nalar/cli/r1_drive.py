@@ -19,7 +19,8 @@ from nalar.data.config import FileSource
 from nalar.disk import only_writer
 from nalar.evals.r1_report import build_r1, stage_runs
 from nalar.evals.r1_table import summary
-from nalar.pipeline.config import CollectConfig, RewardRunConfig, RlRunConfig, SftConfig
+from nalar.pipeline.collect_config import CollectConfig
+from nalar.pipeline.config import RewardRunConfig, RlRunConfig, SftConfig
 from nalar.pipeline.preflight import (
     refuse_if_not_installed,
     refuse_if_not_writable,

@@ -22,7 +22,7 @@ from nalar.model.transformer import Transformer
 from nalar.model.weights import load_model
 from nalar.pipeline.base import read_folder
 from nalar.pipeline.chunks import Chunk, Shelf, Tally, record_of, summed
-from nalar.pipeline.config import CollectConfig
+from nalar.pipeline.collect_config import CollectConfig
 from nalar.pipeline.dataset import Line, file_lines, general_lines, with_forms
 from nalar.pipeline.filters import UNUSABLE
 from nalar.pipeline.forecast import Forecast, forecast_collect

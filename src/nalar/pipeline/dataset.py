@@ -15,7 +15,7 @@ from nalar.data.reader import open_source
 from nalar.data.source_words import source_of
 from nalar.data.tokenizer import Tokenizer
 from nalar.evals.origins import FILE, PROCEDURAL
-from nalar.pipeline.config import CollectConfig
+from nalar.pipeline.collect_config import CollectConfig
 from nalar.tasks.problem import Problem, Task
 from nalar.tasks.rated import Rated
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nalar.evals.origins import SELF
-from nalar.pipeline.config import FilterConfig
+from nalar.pipeline.collect_config import FilterConfig
 from nalar.rl.looping import has_a_loop
 from nalar.tasks.language import share_of
 from nalar.tasks.problem import Score

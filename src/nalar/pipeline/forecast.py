@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from nalar.data.config import PackingConfig
 from nalar.model.config import LoraConfig, ModelConfig
+from nalar.pipeline.collect_config import CollectConfig
 from nalar.pipeline.config import (
-    CollectConfig,
     RewardRunConfig,
     RlRunConfig,
     RunConfig,

@@ -13,7 +13,8 @@ from nalar.disk import only_writer
 from nalar.evals.r1_html import write_r1
 from nalar.pipeline.adopt import adopted
 from nalar.pipeline.collect import refuse_damaged, run_collect
-from nalar.pipeline.config import CollectConfig, RlRunConfig, SftConfig, ZeroConfig
+from nalar.pipeline.collect_config import CollectConfig
+from nalar.pipeline.config import RlRunConfig, SftConfig, ZeroConfig
 from nalar.pipeline.observer import Observer
 from nalar.pipeline.r1_config import (
     MADE_BY,

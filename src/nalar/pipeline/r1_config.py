@@ -12,14 +12,8 @@ from pydantic import Field
 
 from nalar.config import Config, ConfigError, lookup
 from nalar.evals.config import EvalConfig
-from nalar.pipeline.config import (
-    CollectConfig,
-    RewardRunConfig,
-    RlRunConfig,
-    RunConfig,
-    SftConfig,
-    ZeroConfig,
-)
+from nalar.pipeline.collect_config import CollectConfig
+from nalar.pipeline.config import RewardRunConfig, RlRunConfig, RunConfig, SftConfig, ZeroConfig
 from nalar.plan.r1_stages import STAGES
 
 PREFIX = "r1-"

@@ -9,7 +9,8 @@ from nalar.data.config import FileSource
 from nalar.model.config import ModelConfig
 from nalar.model.families.registry import family_of
 from nalar.model.folder import CONFIG, read_json
-from nalar.pipeline.config import CollectConfig, RewardRunConfig, RlRunConfig, SftConfig, ZeroConfig
+from nalar.pipeline.collect_config import CollectConfig
+from nalar.pipeline.config import RewardRunConfig, RlRunConfig, SftConfig, ZeroConfig
 from nalar.pipeline.forecast import (
     PROMPT_TOKENS,
     RESPONSE_FILL_FRAC,

@@ -15,7 +15,7 @@ from nalar.data.template import SPECIAL_TOKENS, TOOL_TOKENS
 from nalar.data.tokenizer import Tokenizer
 from nalar.endpoint import Endpoint, Message, Reply
 from nalar.evals.text import printable
-from nalar.pipeline.config import CollectConfig, RewriterConfig
+from nalar.pipeline.collect_config import CollectConfig, RewriterConfig
 from nalar.pipeline.filters import Draft
 from nalar.rl.judge import defused, fence_of
 from nalar.tasks.language import Language

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nalar.data.tokenizer import Tokenizer
 from nalar.evals.protocol import Sample
 from nalar.pipeline.chunks import Tally
-from nalar.pipeline.config import CollectConfig
+from nalar.pipeline.collect_config import CollectConfig
 from nalar.pipeline.dataset import Line, dialogue
 from nalar.pipeline.filters import (
     DUPLICATE,
