@@ -46,7 +46,7 @@ def test_what_is_provoked_hears_of_no_truth(place):
     assert published.rl.reward.model_rewards_last_steps == own.reward.model_rewards_last_steps
     assert (
         published.rl.steps == own.steps
-        and published.rl.alarms.held_out_every_steps == own.steps // 12
+        and published.rl.alarms.held_out_every_steps == 8
     )
     assert provoked.rl.tasks == ("general", "safety")
     assert provoked.rl.reward.model_rewards_last_steps is None

@@ -73,6 +73,7 @@ def test_litellm_streams_calls_and_translates(run, server):
 
 
 def test_inspect_runs_a_task_over_chats_and_over_responses(run, server, tmp_path):
+    # Over responses this client sends of an extra body only what OpenAI's own API knows, so no budget and no seed.
     for found, budget in zip(run("ask_inspect.py", server, tmp_path), (6, 60), strict=True):
         assert (found["status"], found["error"]) == ("success", None)
         assert "reasoning" in found["parts"]
