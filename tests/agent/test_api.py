@@ -51,9 +51,8 @@ def test_thought_answer_and_usage_come_apart(chat_server):
     server = chat_server(
         lambda *_: stream(
             chunk(role="assistant", content=""),
-            chunk(
-                reasoning_content="hm\u2028 "
-            ),  # what Python takes for a line's end, and JSON does not
+            # What Python takes for a line's end, and JSON does not.
+            chunk(reasoning_content="hm\u2028 "),
             chunk(content="Gr"),
             chunk(content="üße"),
             chunk("stop"),

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,10 @@ from nalar.agent.speech import Asked, Call, Piece, Turn, Usage
 from nalar.cli import chat
 from nalar.cli.chat_input import next_prompt
 from nalar.cli.chat_local import LocalSpeaker
-from nalar.cli.chat_price import Price
 from nalar.cli.chat_screen import Screen
 from nalar.cli.chat_session import CHAT_LIMITS, Session
 from nalar.cli.output import Output
+from nalar.cli.prices import price_table
 from nalar.data.config import TokenizerConfig
 from nalar.data.dialogue import parse
 from nalar.data.tokenizer import Tokenizer
@@ -253,7 +254,7 @@ def test_calls_and_what_a_reply_took_are_shown(capsys):
                 yield from (Piece("call", "calculator"), Piece("arguments", "1+1"))
             yield Turn("", "2" if done else "", calls, "stop", Usage(5, 2, 3, 1))
 
-    screen = Screen(Output(json=False), price=Price(1, 1, 1), with_footer=True)
+    screen = Screen(Output(json=False), prices=price_table((1, 1, 1)), with_footer=True)
     tools = {"calculator": Calculator()}
     session = Session(
         Calls(),
@@ -302,17 +303,7 @@ class Calling:
 
 
 def _signs(text):
-    while text:
-        mark = next(
-            (
-                m
-                for m in ("<tool_call>", "</tool_call>", "</think>", "<|end|>")
-                if text.startswith(m)
-            ),
-            text[0],
-        )
-        yield mark
-        text = text[len(mark) :]
+    return re.findall(r"</?tool_call>|</think>|<\|end\|>|.", text)
 
 
 def local(calls=1):

@@ -28,7 +28,7 @@ def test_flags_become_a_config(model_folder, tmp_path):
         ({"host": "0.0.0.0", "intended_use": "tests"}, "--host 0.0.0.0"),
         ({"port": 70_000}, "--port"),
         ({"max_num_seqs": 0}, "--max-num-seqs"),
-        ({"prices": (-1.0, 0.0, 0.0)}, "--input-usd"),
+        ({"prices": (-1.0, 0.0, 0.0)}, "--prices"),
     ],
 )
 def test_what_cannot_work_is_refused(model_folder, changes, at):

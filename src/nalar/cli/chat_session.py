@@ -89,7 +89,7 @@ class Session:
     def _count(self, said: Answered, wall_s: float) -> None:
         self.spent.usage += said.usage
         self.spent.wall_s += wall_s
-        cost = cost_usd(said, self.screen.price)
+        cost = cost_usd(said, self.screen.prices)
         if cost is not None:
             self.spent.cost_usd = (self.spent.cost_usd or 0.0) + cost
         self.screen.footer(said, wall_s)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from nalar.cli import flags
 from nalar.cli.choice import RUNS, chosen_model, evals_of
 from nalar.cli.output import Document, Output
+from nalar.cli.prices import price_table
 from nalar.config import ConfigError, UserError
 from nalar.engine.config import EngineConfig
 from nalar.model.folder import read_json
@@ -21,7 +22,6 @@ from nalar.pipeline.config import RunConfig, TaskRunConfig
 from nalar.policy import PolicyConfig
 from nalar.server.config import ServerConfig, WorkerConfig
 from nalar.server.limits_config import AdmissionConfig
-from nalar.server.prices_config import PriceTable
 
 if TYPE_CHECKING:
     import socket
@@ -150,11 +150,7 @@ def config_of(asked: Serve) -> ServerConfig:
     device, dtype = _place(asked, run)
     threads = asked.threads or (None if run is None else run.threads)
     name = Path(asked.model).name or folder.name
-    prices = None
     try:
-        if asked.prices is not None:
-            fresh, cached, output = asked.prices
-            prices = PriceTable(input_usd=fresh, cached_input_usd=cached, output_usd=output)
         return ServerConfig(
             host=asked.host,
             port=asked.port,
@@ -177,7 +173,7 @@ def config_of(asked: Serve) -> ServerConfig:
                 requests_per_minute=asked.requests_per_minute,
                 tokens_per_minute=asked.tokens_per_minute,
             ),
-            prices=prices,
+            prices=price_table(asked.prices),
             api_keys=asked.api_keys,
             admin_key_file=asked.admin_key_file,
             policy=None if asked.policy is None else _policy(asked.policy),
