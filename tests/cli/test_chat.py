@@ -243,21 +243,34 @@ def test_what_is_pasted_is_one_prompt():
     assert next_prompt(read_of("a", "b", "c", "d"), lambda: next(more)) == "a\nb\nc"
 
 
-def test_calls_and_what_a_reply_took_are_shown(capsys):
-    class Calls(Fake):
-        def say(self, messages, asked):
-            done = messages[-1]["role"] == "tool"
-            calls = () if done else (Call("c", "calculator", "1+1"),)
-            if done:
-                yield Piece("answer", "2")
-            else:
-                yield from (Piece("call", "calculator"), Piece("arguments", "1+1"))
-            yield Turn("", "2" if done else "", calls, "stop", Usage(5, 2, 3, 1))
+class Calls(Fake):
+    """Calls the calculator so often at once, then answers."""
 
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = (Call("c", "calculator", "1+1"),) * calls
+
+    def say(self, messages, asked):
+        done = messages[-1]["role"] == "tool"
+        if done:
+            yield Piece("answer", "2")
+        for _ in () if done else self.calls:
+            yield from (Piece("call", "calculator"), Piece("arguments", "1+1"))
+        calls = () if done else self.calls
+        yield Turn("", "2" if done else "", calls, "stop", Usage(5, 2, 3, 1))
+
+
+def test_a_limit_of_calls_holds_for_tools_that_are_named_later(typed, monkeypatch):
+    monkeypatch.setattr(LocalSpeaker, "load", lambda *_, **__: Calls(2))
+    called = typed("/tools calculator", "p", flags=["--max-calls", "1"])
+    assert "1+1 = 2\n = error: no more than 1 calls\n→ 2" in called.out
+
+
+def test_calls_and_what_a_reply_took_are_shown(capsys):
     screen = Screen(Output(json=False), prices=price_table((1, 1, 1)), with_footer=True)
     tools = {"calculator": Calculator()}
     session = Session(
-        Calls(),
+        Calls(1),
         screen,
         Asked(),
         tools=tools,

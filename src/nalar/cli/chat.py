@@ -65,7 +65,7 @@ class Chat:
     tools: Annotated[str | None, tyro.conf.arg(metavar="NAMES")] = None
     """What the model may call, such as python,calculator. None: as its run has it."""
     max_calls: Annotated[int, tyro.conf.arg(metavar="INT")] = CHAT_LIMITS.max_calls
-    """With --tools: calls in one reply that are run; those beyond it are answered by an error."""
+    """With --tools or /tools: calls in one reply that are run; those beyond it are answered by an error."""
     no_thinking: bool = False
     """Let the model answer at once."""
     thinking_budget: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -158,7 +158,7 @@ def _session(asked: Chat, screen: Screen) -> Session:
         temperature=asked.temperature,
         max_tokens=asked.max_tokens,
     )
-    limits = CHAT_LIMITS.model_copy(update={"max_calls": asked.max_calls})
+    limits = named_limits = CHAT_LIMITS.model_copy(update={"max_calls": asked.max_calls})
     names = None if asked.tools is None else tool_names(asked.tools, at="--tools")
     if asked.url is not None:
         speaker, name = _remote(asked, asked.url)
@@ -180,6 +180,7 @@ def _session(asked: Chat, screen: Screen) -> Session:
         wished,
         tools=tools,
         limits=limits,
+        named_limits=named_limits,
         seed=asked.seed,
         keeps_history=keeps_history,
         name=name,

@@ -55,15 +55,15 @@ class Screen:
 
 
 def _between(before: str, kind: str) -> str:
-    """What stands between two pieces of different kinds."""
+    """What stands between two pieces; nothing within a text that comes in parts."""
+    if kind == "output":  # comes whole: calls side by side are answered one below the other
+        return "\n = " if before == kind else " = "
     if before == kind:
         return ""
     if kind == "answer":
         return "\n→ " if before else ""
     if kind == "arguments":
         return " "
-    if kind == "output":
-        return " = "
     if kind == "call":
         return "\n" if before else ""
     return "\n" if before in ("output", "answer") else ""

@@ -48,13 +48,14 @@ class Session:
         *,
         tools: Mapping[str, Tool],
         limits: ToolsConfig,
+        named_limits: ToolsConfig = CHAT_LIMITS,
         seed: int,
         keeps_history: bool,
         name: str,
     ) -> None:
         self.speaker, self.screen, self.name = speaker, screen, name
-        self.asked, self.limits = asked, limits
-        self.tools: Mapping[str, Tool] = tools
+        self.asked = asked
+        self.tools, self.limits, self._named_limits = tools, limits, named_limits
         self.seed, self.keeps_history = seed, keeps_history
         self.system: str | None = None
         self.messages: list[Message] = []
@@ -106,6 +107,10 @@ class Session:
         except UserError:
             self.messages = before
             raise
+
+    def take_tools(self, names: tuple[ToolName, ...]) -> None:
+        """In place of those there were. UserError where this machine cannot run one."""
+        self.tools, self.limits = chat_tools(names), self._named_limits
 
     def _system(self) -> list[Message]:
         return [{"role": "system", "content": self.system}] if self.system else []
