@@ -26,6 +26,8 @@ from nalar.server.limits_config import AdmissionConfig
 if TYPE_CHECKING:
     import socket
 
+    import uvicorn
+
     from nalar.server.engine.link import Link
 
 T = TypeVar("T")
@@ -262,7 +264,7 @@ async def _serve(config: ServerConfig, listening: "socket.socket", out: Output) 
 
 
 async def _announce(
-    config: ServerConfig, link: "Link", server: object, url: str, out: Output
+    config: ServerConfig, link: "Link", server: "uvicorn.Server", url: str, out: Output
 ) -> None:
     from nalar.server.engine.link import Unavailable
     from nalar.server.engine.messages import EngineError
@@ -272,7 +274,7 @@ async def _announce(
     except Unavailable:  # told to stop before it was loaded
         return
     except (UserError, EngineError):
-        server.should_exit = True  # type: ignore[attr-defined]
+        server.should_exit = True
         raise
     out.text(f"{config.name} answers. Ctrl-C ends. Try:")
     body = json.dumps(
