@@ -183,7 +183,7 @@ class Endpoint:
             return _Answer(body=read)
         told = read[:200].decode("utf-8", "replace").replace("\n", " ")
         is_worth_another = response.status_code in _BUSY or response.status_code >= 500
-        pause_s = _asked_pause(response.headers.get("retry-after")) if is_worth_another else None
+        pause_s = asked_pause_s(response.headers.get("retry-after")) if is_worth_another else None
         return _Answer(
             error=f"status {response.status_code}: {told}",
             refused=response.status_code in _REFUSED,
@@ -202,7 +202,7 @@ class _Answer:
     pause_s: float | None = None
 
 
-def _asked_pause(header: str | None) -> float:
+def asked_pause_s(header: str | None) -> float:
     """Seconds of a `Retry-After`; 0 where there is none, or a date."""
     return float(header) if header and header.isascii() and header.isdigit() else 0.0
 

@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import pytest
 
 from nalar.agent.api import ChatApi
@@ -51,9 +52,8 @@ def test_thought_answer_and_usage_come_apart(chat_server):
     server = chat_server(
         lambda *_: stream(
             chunk(role="assistant", content=""),
-            chunk(
-                reasoning_content="hm\u2028 "
-            ),  # what Python takes for a line's end, and JSON does not
+            # What Python takes for a line's end, and JSON does not.
+            chunk(reasoning_content="hm\u2028 "),
             chunk(content="Gr"),
             chunk(content="üße"),
             chunk("stop"),
@@ -195,3 +195,19 @@ def test_nobody_there_is_an_error_of_the_users():
         list(nowhere.say([USER], Asked()))
     with pytest.raises(UserError, match="nalar serve"):
         nowhere.models()
+
+
+def test_what_a_server_has_is_listed_and_read_no_further_than_a_list_is_long(monkeypatch):
+    def listed(status, data):
+        asked = ChatApi(EndpointConfig(base_url="http://127.0.0.1:9/v1", model="?"), "nk-secret")
+        sent = iter(lambda: data, None)
+        transport = httpx.MockTransport(lambda _: httpx.Response(status, content=sent))
+        monkeypatch.setattr(asked, "_client", lambda: httpx.Client(transport=transport))
+        monkeypatch.setattr("nalar.agent.api.MAX_BODY_BYTES", len(data))
+        return asked.models()
+
+    assert listed(200, b'{"data": [{"id": "a"}, {"id": 3}]}') == ["a"]
+    with pytest.raises(UserError, match="no list of models"):
+        listed(200, b"[" * 100_000)
+    with pytest.raises(UserError, match=r"status 401: got no such key \[the key\]"):
+        listed(401, refusal(401, "no such key nk-secret")[2])

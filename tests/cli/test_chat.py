@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,10 @@ from nalar.agent.speech import Asked, Call, Piece, Turn, Usage
 from nalar.cli import chat
 from nalar.cli.chat_input import next_prompt
 from nalar.cli.chat_local import LocalSpeaker
-from nalar.cli.chat_price import Price
 from nalar.cli.chat_screen import Screen
 from nalar.cli.chat_session import CHAT_LIMITS, Session
 from nalar.cli.output import Output
+from nalar.cli.prices import price_table
 from nalar.data.config import TokenizerConfig
 from nalar.data.dialogue import parse
 from nalar.data.tokenizer import Tokenizer
@@ -241,21 +242,34 @@ def test_what_is_pasted_is_one_prompt():
     assert next_prompt(read_of("a", "b", "c", "d"), lambda: next(more)) == "a\nb\nc"
 
 
-def test_calls_and_what_a_reply_took_are_shown(capsys):
-    class Calls(Fake):
-        def say(self, messages, asked):
-            done = messages[-1]["role"] == "tool"
-            calls = () if done else (Call("c", "calculator", "1+1"),)
-            if done:
-                yield Piece("answer", "2")
-            else:
-                yield from (Piece("call", "calculator"), Piece("arguments", "1+1"))
-            yield Turn("", "2" if done else "", calls, "stop", Usage(5, 2, 3, 1))
+class Calls(Fake):
+    """Calls the calculator so often at once, then answers."""
 
-    screen = Screen(Output(json=False), price=Price(1, 1, 1), with_footer=True)
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = (Call("c", "calculator", "1+1"),) * calls
+
+    def say(self, messages, asked):
+        done = messages[-1]["role"] == "tool"
+        if done:
+            yield Piece("answer", "2")
+        for _ in () if done else self.calls:
+            yield from (Piece("call", "calculator"), Piece("arguments", "1+1"))
+        calls = () if done else self.calls
+        yield Turn("", "2" if done else "", calls, "stop", Usage(5, 2, 3, 1))
+
+
+def test_a_limit_of_calls_holds_for_tools_that_are_named_later(typed, monkeypatch):
+    monkeypatch.setattr(LocalSpeaker, "load", lambda *_, **__: Calls(2))
+    called = typed("/tools calculator", "p", flags=["--max-calls", "1"])
+    assert "1+1 = 2\n = error: no more than 1 calls\n→ 2" in called.out
+
+
+def test_calls_and_what_a_reply_took_are_shown(capsys):
+    screen = Screen(Output(json=False), prices=price_table((1, 1, 1)), with_footer=True)
     tools = {"calculator": Calculator()}
     session = Session(
-        Calls(),
+        Calls(1),
         screen,
         Asked(),
         tools=tools,
@@ -301,17 +315,7 @@ class Calling:
 
 
 def _signs(text):
-    while text:
-        mark = next(
-            (
-                m
-                for m in ("<tool_call>", "</tool_call>", "</think>", "<|end|>")
-                if text.startswith(m)
-            ),
-            text[0],
-        )
-        yield mark
-        text = text[len(mark) :]
+    return re.findall(r"</?tool_call>|</think>|<\|end\|>|.", text)
 
 
 def local(calls=1):

@@ -1,21 +1,11 @@
 import json
 
 import pytest
+from tests.cli.conftest import TASK_RESULT
 
 from nalar.evals.card import model_card
 from nalar.evals.report import Report
 
-RESULT = {
-    "n": 4,
-    "k": 8,
-    "pass_at_1": {"mean": 0.5, "ci95": [0.4, 0.6]},
-    "pass_at_k": {"mean": 0.9, "ci95": [0.8, 1.0]},
-    "maj_at_k": {"mean": 0.7, "ci95": [0.6, 0.8]},
-    "truncated_frac": 0.1,
-    "well_formed_frac": 0.9,
-    "mean_response_tokens": 80.0,
-    "self_check_frac": None,
-}
 COST = {"tokens": 1000, "flops": 2e12, "wall_s": 60.0, "usd": 0.01, "energy_wh": None}
 
 
@@ -30,7 +20,7 @@ def report(**changes):
             "commit": "abc",
             "dirty": False,
             "is_complete": True,
-            "results": {"before": {}, "after": {"countdown": RESULT}},
+            "results": {"before": {}, "after": {"countdown": TASK_RESULT}},
             "held_out": {},
             "difference": {},
             "tries": {},

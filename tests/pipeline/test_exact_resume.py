@@ -183,7 +183,7 @@ def test_the_run_that_nobody_killed_learned_and_saved(whole):
 
 def test_no_run_waits_for_compilers_that_it_does_not_use(killer, whole):
     """To load them takes as long as to load torch."""
-    assert killer.loaded == ["compilers False\n"]
+    assert set(killer.loaded) == {"compilers False\n"}
 
 
 def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(killer, whole):

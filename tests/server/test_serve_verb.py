@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from nalar.cli import serve
 from nalar.cli.main import main
 from nalar.cli.serve import Serve, config_of
 from nalar.config import UserError
+from nalar.recipes.zero import zero_cpu
 from nalar.server.http.listening import listen, url_of
 
 
@@ -28,13 +30,24 @@ def test_flags_become_a_config(model_folder, tmp_path):
         ({"host": "0.0.0.0", "intended_use": "tests"}, "--host 0.0.0.0"),
         ({"port": 70_000}, "--port"),
         ({"max_num_seqs": 0}, "--max-num-seqs"),
-        ({"prices": (-1.0, 0.0, 0.0)}, "--input-usd"),
+        ({"prices": (-1.0, 0.0, 0.0)}, "--prices"),
+        ({"max_model_len": 0}, "--max-model-len"),
+        ({"threads": 0}, "--threads"),
+        ({"max_tokens": 0}, "--max-tokens"),
     ],
 )
 def test_what_cannot_work_is_refused(model_folder, changes, at):
     with pytest.raises(UserError) as error:
         config_of(Serve(model=str(model_folder), **changes))
     assert error.value.at == at
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_numbers_are_those_of_the_run_wherever_it_is_served(model_folder, monkeypatch, device):
+    trained = zero_cpu().model_copy(update={"device": "cpu", "dtype": "bfloat16"})
+    monkeypatch.setattr(serve, "chosen_model", lambda _: (model_folder, trained))
+    worker = config_of(Serve(model=str(model_folder), device=device)).worker
+    assert (worker.device, worker.dtype) == ("cpu", "bfloat16")
 
 
 def test_beyond_this_machine_it_says_what_it_is_for(model_folder):

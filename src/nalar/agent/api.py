@@ -3,6 +3,7 @@
 httpx is imported where the first question is sent.
 """
 
+import contextlib
 import json
 import re
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nalar.agent.events import Folded, events, read_error
 from nalar.agent.speech import Asked, Message, Piece, Turn
 from nalar.config import UserError
-from nalar.endpoint import FIRST_PAUSE_S, LONGEST_PAUSE_S, EndpointConfig
+from nalar.endpoint import FIRST_PAUSE_S, LONGEST_PAUSE_S, EndpointConfig, asked_pause_s
 from nalar.sandbox.tools import Tool
 
 if TYPE_CHECKING:
@@ -40,19 +41,20 @@ class ChatApi:
 
     def models(self) -> list[str]:
         """What the server serves, by name."""
-        with self._client() as client:
-            try:
-                response = client.get(f"{self._url}/models")
-                found = json.loads(response.content[:MAX_BODY_BYTES])
-                if response.status_code != 200:
-                    raise self._refusal(response.status_code, response.content)
-                names = [one["id"] for one in found["data"]]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    at=self._url, got="no list of models", want="an OpenAI-style API"
-                ) from error
-            except Exception as error:
-                raise self._unreachable(error) from error
+        with (
+            self._reached(),
+            self._client() as client,
+            client.stream("GET", f"{self._url}/models") as response,
+        ):
+            read = _bounded(response)
+        if response.status_code != 200:
+            raise self._refusal(response.status_code, read)
+        try:
+            names = [one["id"] for one in json.loads(read)["data"]]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                at=self._url, got="no list of models", want="an OpenAI-style API"
+            ) from error
         return [name for name in names if isinstance(name, str)]
 
     def say(self, messages: Sequence[Message], asked: Asked) -> Iterator[Piece | Turn]:
@@ -60,12 +62,8 @@ class ChatApi:
         body = json.dumps(self._body(messages, asked)).encode("ascii")
         for tried in range(self.config.max_retries + 1):
             folded = Folded()
-            try:
+            with self._reached():
                 pause_s = yield from self._try(body, folded)
-            except UserError:
-                raise
-            except Exception as error:
-                raise self._unreachable(error) from error
             if pause_s is None:
                 yield folded.turn()
                 return
@@ -95,7 +93,7 @@ class ChatApi:
         if asked.thinking_budget is not None:
             body["thinking_token_budget"] = asked.thinking_budget
         if asked.tools:
-            body["tools"] = tool_specs(asked.tools)
+            body["tools"] = _specs(asked.tools)
         return body
 
     def _try(self, body: bytes, folded: Folded) -> Generator[Piece, None, float | None]:
@@ -107,7 +105,7 @@ class ChatApi:
             if response.status_code != 200:
                 read = _bounded(response)
                 if response.status_code in _AGAIN:
-                    return _asked_pause(response.headers.get("retry-after"))
+                    return asked_pause_s(response.headers.get("retry-after"))
                 raise self._refusal(response.status_code, read)
             for event in events(response.iter_bytes()):
                 if "error" in event:
@@ -153,20 +151,23 @@ class ChatApi:
             at=at, got=message, want="a request that the server takes", hint=hints.get(status)
         )
 
-    def _unreachable(self, error: Exception) -> UserError | Exception:
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        """UserError where the server cannot be reached, or is lost on the way."""
         import httpx
 
-        if not isinstance(error, (httpx.HTTPError, httpx.InvalidURL, OSError)):
-            return error
-        return UserError(
-            at=self._url,
-            got=f"{type(error).__name__}: {error}"[:200],
-            want="a server that answers",
-            hint="nalar serve MODEL starts one",
-        )
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise UserError(
+                at=self._url,
+                got=f"{type(error).__name__}: {error}"[:200],
+                want="a server that answers",
+                hint="nalar serve MODEL starts one",
+            ) from error
 
 
-def tool_specs(tools: Mapping[str, Tool]) -> list[dict[str, Any]]:
+def _specs(tools: Mapping[str, Tool]) -> list[dict[str, Any]]:
     """OpenAI's `tools` of a request."""
     return [
         {
@@ -188,8 +189,3 @@ def _bounded(response: "httpx.Response") -> bytes:
         if len(read) > MAX_BODY_BYTES:
             break
     return read[:MAX_BODY_BYTES]
-
-
-def _asked_pause(header: str | None) -> float:
-    """Seconds of a `Retry-After`; 0 where there is none, or a date."""
-    return float(header) if header and header.isascii() and header.isdigit() else 0.0

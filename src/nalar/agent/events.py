@@ -158,9 +158,11 @@ def _usage(found: Mapping[str, Any]) -> Usage:
     read = found.get("prompt_tokens_details") or {}
     written = found.get("completion_tokens_details") or {}
     cost = found.get("cost")
+    prompt = int(found.get("prompt_tokens") or 0)
+    cached = int(read.get("cached_tokens") or found.get("prompt_cache_hit_tokens") or 0)
     return Usage(
-        prompt_tokens=int(found.get("prompt_tokens") or 0),
-        cached_tokens=int(read.get("cached_tokens") or found.get("prompt_cache_hit_tokens") or 0),
+        prompt_tokens=prompt,
+        cached_tokens=min(cached, prompt),
         completion_tokens=int(found.get("completion_tokens") or 0),
         reasoning_tokens=int(written.get("reasoning_tokens") or found.get("reasoning_tokens") or 0),
         cost_usd=float(cost) if isinstance(cost, (int, float)) else None,

@@ -49,9 +49,8 @@ class Loop:
         refused = 0
         while True:
             turn = yield from self._turn()
-            if (
-                not self._answering.tools
-            ):  # the conversation cannot go on behind a call that nobody answered
+            if not self._answering.tools:
+                # The conversation cannot go on behind a call that nobody answered.
                 self._calls += [(call, None) for call in turn.calls]
                 turn = dataclasses.replace(turn, calls=())
             self._turns.append(turn)

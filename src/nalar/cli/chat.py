@@ -22,17 +22,18 @@ from nalar.cli.chat_input import (
     terminal_reader,
 )
 from nalar.cli.chat_local import LocalSpeaker
-from nalar.cli.chat_price import Price
 from nalar.cli.chat_screen import Screen, cost_usd
-from nalar.cli.chat_session import CHAT_LIMITS, Session, chat_tools
+from nalar.cli.chat_session import CHAT_LIMITS, Session, chat_tools, clean
 from nalar.cli.choice import chosen_model, evals_of
 from nalar.cli.output import Document, Output
+from nalar.cli.prices import price_table
 from nalar.config import UserError
 from nalar.endpoint import EndpointConfig
 from nalar.pipeline.config import RunConfig, SftConfig, TaskRunConfig
 from nalar.pipeline.r1_config import R1Config
 from nalar.sandbox.config import ToolsConfig
 from nalar.sandbox.tools import open_tools
+from nalar.server.prices_config import PriceTable
 
 KEY_VARIABLE = "NALAR_API_KEY"
 
@@ -64,7 +65,7 @@ class Chat:
     tools: Annotated[str | None, tyro.conf.arg(metavar="NAMES")] = None
     """What the model may call, such as python,calculator. None: as its run has it."""
     max_calls: Annotated[int, tyro.conf.arg(metavar="INT")] = CHAT_LIMITS.max_calls
-    """With --tools: calls in one reply that are run; those beyond it are answered by an error."""
+    """With --tools or /tools: calls in one reply that are run; those beyond it are answered by an error."""
     no_thinking: bool = False
     """Let the model answer at once."""
     thinking_budget: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -107,7 +108,7 @@ def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(Chat, args, verb="chat")
     _check(asked)
-    price = None if asked.prices is None else Price(*asked.prices)
+    prices = price_table(asked.prices)
     if asked.url is None and asked.model is not None:
         chosen_model(asked.model)  # a wrong name is told before a prompt is waited for
     prompt = asked.prompt
@@ -118,9 +119,9 @@ def run(args: Sequence[str]) -> int:
             at="--prompt", got="no text", want="a prompt, such as 'make 20 from 10 5 2'"
         )
     is_seen = prompt is None and sys.stdin.isatty() and out.console.is_terminal
-    session = _session(asked, Screen(out, price=price, with_footer=is_seen))
+    session = _session(asked, Screen(out, prices=prices, with_footer=is_seen))
     if prompt is not None:
-        out.document(_document(prompt, session.ask(prompt), price))
+        out.document(_document(prompt, session.ask(prompt), prices))
         return 0
     _converse(session, out)
     return 0
@@ -157,7 +158,7 @@ def _session(asked: Chat, screen: Screen) -> Session:
         temperature=asked.temperature,
         max_tokens=asked.max_tokens,
     )
-    limits = CHAT_LIMITS.model_copy(update={"max_calls": asked.max_calls})
+    limits = named_limits = CHAT_LIMITS.model_copy(update={"max_calls": asked.max_calls})
     names = None if asked.tools is None else tool_names(asked.tools, at="--tools")
     if asked.url is not None:
         speaker, name = _remote(asked, asked.url)
@@ -179,6 +180,7 @@ def _session(asked: Chat, screen: Screen) -> Session:
         wished,
         tools=tools,
         limits=limits,
+        named_limits=named_limits,
         seed=asked.seed,
         keeps_history=keeps_history,
         name=name,
@@ -207,9 +209,9 @@ def _remote(asked: Chat, url: str) -> tuple[Speaker, str]:
     return ChatApi(EndpointConfig(base_url=url, model=name, timeout_s=600), key), name
 
 
-def _document(prompt: str, said: Answered, price: Price | None) -> Reply:
+def _document(prompt: str, said: Answered, prices: PriceTable | None) -> Reply:
     return Reply(
-        prompt=prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+        prompt=clean(prompt),
         thought=said.thought,
         answer=said.answer,
         finish_reason=said.finish_reason,
@@ -221,7 +223,7 @@ def _document(prompt: str, said: Answered, price: Price | None) -> Reply:
         prompt_tokens=said.usage.prompt_tokens,
         cached_tokens=said.usage.cached_tokens,
         reasoning_tokens=said.usage.reasoning_tokens,
-        cost_usd=cost_usd(said, price),
+        cost_usd=cost_usd(said, prices),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from nalar.cli.chat_session import CHAT_LIMITS, Session, chat_tools
+from nalar.cli.chat_session import Session
 from nalar.config import UserError, nearest
 from nalar.sandbox.config import ToolName
 
@@ -116,7 +116,7 @@ def _tools(session: Session, rest: str) -> str:
     if not rest:
         return ", ".join(session.tools) or "no tools"
     names = () if rest in _NONE else tool_names(rest, at="/tools")
-    session.tools, session.limits = chat_tools(names), CHAT_LIMITS
+    session.take_tools(names)
     return f"tools: {', '.join(session.tools)}" if session.tools else "no tools"
 
 

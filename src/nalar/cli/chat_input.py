@@ -1,6 +1,7 @@
 """Prompts as people type them: several lines between triple quotes, behind a backslash, or pasted."""
 
 import contextlib
+import itertools
 import select
 import sys
 from collections.abc import Callable, Iterable
@@ -82,14 +83,8 @@ def edit_lines(words: Iterable[str]) -> None:
         known = sorted(words)
 
         def complete(begun: str, nth: int) -> str | None:
-            return next(
-                (
-                    word
-                    for i, word in enumerate(w for w in known if w.startswith(begun))
-                    if i == nth
-                ),
-                None,
-            )
+            found = (word for word in known if word.startswith(begun))
+            return next(itertools.islice(found, nth, None), None)
 
         readline.set_completer(complete)
         readline.set_completer_delims(" \t\n")

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nalar.agent.speech import Asked, Call, Message, Piece, Turn, Usage
 from nalar.config import UserError
@@ -12,7 +12,7 @@ from nalar.pipeline.config import RunConfig
 
 if TYPE_CHECKING:
     from nalar.data.dialogue import Delta, Parsed, Parser
-    from nalar.engine.sequence import Completion
+    from nalar.engine.sequence import Completion, Request, SamplingParams
     from nalar.pipeline.sampler import Sampler
 
 
@@ -58,7 +58,7 @@ class LocalSpeaker:
         done = yield from self._draw(Request(prompt_ids, params), reader)
         yield self._turn(messages, prompt_ids, done, reader)
 
-    def _draw(self, request: Any, reader: "_Reader") -> Generator[Piece, None, "Completion"]:
+    def _draw(self, request: "Request", reader: "_Reader") -> Generator[Piece, None, "Completion"]:
         """Pieces; returns the sample. One that is stopped is taken out of the engine."""
         request_id, done = self._engine.add(request), None
         try:
@@ -118,7 +118,7 @@ class LocalSpeaker:
         thinking = asked.thinking is not False
         return tuple(encode_prompt(self._tokenizer, messages, thinking=thinking))
 
-    def _params(self, prompt_ids: Sequence[int], asked: Asked) -> Any:
+    def _params(self, prompt_ids: Sequence[int], asked: Asked) -> "SamplingParams":
         from nalar.engine.sequence import SamplingParams
         from nalar.evals.protocol import thinking_params
 

@@ -6,9 +6,9 @@ from rich.text import Text
 
 from nalar.agent.loop import Answered
 from nalar.agent.speech import Piece
-from nalar.cli.chat_price import Price
 from nalar.cli.output import Output
 from nalar.evals.text import printable
+from nalar.server.prices_config import PriceTable
 
 _STYLES = {
     "thought": "dim italic",
@@ -27,8 +27,8 @@ _WHY_CUT = {
 class Screen:
     """A model's bytes are not to be trusted with the terminal: what could be a control code is replaced, not sent."""
 
-    def __init__(self, out: Output, *, price: Price | None = None, with_footer: bool) -> None:
-        self.out, self.price, self._with_footer = out, price, with_footer
+    def __init__(self, out: Output, *, prices: PriceTable | None = None, with_footer: bool) -> None:
+        self.out, self.prices, self._with_footer = out, prices, with_footer
 
     def show(self, pieces: Iterable[Piece | Answered]) -> Answered:
         """Stream a reply; returns the whole, which comes last."""
@@ -46,7 +46,7 @@ class Screen:
     def footer(self, said: Answered, wall_s: float) -> None:
         """What a reply took, where people look on."""
         if self._with_footer:
-            self.out.text(footer(said, wall_s, self.price), style="dim")
+            self.out.text(_footer(said, wall_s, self.prices), style="dim")
 
     def write(self, text: str, *, style: str) -> None:
         shown = printable(text.replace("\t", "    "))
@@ -55,21 +55,21 @@ class Screen:
 
 
 def _between(before: str, kind: str) -> str:
-    """What stands between two pieces of different kinds."""
+    """What stands between two pieces; nothing within a text that comes in parts."""
+    if kind == "output":  # comes whole: calls side by side are answered one below the other
+        return "\n = " if before == kind else " = "
     if before == kind:
         return ""
     if kind == "answer":
         return "\n→ " if before else ""
     if kind == "arguments":
         return " "
-    if kind == "output":
-        return " = "
     if kind == "call":
         return "\n" if before else ""
     return "\n" if before in ("output", "answer") else ""
 
 
-def footer(said: Answered, wall_s: float, price: Price | None) -> str:
+def _footer(said: Answered, wall_s: float, prices: PriceTable | None) -> str:
     """Such as `412 tokens, 300 of them thought · 3.2 s · 128 tok/s · 0.00021 USD`."""
     usage = said.usage
     parts = [f"{usage.completion_tokens} tokens"]
@@ -82,14 +82,14 @@ def footer(said: Answered, wall_s: float, price: Price | None) -> str:
     parts.append(f"{wall_s:.1f} s")
     if wall_s > 0:
         parts.append(f"{usage.completion_tokens / wall_s:.0f} tok/s")
-    cost = cost_usd(said, price)
+    cost = cost_usd(said, prices)
     if cost is not None:
         parts.append(f"{cost:.6f} USD")
     return " · ".join(parts)
 
 
-def cost_usd(said: Answered, price: Price | None) -> float | None:
-    """As the server says; else by the price that was given."""
-    if said.usage.cost_usd is not None or price is None:
+def cost_usd(said: Answered, prices: PriceTable | None) -> float | None:
+    """As the server says; else by the prices that were given."""
+    if said.usage.cost_usd is not None or prices is None:
         return said.usage.cost_usd
-    return price.usd(said.usage)
+    return prices.cost_usd(said.usage)

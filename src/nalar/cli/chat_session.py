@@ -48,13 +48,14 @@ class Session:
         *,
         tools: Mapping[str, Tool],
         limits: ToolsConfig,
+        named_limits: ToolsConfig = CHAT_LIMITS,
         seed: int,
         keeps_history: bool,
         name: str,
     ) -> None:
         self.speaker, self.screen, self.name = speaker, screen, name
-        self.asked, self.limits = asked, limits
-        self.tools: Mapping[str, Tool] = tools
+        self.asked = asked
+        self.tools, self.limits, self._named_limits = tools, limits, named_limits
         self.seed, self.keeps_history = seed, keeps_history
         self.system: str | None = None
         self.messages: list[Message] = []
@@ -89,7 +90,7 @@ class Session:
     def _count(self, said: Answered, wall_s: float) -> None:
         self.spent.usage += said.usage
         self.spent.wall_s += wall_s
-        cost = cost_usd(said, self.screen.price)
+        cost = cost_usd(said, self.screen.prices)
         if cost is not None:
             self.spent.cost_usd = (self.spent.cost_usd or 0.0) + cost
         self.screen.footer(said, wall_s)
@@ -106,6 +107,10 @@ class Session:
         except UserError:
             self.messages = before
             raise
+
+    def take_tools(self, names: tuple[ToolName, ...]) -> None:
+        """In place of those there were. UserError where this machine cannot run one."""
+        self.tools, self.limits = chat_tools(names), self._named_limits
 
     def _system(self) -> list[Message]:
         return [{"role": "system", "content": self.system}] if self.system else []

@@ -104,9 +104,8 @@ def parse(
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
                 default=tyro.MISSING_NONPROP if default is None else default,
             )
-    except (
-        ValidationError
-    ) as error:  # of a config that has no default, and so is made by tyro itself
+    except ValidationError as error:
+        # Of a config that has no default, and so is made by tyro itself.
         first = error.errors()[0]
         at = ".".join(map(str, first["loc"]))
         raise UserError(at=at, got=repr(first["input"]), want=first["msg"]) from None

@@ -116,7 +116,7 @@ class KeyList(Document):
 
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
-    if not args or args[0] in ("--json", "--file"):
+    if not args or args[0].startswith(("--json", "--file")):
         args = ["list", *args]
     # A union has no class of its own; to tyro it is as good as one.
     asked: Create | List | Revoke = flags.parse(Keys, args, verb="keys")  # type: ignore[arg-type]

@@ -17,8 +17,6 @@ from nalar.evals.r1_report import R1Report, build_r1
 from nalar.evals.report import Report, build_report
 from nalar.pipeline.r1_config import R1Config
 
-README = "README.md"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Push:
@@ -60,7 +58,7 @@ class Pushed(Document):
 
 
 def run(args: Sequence[str]) -> int:
-    from nalar.model.upload import check_repo, published_files, upload
+    from nalar.model.upload import CARD, check_repo, published_files, upload
 
     out = Output(json="--json" in args)
     asked = flags.parse(Push, args, verb="push")
@@ -75,7 +73,7 @@ def run(args: Sequence[str]) -> int:
     files = published_files(model_folder(asked.model))
     card = _card(asked)
     sizes = {name: path.stat().st_size for name, path in files.items()}
-    sizes[README] = len(card.encode())
+    sizes[CARD] = len(card.encode())
     commit = None
     if asked.dry_run:
         out.text(card)

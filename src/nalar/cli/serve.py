@@ -6,7 +6,7 @@ import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from nalar.cli import flags
 from nalar.cli.choice import RUNS, chosen_model, evals_of
 from nalar.cli.output import Document, Output
+from nalar.cli.prices import price_table
 from nalar.config import ConfigError, UserError
 from nalar.engine.config import EngineConfig
 from nalar.model.folder import read_json
@@ -21,13 +22,15 @@ from nalar.pipeline.config import RunConfig, TaskRunConfig
 from nalar.policy import PolicyConfig
 from nalar.server.config import ServerConfig, WorkerConfig
 from nalar.server.limits_config import AdmissionConfig
-from nalar.server.prices_config import PriceTable
 
 if TYPE_CHECKING:
     import socket
 
+    import uvicorn
+
     from nalar.server.engine.link import Link
 
+T = TypeVar("T")
 Path_ = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 Int = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 
@@ -146,15 +149,11 @@ def config_of(asked: Serve) -> ServerConfig:
     folder, run = chosen_model(asked.model)
     folder = folder.resolve()
     model = read_config(folder)
-    longest = asked.max_model_len or model.max_position_embeddings
+    longest = _given(asked.max_model_len, model.max_position_embeddings)
     device, dtype = _place(asked, run)
-    threads = asked.threads or (None if run is None else run.threads)
+    threads = _given(asked.threads, None if run is None else run.threads)
     name = Path(asked.model).name or folder.name
-    prices = None
     try:
-        if asked.prices is not None:
-            fresh, cached, output = asked.prices
-            prices = PriceTable(input_usd=fresh, cached_input_usd=cached, output_usd=output)
         return ServerConfig(
             host=asked.host,
             port=asked.port,
@@ -177,14 +176,14 @@ def config_of(asked: Serve) -> ServerConfig:
                 requests_per_minute=asked.requests_per_minute,
                 tokens_per_minute=asked.tokens_per_minute,
             ),
-            prices=prices,
+            prices=price_table(asked.prices),
             api_keys=asked.api_keys,
             admin_key_file=asked.admin_key_file,
             policy=None if asked.policy is None else _policy(asked.policy),
             runs=asked.runs if asked.runs.is_dir() else None,
             ledger=asked.ledger,
             default_temperature=asked.temperature,
-            default_max_tokens=asked.max_tokens or _trained_tokens(run, longest),
+            default_max_tokens=_given(asked.max_tokens, _trained_tokens(run, longest)),
             reasoning_key=asked.reasoning_key,
             drain_s=asked.drain_s,
             log_prompts=asked.log_prompts,
@@ -194,8 +193,13 @@ def config_of(asked: Serve) -> ServerConfig:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        flag = "--" + str(first["loc"][-1]).replace("_", "-")
+        flag = "--" + str(first["loc"][-1]).removeprefix("default_").replace("_", "-")
         raise ConfigError(at=flag, got=str(first["input"]), want=first["msg"].lower()) from None
+
+
+def _given(value: int | None, default: T) -> int | T:
+    """A 0 is given too: it is refused, and not taken for nothing."""
+    return default if value is None else value
 
 
 def _policy(path: Path) -> PolicyConfig:
@@ -219,21 +223,19 @@ def _trained_tokens(run: RunConfig | None, longest: int) -> int | None:
 def _place(asked: Serve, run: RunConfig | None) -> tuple[str, str]:
     import torch
 
-    from nalar.pipeline.place import place_of
+    from nalar.pipeline.place import settled
 
     has_gpu = torch.cuda.is_available()
     device, dtype = asked.device, asked.dtype
-    if device == "auto" and run is not None:
-        wants_gpu = run.device != "cpu" and has_gpu
-        place = place_of(run.model_copy(update={"device": "cuda" if wants_gpu else "cpu"}))
-        device = "cuda" if wants_gpu else "cpu"
-        dtype = str(place.dtype).removeprefix("torch.") if dtype == "auto" else dtype  # type: ignore[assignment]
     if device == "auto":
-        device = "cuda" if has_gpu else "cpu"
+        device = "cuda" if has_gpu and (run is None or run.device != "cpu") else "cpu"
     if device == "cuda" and not has_gpu:
         raise UserError(
             at="--device", got="cuda", want="cpu: torch finds no GPU here", hint="--device cpu"
         )
+    if dtype == "auto" and run is not None:
+        settled(run.model_copy(update={"device": device}))
+        dtype = run.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
     return device, dtype
@@ -262,7 +264,7 @@ async def _serve(config: ServerConfig, listening: "socket.socket", out: Output) 
 
 
 async def _announce(
-    config: ServerConfig, link: "Link", server: object, url: str, out: Output
+    config: ServerConfig, link: "Link", server: "uvicorn.Server", url: str, out: Output
 ) -> None:
     from nalar.server.engine.link import Unavailable
     from nalar.server.engine.messages import EngineError
@@ -272,7 +274,7 @@ async def _announce(
     except Unavailable:  # told to stop before it was loaded
         return
     except (UserError, EngineError):
-        server.should_exit = True  # type: ignore[attr-defined]
+        server.should_exit = True
         raise
     out.text(f"{config.name} answers. Ctrl-C ends. Try:")
     body = json.dumps(

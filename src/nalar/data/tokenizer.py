@@ -19,8 +19,6 @@ _QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-ADOPT_HINT = "nalar adopt FOLDER TARGET makes a copy that has them"
-"""Where a published model is met as it was published."""
 _WORD = re.compile(r"[^\n0-9=+\-*/(),]+")
 
 
@@ -63,7 +61,7 @@ class Tokenizer:
                 at="tokenizer",
                 got="no " + " ".join(missing),
                 want="all special tokens of nalar",
-                hint=ADOPT_HINT,
+                hint="nalar adopt FOLDER TARGET makes a copy that has them",
             )
         last = max(vocab.values())
         if last >= self.vocab_size:

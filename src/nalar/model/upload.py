@@ -13,6 +13,8 @@ from nalar.model.hub import DESCRIPTIONS
 
 PUBLISHED = (*DESCRIPTIONS, "*.safetensors", "adapter/*.json", "adapter/*.safetensors")
 """What goes along, as patterns in a model's folder."""
+CARD = "README.md"
+"""Where the hub looks for a card."""
 _REPO = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
@@ -49,11 +51,11 @@ def upload(
 
     A repository that is there keeps its visibility. token: None: the one that the hub's library finds (HF_TOKEN).
     """
-    operations: list[huggingface_hub.CommitOperationAdd] = [
+    operations = [
         huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path))
         for name, path in files.items()
     ]
-    operations.append(huggingface_hub.CommitOperationAdd("README.md", card.encode()))
+    operations.append(huggingface_hub.CommitOperationAdd(CARD, card.encode()))
     api = huggingface_hub.HfApi(token=token)
     try:
         api.create_repo(repo, private=not public, exist_ok=True)

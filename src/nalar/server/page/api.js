@@ -84,8 +84,8 @@ export async function listModels() {
   return document.data.map((model) => model.id);
 }
 
-export async function renderMarkdown(text, signal) {
-  return (await (await ask("/page/markdown", { body: { text }, signal })).json()).html;
+export async function renderMarkdown(text) {
+  return (await (await ask("/page/markdown", { body: { text } })).json()).html;
 }
 
 /** The chunks of a streamed answer, each a JSON object; ApiError where the server reports one in the stream. */

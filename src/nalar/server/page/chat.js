@@ -7,13 +7,13 @@ import { AnswerView, questionView } from "./message.js";
 import { chooseModel, connectSettings, nextThinking, openSettings, settings, showThinking } from "./settings.js";
 import { connectSidebar, drawSidebar } from "./sidebar.js";
 import { addNode, branch, newChat, openChat, saveChat, showVersion, versions } from "./store.js";
-import { switchLanguage, t, translate } from "./words.js";
+import { t, translate } from "./words.js";
 
 const LOADING_RETRY_S = 2;
 const NEAR_END_PX = 80;
 
 let chat = newChat();
-let current = null; // {abort, view}: the answer that is coming
+let current = null; // {control, view}: the answer that is coming
 
 const scroll = byId("scroll");
 const list = byId("messages");
@@ -28,7 +28,7 @@ function draw() {
   document.body.classList.toggle("empty", nodes.length === 0);
   document.title = chat.title ? `${chat.title} · Nalar` : "Nalar";
   drawSidebar(chat.id, { open, removed });
-  followEnd(true);
+  followEnd();
 }
 
 function viewOf(node) {
@@ -60,9 +60,13 @@ function answerActions(node, show) {
   };
 }
 
-function followEnd(isForced = false) {
-  const isNear = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < NEAR_END_PX;
-  if (isForced || isNear) scroll.scrollTop = scroll.scrollHeight;
+/** How far the reader has scrolled up. */
+function fromEndPx() {
+  return scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight;
+}
+
+function followEnd() {
+  scroll.scrollTop = scroll.scrollHeight;
 }
 
 function showButtons() {
@@ -157,10 +161,10 @@ const waiting = new Set();
 function schedule(view) {
   if (!waiting.size) {
     requestAnimationFrame(() => {
-      const isNear = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < NEAR_END_PX;
+      const isNear = fromEndPx() < NEAR_END_PX;
       for (const one of waiting) one.update();
       waiting.clear();
-      if (isNear) followEnd(true);
+      if (isNear) followEnd();
     });
   }
   waiting.add(view);
@@ -304,15 +308,13 @@ function connectButtons() {
   });
   byId("stop").addEventListener("click", stopAndDraw);
   byId("new-chat").addEventListener("click", startNew);
-  byId("theme-button").addEventListener("click", () => window.switchTheme());
-  byId("language-button").addEventListener("click", switchLanguage);
   byId("settings-button").addEventListener("click", openSettings);
-  byId("thinking-button").addEventListener("click", () => nextThinking(() => {}));
+  byId("thinking-button").addEventListener("click", nextThinking);
   byId("model").addEventListener("change", (event) => chooseModel(event.target.value));
   byId("key-bar").addEventListener("submit", useKey);
-  byId("jump").addEventListener("click", () => followEnd(true));
+  byId("jump").addEventListener("click", followEnd);
   scroll.addEventListener("scroll", () => {
-    byId("jump").hidden = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 3 * NEAR_END_PX;
+    byId("jump").hidden = fromEndPx() < 3 * NEAR_END_PX;
   });
   for (const example of document.querySelectorAll("[data-example]")) {
     example.addEventListener("click", () => ask(example.textContent));
@@ -330,7 +332,7 @@ function connectButtons() {
 
 translate();
 drawIcons();
-connectSettings(() => {});
+connectSettings();
 connectSidebar();
 connectKeys();
 connectButtons();

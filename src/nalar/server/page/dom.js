@@ -29,7 +29,6 @@ const ICONS = {
   send: "M12 19V5M6 11l6-6 6 6",
   stop: "M8 8h8v8H8z",
   copy: "M9 9h10v10H9zM15 9V5H5v10h4",
-  check: "M5 12.5l4.5 4.5L19 7.5",
   retry: "M19 12a7 7 0 1 1-2-4.9M19 4v4h-4",
   edit: "M5 19l1-4L16 5l3 3L9 18z",
   trash: "M5 7h14M10 7V5h4v2M7 7l1 12h8l1-12",

@@ -28,9 +28,7 @@ export class MarkdownText {
   #tookMs = 0;
 
   constructor() {
-    this.element = el("div", { class: "markdown", dir: "auto" });
-    this.element.append(this.#tail);
-    this.element.classList.add("plain");
+    this.element = el("div", { class: "markdown plain", dir: "auto" }, this.#tail);
   }
 
   /** isFinal: no more comes, so it is rendered without waiting. */

@@ -75,7 +75,7 @@ export class AnswerView {
   #foot = el("footer", { class: "answer-foot" });
   #waiting = el("div", { class: "waiting", role: "presentation" }, el("i"), el("i"), el("i"), el("span", {}));
 
-  /** actions: {retry(), showVersion(step), sendOutputs()}. */
+  /** actions: {retry(), showVersion(step), sendOutput(call, output)}. */
   constructor(node, version, actions) {
     this.#node = node;
     this.#actions = actions;
@@ -90,7 +90,7 @@ export class AnswerView {
   }
 
   update() {
-    const { state, content, reasoning, calls } = this.#node;
+    const { state, content, calls } = this.#node;
     const isDone = state === "done";
     this.element.setAttribute("aria-busy", String(!isDone));
     this.element.dataset.state = state;
@@ -100,7 +100,7 @@ export class AnswerView {
     if (content) this.#content.show(content, { isFinal: isDone });
     this.#updateCalls(calls, isDone);
     this.#foot.hidden = !isDone;
-    if (isDone) this.#foot.replaceChildren(...this.#footParts(reasoning));
+    if (isDone) this.#foot.replaceChildren(...this.#footParts());
   }
 
   /** Words beside the dots, such as that the model is loading. */

@@ -2,10 +2,11 @@
 
 import { ApiError, getJson, keepKey } from "./api.js";
 import { byId, drawIcons, el } from "./dom.js";
+import { connectFrame, showSidebar, walkByArrows } from "./frame.js";
 import { Log } from "./log.js";
 import { Plot } from "./plot.js";
 import { SamplesView } from "./samples.js";
-import { duration, money, number, short, switchLanguage, t, translate } from "./words.js";
+import { duration, money, number, short, t, translate } from "./words.js";
 
 const LIVE_MS = 2000;
 const IDLE_MS = 15000;
@@ -228,22 +229,15 @@ function fail(error) {
 }
 
 function connect() {
-  byId("theme-button").addEventListener("click", () => window.switchTheme());
-  byId("language-button").addEventListener("click", switchLanguage);
-  const side = (isOpen) => {
-    document.body.classList.toggle("sidebar-open", isOpen);
-    byId("menu-button").setAttribute("aria-expanded", String(isOpen));
-  };
-  byId("menu-button").addEventListener("click", () => side(true));
-  byId("sidebar-shade").addEventListener("click", () => side(false));
+  connectFrame();
+  walkByArrows(byId("run-list"), ".run-link");
   window.addEventListener("hashchange", () => {
-    side(false);
+    showSidebar(false);
     openFromAddress();
   });
   document.addEventListener("nalar:language", () => {
-    const name = open;
     loadList();
-    if (name) show(name.name, name.part);
+    if (open) show(open.name, open.part);
   });
   byId("key-bar").addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -251,13 +245,6 @@ function connect() {
     open?.control.abort();
     open = null;
     await loadList();
-  });
-  byId("run-list").addEventListener("keydown", (event) => {
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!step) return;
-    event.preventDefault();
-    const links = [...document.querySelectorAll(".run-link")];
-    links[links.indexOf(document.activeElement) + step]?.focus();
   });
 }
 

@@ -12,8 +12,8 @@ export const settings = readSettings();
 
 const keep = () => writeSettings(settings);
 
-/** Joins fields and settings. changed: told after each change. */
-export function connectSettings(changed) {
+/** Joins fields and settings. */
+export function connectSettings() {
   for (const name of FIELDS) {
     const field = byId(`set-${name}`);
     field.value = settings[name];
@@ -25,12 +25,11 @@ export function connectSettings(changed) {
       }
       settings[name] = field.value;
       keep();
-      changed();
     });
   }
   for (const radio of document.querySelectorAll("input[name=thinking]")) {
     radio.checked = radio.value === settings.thinking;
-    radio.addEventListener("change", () => setThinking(radio.value, changed));
+    radio.addEventListener("change", () => setThinking(radio.value));
   }
   const key = byId("set-key");
   key.value = readKey();
@@ -42,17 +41,16 @@ export function connectSettings(changed) {
 }
 
 /** default → on → off → default, from the button beside the message. */
-export function nextThinking(changed) {
+export function nextThinking() {
   const order = ["default", "on", "off"];
-  setThinking(order[(order.indexOf(settings.thinking) + 1) % order.length], changed);
+  setThinking(order[(order.indexOf(settings.thinking) + 1) % order.length]);
 }
 
-function setThinking(value, changed) {
+function setThinking(value) {
   settings.thinking = value;
   keep();
   for (const radio of document.querySelectorAll("input[name=thinking]")) radio.checked = radio.value === value;
   showThinking();
-  changed();
 }
 
 /** The button beside the message says how the model will think; the budget is grey where it will not. */

@@ -1,6 +1,7 @@
 // The list of conversations.
 
 import { byId, el, iconButton } from "./dom.js";
+import { connectFrame, showSidebar, walkByArrows } from "./frame.js";
 import { deleteChat, listChats } from "./store.js";
 import { t } from "./words.js";
 
@@ -34,22 +35,10 @@ function askToDelete(chat, actions) {
   );
 }
 
-/** Arrows move through the list, as in any list. */
 export function connectSidebar() {
-  byId("chat-list").addEventListener("keydown", (event) => {
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!step) return;
-    event.preventDefault();
-    const links = [...document.querySelectorAll(".chat-link")];
-    links[links.indexOf(document.activeElement.closest(".chat-row")?.querySelector(".chat-link")) + step]?.focus();
-  });
-  const show = (isOpen) => {
-    document.body.classList.toggle("sidebar-open", isOpen);
-    byId("menu-button").setAttribute("aria-expanded", String(isOpen));
-  };
-  byId("menu-button").addEventListener("click", () => show(!document.body.classList.contains("sidebar-open")));
-  byId("sidebar-shade").addEventListener("click", () => show(false));
+  connectFrame();
+  walkByArrows(byId("chat-list"), ".chat-link");
   byId("sidebar").addEventListener("click", (event) => {
-    if (event.target.closest(".chat-link, #new-chat")) show(false);
+    if (event.target.closest(".chat-link, #new-chat")) showSidebar(false);
   });
 }

@@ -6,7 +6,7 @@ const CHAT = "nalar.chat.";
 const SETTINGS = "nalar.settings";
 const TITLE_CHARS = 60;
 
-export const DEFAULTS = {
+const DEFAULTS = {
   thinking: "default",
   budget: "",
   temperature: "",

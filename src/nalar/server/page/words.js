@@ -2,7 +2,6 @@
 
 const WORDS = {
   en: {
-    appName: "Nalar",
     newChat: "New chat",
     chats: "Conversations",
     noChats: "Your conversations stay in this browser.",
@@ -50,7 +49,6 @@ const WORDS = {
     thinkingNow: "Thinking",
     thoughtFor: "Thought for {time}",
     thought: "Thought",
-    waiting: "Waiting for the model",
     tokens: "{n} tokens",
     token: "{n} token",
     you: "You",
@@ -63,7 +61,6 @@ const WORDS = {
     cancel: "Cancel",
     delete: "Delete",
     deleteAsk: "Delete this conversation?",
-    rename: "Rename",
     earlier: "Earlier version",
     later: "Later version",
     version: "{i} of {n}",
@@ -103,9 +100,7 @@ const WORDS = {
     hours: "{h} h {m} min",
     noRuns: "No runs yet",
     noRunsHint: "The server shows the runs below its runs folder. Begin one with: nalar demo",
-    noFolder: "This server shows no runs folder.",
     unreadable: "Cannot be read: {names}",
-    chooseRun: "Choose a run",
     running: "running",
     finished: "finished",
     stoppedState: "stopped",
@@ -141,13 +136,9 @@ const WORDS = {
     flops: "FLOPs",
     tokensHead: "Tokens",
     total: "Total",
-    machine: "Machine",
     showMore: "Show more",
-    live: "live",
-    smooth: "Faint: as logged. Strong: running mean.",
   },
   id: {
-    appName: "Nalar",
     newChat: "Obrolan baru",
     chats: "Percakapan",
     noChats: "Percakapan Anda tersimpan di peramban ini.",
@@ -195,7 +186,6 @@ const WORDS = {
     thinkingNow: "Berpikir",
     thoughtFor: "Berpikir selama {time}",
     thought: "Pikiran",
-    waiting: "Menunggu model",
     tokens: "{n} token",
     token: "{n} token",
     you: "Anda",
@@ -208,7 +198,6 @@ const WORDS = {
     cancel: "Batal",
     delete: "Hapus",
     deleteAsk: "Hapus percakapan ini?",
-    rename: "Ganti nama",
     earlier: "Versi sebelumnya",
     later: "Versi berikutnya",
     version: "{i} dari {n}",
@@ -248,9 +237,7 @@ const WORDS = {
     hours: "{h} jam {m} mnt",
     noRuns: "Belum ada pelatihan",
     noRunsHint: "Server menampilkan pelatihan di bawah folder runs. Mulailah dengan: nalar demo",
-    noFolder: "Server ini tidak menampilkan folder runs.",
     unreadable: "Tidak dapat dibaca: {names}",
-    chooseRun: "Pilih pelatihan",
     running: "berjalan",
     finished: "selesai",
     stoppedState: "berhenti",
@@ -286,10 +273,7 @@ const WORDS = {
     flops: "FLOP",
     tokensHead: "Token",
     total: "Jumlah",
-    machine: "Mesin",
     showMore: "Tampilkan lagi",
-    live: "langsung",
-    smooth: "Samar: seperti tercatat. Tegas: rata-rata bergerak.",
   },
 };
 
@@ -307,8 +291,6 @@ function initial() {
 }
 
 let language = initial();
-
-export const languageNow = () => language;
 
 /** The words for a key, with `{name}` filled in. */
 export function t(key, values = {}) {
