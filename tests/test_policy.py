@@ -202,8 +202,8 @@ def test_a_stream_of_signs_takes_time_in_proportion_to_its_length(path):
     assert len(out) == 20_000 and time.perf_counter() - begun < 5
 
 
-def reviewed(server, **settings):
-    patience = {"timeout_s": 0.3, "max_retries": 0}
+def reviewed(server, timeout_s=30.0, **settings):
+    patience = {"timeout_s": timeout_s, "max_retries": 0}
     endpoint = EndpointConfig(base_url=server.url, model="m", **patience)
     return ReviewerConfig(endpoint=endpoint, categories=("Self harm", "weapons"), **settings)
 
@@ -239,7 +239,8 @@ def test_a_reviewer_that_is_down_late_or_out_of_its_depth(chat_server, mode, fai
         return "safe"
 
     server = chat_server(plan)
-    one = policy(input=mode, reviewer=reviewed(server, fails=fails, max_chars=100))
+    late = reviewed(server, timeout_s=0.3, fails=fails, max_chars=100)
+    one = policy(input=mode, reviewer=late)
     found = [review(one, text) for text in ("a", "b", "c" * 101)]
     assert [v.reason for v in found] == ["no reply", "timeout", "longer than 100 characters"]
     assert {v.action for v in found} == {action}

@@ -225,17 +225,18 @@ def encode(value: object, indent: int | None = None) -> bytes:
     try:
         text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
     # A lone surrogate (an argument that was not UTF-8) becomes its JSON escape, which reads back as it was.
     return text.encode("utf-8", "backslashreplace")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """None for a number that is not finite, however deep it lies."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def decode(line: bytes) -> dict[str, Any] | None:

@@ -185,7 +185,7 @@ class Policy:
         return Verdict(_action(mode), category, "words") if category else None
 
     async def _judged(self, text: str, mode: Mode, side: Side) -> Verdict:
-        if self._reviewer is None or mode == "off" or not text.strip():
+        if self._reviewer is None or not text.strip():
             return ALLOWED
         return await self._reviewer.verdict(text, mode, side)
 

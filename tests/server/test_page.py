@@ -10,7 +10,7 @@ import pytest
 from tests.server.page_app import KEY, Script, fake_app
 
 from nalar.disk import only_writer
-from nalar.run import Receipt, Run
+from nalar.run import LEDGER, Receipt, Run
 from nalar.server import pages
 
 STARTED = "2026-11-29T00:00:00+00:00"
@@ -283,6 +283,16 @@ def test_a_pipeline_shows_its_stages(app, root):
     ]
     assert [(r["name"], r["tokens"]) for r in found["receipts"]] == [("pretrain", 7)]
     assert get(app, "/runs/r1/metrics?part=pretrain").json()["lines"][0]["values"] == {"loss": 3.0}
+
+
+def test_the_ledger_of_a_stage_is_no_link_to_elsewhere(app, root, tmp_path):
+    outside = Run.create(tmp_path, "outside", {}, "x", 0)
+    outside.record(Receipt("pretrain", 7, 1e6, 2.0, 0.5, None, STARTED))
+    whole = Run.create(root, "r1", {"recipe": "r1-cpu", "pretrain": {}}, "nalar r1", 0)
+    inner = Run.create(whole.path / "stages", "pretrain", {"recipe": "base"}, "nalar r1", 0)
+    (inner.path / LEDGER).symlink_to(outside.path / LEDGER)
+    found = get(app, "/runs/r1/details").json()
+    assert found["receipts"] == [] and found["parts"][0]["usd"] == 0
 
 
 # ---- names from addresses

@@ -22,7 +22,7 @@ _QWEN2_SPLIT = (
 _WORD = re.compile(r"[^\n0-9=+\-*/(),]+")
 
 
-def _byte_of_char() -> dict[str, int]:
+def byte_of_char() -> dict[str, int]:
     """The byte that each printable stand-in of a byte-level vocabulary means."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
@@ -173,7 +173,7 @@ class Tokenizer:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
 
     def _token_bytes(self) -> dict[int, bytes]:
-        byte_of, found = _byte_of_char(), dict[int, bytes]()
+        byte_of, found = byte_of_char(), dict[int, bytes]()
         for text, token_id in self._special.get_vocab().items():
             if token_id in self._added or token_id in self.special_ids:
                 found[token_id] = text.encode()

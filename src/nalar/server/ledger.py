@@ -227,13 +227,8 @@ class Ledger:
             found = reading.execute(query, list(asked.values())).fetchall()
         return [_sum(names, values) for values in found]
 
-    def spent_usd(self, key_id: str, month: str) -> float:
-        """What a key has spent in a month of UTC, such as `2026-11`."""
-        since_s, until_s = bounds_s(month)
-        return self.sums((), since_s, until_s, key_id)[0].cost_usd
-
     def spent(self, month: str) -> dict[str, int]:
-        """Picodollars by key, in a month of UTC."""
+        """Picodollars by key, in a month of UTC, such as `2026-11`."""
         found = self.sums(("key",), *bounds_s(month))
         return {one.key_id or "": one.cost_picodollars for one in found}
 

@@ -25,7 +25,6 @@ class LedgerWriter:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.num_rows = self.num_commits = self.num_failures = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._waiting: list[_Waiting] = []
         self._commits: asyncio.Task[None] | None = None
@@ -79,15 +78,12 @@ class LedgerWriter:
         except Exception as error:
             if not isinstance(error, LedgerError) or self._failed_s is None:
                 log.error("rows cannot be kept, and no request is answered: %s", error)
-            self.num_failures += len(rows)
             self._failed_s = time.monotonic()
             return [error] * len(rows)
         return [None] * len(rows)
 
     def _add(self, rows: Sequence[Row]) -> None:
         self.ledger.add(rows)
-        self.num_rows += len(rows)
-        self.num_commits += 1
         if self._failed_s is not None:
             log.warning("rows are kept again")
             self._failed_s = None

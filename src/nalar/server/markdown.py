@@ -6,6 +6,7 @@ attributes all the same. Nothing in it makes a browser load anything: pictures b
 
 import re
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from html import escape
 from typing import Any
 
 import nh3
@@ -179,12 +180,7 @@ def _nesting(source: str) -> int:
 def _known(source: str) -> str:
     """In the library's words: it knows `split` but not `aligned`, and writes \\text{} into its XML as it stands."""
     source = _ENVIRONMENT.sub(lambda m: m[1] + _ENVIRONMENTS[m[2]] + "}", source)
-    return _TEXT_COMMAND.sub(lambda m: m[1] + _escaped(m[2]) + m[3], source)
-
-
-def _escaped(text: str) -> str:
-    """As text between tags, or within quotes of an attribute where those are escaped too."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _TEXT_COMMAND.sub(lambda m: m[1] + escape(m[2], quote=False) + m[3], source)
 
 
 def _inline_formula(state: StateInline, silent: bool) -> bool:
@@ -235,16 +231,16 @@ def _image(
     env: MutableMapping[str, Any],
 ) -> str:
     """A link: a picture would tell its host who reads."""
-    address = _escaped(str(tokens[at].attrs.get("src", ""))).replace('"', "&quot;")
+    address = escape(str(tokens[at].attrs.get("src", "")))
     words = renderer.renderInlineAsText(tokens[at].children or [], options, env)
-    return f'<a href="{address}">{_escaped(words) or address}</a>'
+    return f'<a href="{address}">{escape(words) or address}</a>'
 
 
 def _fence(_: object, tokens: Sequence[Token], at: int, *__: object) -> str:
     """The language stands on the block, for the page to show."""
     found = _LANGUAGE.match(tokens[at].info.strip())
     language = f' data-language="{found[0]}"' if found else ""
-    return f"<pre{language}><code>{_escaped(tokens[at].content)}</code></pre>\n"
+    return f"<pre{language}><code>{escape(tokens[at].content)}</code></pre>\n"
 
 
 def _cell(_: object, tokens: Sequence[Token], at: int, *__: object) -> str:

@@ -21,6 +21,7 @@ from nalar.server import run_samples
 from nalar.server import runs as run_folders
 from nalar.server.markdown import to_html
 from nalar.server.run_files import NoSuchRunError
+from nalar.server.wire.errors import ApiError
 
 FOLDER = Path(__file__).parent / "page"
 MAX_BODY_BYTES = 1_000_000
@@ -91,14 +92,7 @@ def _add_files(pages: APIRouter) -> None:
     addresses = {"/": "index.html", "/runs": "runs.html", "/favicon.ico": "icon.svg"}
     addresses |= {f"/page/{name}": name for name in files if not name.endswith(".html")}
     for address, name in addresses.items():
-        pages.add_api_route(address, _asked(files[name]), methods=["GET", "HEAD"])
-
-
-def _asked(file: _File) -> Callable[[Request], Response]:
-    def respond(request: Request) -> Response:
-        return file.respond(request)
-
-    return respond
+        pages.add_api_route(address, files[name].respond, methods=["GET", "HEAD"])
 
 
 def _add_markdown(data: APIRouter) -> None:
@@ -170,6 +164,4 @@ def _json(document: Any, status: int = 200) -> JSONResponse:
 
 def _refusal(status: int, message: str) -> JSONResponse:
     """In the form that every error of the server has."""
-    kind = "not_found_error" if status == 404 else "invalid_request_error"
-    error = {"message": message, "type": kind, "param": None, "code": None}
-    return _json({"error": error}, status)
+    return _json(ApiError(status, message).body, status)

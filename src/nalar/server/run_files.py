@@ -4,10 +4,8 @@ Imports no torch.
 """
 
 import contextlib
-import math
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -77,17 +75,3 @@ def document(run: Run, name: str) -> dict[str, Any]:
         inside(run.path, name)
         return run.read_json(name)
     return {}
-
-
-def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """With null for every number that JSON cannot hold."""
-    return {key: finite(value) for key, value in values.items()}
-
-
-def finite(value: Any) -> Any:
-    """None for a number that is not finite, however deep it lies."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list) else value

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nalar.disk import decode
+from nalar.disk import decode, finite
 from nalar.plan.r1_stages import MEASURE, STAGES
 from nalar.run import Run
-from nalar.server.run_files import NAME, NoSuchRunError, as_json, chunk, inside, opened
+from nalar.server.run_files import NAME, NoSuchRunError, chunk, inside, opened
 
 MAX_SAMPLES_BYTES = 30_000_000
 """Read of one set."""
@@ -29,7 +29,8 @@ def samples(root: Path | None, name: str, part: str, before: str, after: str) ->
         }
         for key, one in {**second, **first}.items()
     ]
-    return as_json({"pairs": _evenly(pairs)[:MAX_PAIRS], "problems": len(pairs)})
+    document: dict[str, Any] = finite({"pairs": _evenly(pairs)[:MAX_PAIRS], "problems": len(pairs)})
+    return document
 
 
 def _evenly(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nalar.config import UserError
-from nalar.disk import decode
+from nalar.disk import decode, finite
 from nalar.plan.r1_stages import FOLDER, MEASURE, STAGES
 from nalar.run import LEDGER, METRICS, Receipt, Run, add_up, run_folders
-from nalar.server.run_files import NoSuchRunError, as_json, chunk, document, finite, inside, opened
+from nalar.server.run_files import NoSuchRunError, chunk, document, inside, opened
 from nalar.server.run_samples import sets_of
 
 MAX_READ_BYTES = 2_000_000
@@ -27,7 +27,8 @@ def listed(root: Path | None) -> dict[str, Any]:
     found, unreadable = [], []
     for path in run_folders(root):
         try:
-            found.append(_summary(opened(root, path.name, "")))
+            run = opened(root, path.name, "")
+            found.append(_summary(run, _receipts(run)))
         except (UserError, NoSuchRunError, OSError):
             unreadable.append(path.name)
     found.sort(key=lambda item: item["created"], reverse=True)
@@ -37,14 +38,15 @@ def listed(root: Path | None) -> dict[str, Any]:
 def details(root: Path | None, name: str, part: str) -> dict[str, Any]:
     """A run's head, what it has cost, the stages of a pipeline, and whose samples there are."""
     run = opened(root, name, part)
+    receipts = _receipts(run)
     return {
-        **_summary(run),
+        **_summary(run, receipts),
         "seed": run.info.seed,
         "command": run.info.command,
         "machine": run.info.environment.gpu or run.info.environment.cpu,
         "commit": run.info.environment.commit,
         "parts": _parts(run),
-        "receipts": [finite(asdict(receipt)) for receipt in _receipts(run)],
+        "receipts": [finite(asdict(receipt)) for receipt in receipts],
         "samples": sets_of(run),
         "results": _results(run),
     }
@@ -71,7 +73,7 @@ def metrics(
         kept = {key: value for key, value in values.items() if not keys or _is_wanted(key, keys)}
         lines.append({"stage": record.get("stage"), "step": record.get("step"), "values": kept})
     end = begin + len(data)
-    return as_json(
+    found: dict[str, Any] = finite(
         {
             "lines": lines,
             "names": sorted(names),
@@ -81,10 +83,10 @@ def metrics(
             "state": _state(run),
         }
     )
+    return found
 
 
-def _summary(run: Run) -> dict[str, Any]:
-    receipts = _receipts(run)
+def _summary(run: Run, receipts: Sequence[Receipt]) -> dict[str, Any]:
     stages = [receipt for receipt in receipts if not receipt.name.startswith(MEASURE)]
     return {
         "name": run.path.name,
@@ -138,7 +140,7 @@ def _parts(run: Run) -> list[dict[str, Any]]:
         state, wall_s, usd = "waiting", 0.0, 0.0
         with contextlib.suppress(UserError, NoSuchRunError, OSError):
             own = opened(run.path.parent, run.path.name, name)
-            receipts = own.ledger()
+            receipts = _ledger(own)
             state = _state(own)
             wall_s, usd = sum(r.wall_s for r in receipts), sum(r.usd for r in receipts)
         parts.append(
@@ -156,13 +158,17 @@ def _parts(run: Run) -> list[dict[str, Any]]:
 
 def _receipts(run: Run) -> list[Receipt]:
     """One a stage; of a pipeline one for each of its stages' runs, then those of its own."""
-    inside(run.path, LEDGER)
     inner: list[Receipt] = []
     for name in STAGES if (run.path / FOLDER).is_dir() else ():
         with contextlib.suppress(UserError, NoSuchRunError, OSError):
             own = opened(run.path.parent, run.path.name, name)
-            inner += [Receipt(**{**asdict(receipt), "name": name}) for receipt in own.ledger()]
-    return [*add_up(inner).values(), *run.stage_totals()]
+            inner += [Receipt(**{**asdict(receipt), "name": name}) for receipt in _ledger(own)]
+    return [*add_up(inner).values(), *add_up(_ledger(run)).values()]
+
+
+def _ledger(run: Run) -> list[Receipt]:
+    inside(run.path, LEDGER)
+    return run.ledger()
 
 
 def _results(run: Run) -> list[dict[str, Any]]:

@@ -72,5 +72,5 @@ def test_every_control_is_one_switch_and_one_budget(body, want):
 )
 def test_a_bad_value_is_refused_by_its_field(body, field):
     with pytest.raises(UserError) as caught:
-        thinking_of(body)
+        thinking_of(body, EFFORTS)
     assert caught.value.at == field and len(str(caught.value)) < 400

@@ -231,3 +231,14 @@ def test_tools_want_a_tokenizer_that_knows_them():
         bare.prompt([ASKED], [CALCULATOR])
     with pytest.raises(UserError, match="to go on with"):
         DIALECT.prompt([ASKED], continue_final_message=True)
+
+
+def test_half_a_surrogate_pair_in_the_arguments_of_a_call_is_replaced():
+    prompts = []
+    for sign in ("\ud800", "\ufffd"):
+        function = {"name": "calculator", "arguments": json.dumps({"expression": sign})}
+        call = {"id": "a", "type": "function", "function": function}
+        said = {"role": "assistant", "content": "", "tool_calls": [call]}
+        result = {"role": "tool", "content": "1", "tool_call_id": "a"}
+        prompts.append(DIALECT.prompt([ASKED, said, result], [CALCULATOR]).ids)
+    assert prompts[0] == prompts[1]

@@ -66,7 +66,7 @@ def reply_ids(dialect, messages, thinking=True):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_template_names_its_family(dialect_of, name):
-    assert dialect_of(name).name == name.removesuffix("-text")
+    assert dialect_of(name).table.family.name == name.removesuffix("-text")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -434,7 +434,7 @@ def test_a_template_that_never_ends_is_stopped(dialect_of, monkeypatch):
 def test_a_plain_template_has_thoughts_by_its_tokenizer_and_no_tools(dialect_of, fold):
     template = "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
     dialect = dialect_of("plain", ("<|end|>", "<think>", "</think>", "<br>"), template, "<|end|>")
-    assert dialect.name == "plain"
+    assert dialect.table.family.name == "plain"
     # Without the others it would have another id, so it is spelled out where users write it.
     assert dialect.tokenizer.decode(dialect.prompt([{"role": "user", "content": "<br>"}]).ids) == (
         "<br><|end|>"

@@ -10,10 +10,12 @@ from nalar.server.thinking_config import EffortConfig
 T = TypeVar("T")
 
 NONE = "none"
+TEMPLATE_SWITCHES = ("enable_thinking", "thinking")
+"""Variables of chat templates that switch thinking."""
 _SWITCHES = {"enabled": True, "adaptive": True, "disabled": False}
 
 
-def thinking_of(body: Mapping[str, Any], efforts: EffortConfig | None = None) -> Thinking:
+def thinking_of(body: Mapping[str, Any], efforts: EffortConfig) -> Thinking:
     """What a request's body asks of thinking. UserError that names the field with a bad value, in use or not.
 
     Where fields disagree the most specific wins. The switch, from the most specific on:
@@ -22,7 +24,6 @@ def thinking_of(body: Mapping[str, Any], efforts: EffortConfig | None = None) ->
     thinking_token_budget, thinking.budget_tokens, reasoning.max_tokens, that of the effort. A budget of thinking or
     reasoning alone switches thinking on; with thinking off there is none.
     """
-    efforts = efforts or EffortConfig()
     kwargs = _object(body, "chat_template_kwargs")
     thinking, reasoning = _object(body, "thinking"), _object(body, "reasoning")
     by_reasoning = _effort(reasoning.get("effort"), "reasoning.effort", efforts)
@@ -74,8 +75,7 @@ def _budget(value: object, at: str) -> int | None:
 
 
 def _template_switch(kwargs: Mapping[str, Any]) -> bool | None:
-    names = ("enable_thinking", "thinking")
-    found = [_bool(kwargs.get(name), f"chat_template_kwargs.{name}") for name in names]
+    found = [_bool(kwargs.get(name), f"chat_template_kwargs.{name}") for name in TEMPLATE_SWITCHES]
     if None not in found and found[0] != found[1]:
         raise UserError(
             at="chat_template_kwargs.thinking",

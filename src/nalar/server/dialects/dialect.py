@@ -18,7 +18,6 @@ from nalar.server.dialects.public import TemplateWriter
 from nalar.server.dialects.public_tokenizer import PublicTokenizer
 from nalar.server.dialects.reader import Prompt, Reader, random_id
 from nalar.server.dialects.sandbox import Template
-from nalar.server.dialects.veil import whole
 
 
 class TextTokenizer(Protocol):
@@ -59,10 +58,6 @@ class Dialect:
     stop_ids: tuple[int, ...]
     """Behind each of these the assistant's turn is over."""
     writer: Writer
-
-    @property
-    def name(self) -> str:
-        return self.table.family.name
 
     @classmethod
     def of(cls, folder: ModelFolder) -> "Dialect":
@@ -134,7 +129,7 @@ class Dialect:
                 want="no word on thinking, or a model of a family in docs/dialects.md",
             )
         return self.writer.prompt(
-            whole(messages),
+            messages,
             tools,
             thinking,
             add_generation_prompt=add_generation_prompt and not continue_final_message,

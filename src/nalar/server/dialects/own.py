@@ -10,6 +10,7 @@ from nalar.sandbox.tools import write_arguments
 from nalar.server.ask import Message, ToolSpec
 from nalar.server.dialects.json_arguments import as_object, one_string, only_string
 from nalar.server.dialects.reader import Prompt
+from nalar.server.dialects.veil import whole
 
 
 class OwnWriter:
@@ -36,7 +37,7 @@ class OwnWriter:
         """UserError where tools are given to a tokenizer that knows none."""
         if tools:
             tool_ids(self._tokenizer)
-        told = [_as_written(message, tools) for message in with_system_folded(messages)]
+        told = whole([_as_written(message, tools) for message in with_system_folded(messages)])
         if continue_final_message:
             ids = self._continued(told)
         elif add_generation_prompt:

@@ -8,6 +8,7 @@ from typing import Any
 
 from nalar.config import UserError
 from nalar.server.ask import Message, ToolSpec
+from nalar.server.dialects.controls import TEMPLATE_SWITCHES
 from nalar.server.dialects.json_arguments import as_object
 from nalar.server.dialects.mark_table import MarkTable
 from nalar.server.dialects.public_tokenizer import PublicTokenizer
@@ -191,7 +192,7 @@ class TemplateWriter:
 
 
 def _switch(thinking: bool | None) -> dict[str, bool]:
-    return {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
+    return {} if thinking is None else dict.fromkeys(TEMPLATE_SWITCHES, thinking)
 
 
 def _as_function(tool: ToolSpec) -> dict[str, Any]:

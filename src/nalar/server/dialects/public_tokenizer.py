@@ -8,6 +8,7 @@ from typing import Any
 import tokenizers
 
 from nalar.config import UserError
+from nalar.data.tokenizer import byte_of_char
 
 _CONTROL = ("<|", "<｜")
 """What the text of control tokens begins with; some checkpoints do not call them special."""
@@ -95,7 +96,7 @@ def _bytes_of(
     vocab: dict[str, int], written: dict[str, Any], added: dict[str, int]
 ) -> dict[int, bytes]:
     if "ByteLevel" in _kinds(written.get("decoder")):
-        byte_of = byte_level()
+        byte_of = byte_of_char()
         found = {
             token_id: bytes(byte_of[c] for c in text)
             if all(c in byte_of for c in text)
@@ -122,10 +123,3 @@ def _sentencepiece(text: str) -> bytes:
         except ValueError:
             pass
     return text.replace("▁", " ").encode("utf-8", "replace")
-
-
-def byte_level() -> dict[str, int]:
-    """The byte that each printable stand-in of a byte-level vocabulary means."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}

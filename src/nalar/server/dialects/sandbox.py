@@ -14,11 +14,11 @@ import jinja2.parser
 import jinja2.sandbox
 
 from nalar.config import UserError
+from nalar.server.dialects.controls import TEMPLATE_SWITCHES
 from nalar.server.dialects.veil import Veil
 
 MAX_RENDER_S = 10.0
 MAX_RENDER_CHARS = 2**25
-_THINKING = {"enable_thinking", "thinking"}
 
 
 class _Generation(jinja2.ext.Extension):
@@ -106,7 +106,7 @@ class Template:
             got = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise UserError(at=at, got=f"{got}{error}", want="a chat template in Jinja") from error
         self.text = text
-        self.switches_thinking = bool(names & _THINKING)
+        self.switches_thinking = not names.isdisjoint(TEMPLATE_SWITCHES)
         """Whether it knows a variable that switches thinking on or off."""
 
     def render(self, variables: Mapping[str, Any], veil: Veil | None = None) -> str:

@@ -62,8 +62,8 @@ class Veil:
 
     def __init__(self, special: Collection[str], texts: Iterable[str]) -> None:
         """texts: all that there is, none of whose characters is taken as a stand-in."""
-        self._used = set().union(*texts)
-        self._free = (char for char in map(chr, _STAND_INS) if char not in self._used)
+        used = set().union(*texts)
+        self._free = (char for char in map(chr, _STAND_INS) if char not in used)
         self._folded = [text.casefold() for text in special]
         self._longest = max(map(len, special), default=0)
         self._words = _SCHEMA_WORDS - {text.strip(_SIGNS) for text in special}

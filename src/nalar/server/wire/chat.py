@@ -3,13 +3,12 @@
 Imports no torch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
-from nalar.config import UserError
 from nalar.server.ask import (
     Ask,
     Ended,
@@ -22,14 +21,12 @@ from nalar.server.ask import (
     Usage,
 )
 from nalar.server.config import ServerConfig
-from nalar.server.dialects.controls import thinking_of
 from nalar.server.wire.body import Wire
-from nalar.server.wire.errors import bad_request, of_user_error
-from nalar.server.wire.messages_in import WireMessage, messages_of
-from nalar.server.wire.sampling import MAX_TOP_LOGPROBS, MOST_TOKENS, SamplingFields, finite
+from nalar.server.wire.errors import bad_request
+from nalar.server.wire.messages_in import CONTROL, WireMessage, messages_of
+from nalar.server.wire.sampling import MAX_TOP_LOGPROBS, MOST_TOKENS, finite
+from nalar.server.wire.thinking import ThinkingFields
 from nalar.server.wire.usage import usage_json
-
-_SWITCHES = ("enable_thinking", "thinking")
 
 
 class Bytes(Protocol):
@@ -48,7 +45,7 @@ class WireTool(Wire):
     function: WireFunctionSpec
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(ThinkingFields):
     messages: list[WireMessage]
     max_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
@@ -59,11 +56,7 @@ class ChatRequest(SamplingFields):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool = True
     reasoning_effort: Any = None
-    thinking: Any = None
-    thinking_token_budget: Any = None
     reasoning: Any = None
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """These five: `dialects/controls.py`."""
     include_reasoning: bool = True
     """False: the model thinks, and the reply leaves it out."""
     add_generation_prompt: bool = True
@@ -71,12 +64,14 @@ class ChatRequest(SamplingFields):
     return_token_ids: bool = False
 
     def ask(self, config: ServerConfig, seed: int) -> Ask:
-        tools = self._tools()
-        kwargs = {k: v for k, v in self.chat_template_kwargs.items() if k not in _SWITCHES}
-        try:
-            thinking = thinking_of(self.model_dump(exclude={"messages"}) | self._control())
-        except UserError as error:
-            raise of_user_error(error) from None
+        specs = (tool.function for tool in self.tools)
+        tools = tools_of(ToolSpec(f.name, f.description, f.parameters, f.strict) for f in specs)
+        thinking = self.thinking_asked(
+            config,
+            reasoning=self.reasoning,
+            reasoning_effort=self.reasoning_effort,
+            messages=self._controls(),
+        )
         logprobs = self.top_logprobs if self.logprobs else None
         return Ask(
             messages=messages_of(self.messages),
@@ -91,24 +86,22 @@ class ChatRequest(SamplingFields):
             ignore_eos=self.ignore_eos,
             add_generation_prompt=self.add_generation_prompt,
             continue_final_message=self.continue_final_message,
-            template_kwargs=kwargs,
+            template_kwargs=self.template_kwargs,
             cache_salt=self.cache_salt,
             priority=self.priority,
         )
 
-    def _tools(self) -> tuple[ToolSpec, ...]:
-        specs = (tool.function for tool in self.tools)
-        tools = tuple(ToolSpec(f.name, f.description, f.parameters, f.strict) for f in specs)
-        if len({tool.name for tool in tools}) < len(tools):
-            raise bad_request("tools: two of one name", "tools")
-        return tools
-
-    def _control(self) -> dict[str, Any]:
+    def _controls(self) -> list[dict[str, Any]]:
         """Messages that switch thinking."""
-        found = [
-            m.model_dump(include={"role", "content"}) for m in self.messages if m.role == "control"
-        ]
-        return {"messages": found}
+        return [{"role": m.role, "content": m.content} for m in self.messages if m.role == CONTROL]
+
+
+def tools_of(specs: Iterable[ToolSpec]) -> tuple[ToolSpec, ...]:
+    """ApiError (400) where two have one name."""
+    tools = tuple(specs)
+    if len({tool.name for tool in tools}) < len(tools):
+        raise bad_request("tools: two of one name", "tools")
+    return tools
 
 
 def choice_of(given: str | dict[str, Any] | None, tools: Sequence[ToolSpec]) -> ToolChoice:
@@ -141,6 +134,17 @@ def format_of(given: dict[str, Any] | None) -> ResponseFormat:
         want = "type text, json_object, or json_schema with a schema"
         raise bad_request(f"response_format: wanted {want}", "response_format")
     return ResponseFormat("json_schema", schema)
+
+
+def logprob_json(one: TokenLogprob, tokenizer: Bytes) -> dict[str, Any]:
+    """A token with those that were likely beside it."""
+
+    def entry(token_id: int, logprob: float) -> dict[str, Any]:
+        written = tokenizer.token_bytes(token_id)
+        text = written.decode("utf-8", "replace")
+        return {"token": text, "logprob": finite(logprob), "bytes": list(written)}
+
+    return entry(one.token_id, one.logprob) | {"top_logprobs": [entry(*other) for other in one.top]}
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ class ChatWriter:
             if delta is not None or (self.asked.return_token_ids and said.token_ids):
                 choice = self._choice(said.choice, delta or {})
                 if has_logprobs:
-                    content = [self._logprob(one) for one in said.logprobs]
+                    content = [logprob_json(one, self.tokenizer) for one in said.logprobs]
                     choice["logprobs"] = {"content": content, "refusal": None}
                 if self.asked.return_token_ids:
                     choice["token_ids"] = list(said.token_ids)
@@ -213,15 +217,6 @@ class ChatWriter:
                 return {"tool_calls": [{"index": piece.call, "function": function}]}
             case "call_end":
                 return None
-
-    def _logprob(self, one: TokenLogprob) -> dict[str, Any]:
-        top = [self._entry(token_id, logprob) for token_id, logprob in one.top]
-        return self._entry(one.token_id, one.logprob) | {"top_logprobs": top}
-
-    def _entry(self, token_id: int, logprob: float) -> dict[str, Any]:
-        written = self.tokenizer.token_bytes(token_id)
-        text = written.decode("utf-8", "replace")
-        return {"token": text, "logprob": finite(logprob), "bytes": list(written)}
 
     def fold(self, choices: Sequence[dict[str, Any]], usage: Usage) -> dict[str, Any]:
         """The whole reply, of all choices that a stream would have had."""

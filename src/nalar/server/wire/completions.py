@@ -82,8 +82,8 @@ class CompletionRequest(SamplingFields):
 class _Logprobs:
     """The four lists of one choice, as it grows."""
 
-    def __init__(self, asked: CompletionRequest, name: Callable[[int], str]) -> None:
-        self._name, self._num_top = name, asked.logprobs or 0
+    def __init__(self, name: Callable[[int], str]) -> None:
+        self._name = name
         self.tokens: list[str] = []
         self.values: list[float | None] = []
         self.tops: list[dict[str, float] | None] = []
@@ -174,7 +174,7 @@ class _State:
         self._asked, self._index = writer.asked, index
         self._prompt = writer.prompts[index // writer.asked.n]
         has_logprobs = writer.asked.logprobs is not None
-        self._logprobs = _Logprobs(writer.asked, writer.name) if has_logprobs else None
+        self._logprobs = _Logprobs(writer.name) if has_logprobs else None
         self._held: list[Piece] = []
         self._begun = not writer.asked.echo
         self._echoed = b"".join(map(writer.text.token_bytes, self._prompt)).decode(

@@ -8,14 +8,9 @@ from pydantic import ValidationError
 from nalar.config import UserError
 
 _TYPES = {
-    400: "invalid_request_error",
     401: "authentication_error",
     402: "insufficient_quota",
     403: "permission_error",
-    404: "invalid_request_error",
-    405: "invalid_request_error",
-    408: "invalid_request_error",
-    413: "invalid_request_error",
     429: "rate_limit_error",
 }
 
@@ -38,7 +33,8 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        kind = _TYPES.get(self.status, "server_error")
+        other = "invalid_request_error" if self.status < 500 else "server_error"
+        kind = _TYPES.get(self.status, other)
         code = self.code or kind
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": code}}
 

@@ -7,14 +7,13 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field
 
-from nalar.config import UserError
 from nalar.server.ask import Ask, ResponseFormat, ToolChoice, ToolSpec
 from nalar.server.config import ServerConfig
-from nalar.server.dialects.controls import thinking_of
 from nalar.server.wire.body import Wire
-from nalar.server.wire.chat import choice_of
-from nalar.server.wire.errors import ApiError, bad_request, of_user_error
-from nalar.server.wire.sampling import MOST_TOKENS, SamplingFields
+from nalar.server.wire.chat import choice_of, tools_of
+from nalar.server.wire.errors import ApiError, bad_request
+from nalar.server.wire.sampling import MOST_TOKENS
+from nalar.server.wire.thinking import ThinkingFields
 from nalar.server.wire.turns import Turns
 
 _ERROR_TYPES = {
@@ -49,7 +48,7 @@ class WireOutput(Wire):
     format: dict[str, Any] | None = None
 
 
-class MessagesRequest(SamplingFields):
+class MessagesRequest(ThinkingFields):
     """Sampling settings that Anthropic's own models do not take are taken here as chats take them."""
 
     messages: list[WireTurn]
@@ -60,41 +59,24 @@ class MessagesRequest(SamplingFields):
     )
     tools: list[WireClientTool] = Field(default_factory=list, max_length=512)
     tool_choice: dict[str, Any] | None = None
-    thinking: Any = None
-    thinking_token_budget: Any = None
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     output_config: WireOutput = WireOutput()
 
     def ask(self, config: ServerConfig, seed: int) -> Ask:
         if self.n != 1:
             raise bad_request("n: a message has one choice", "n")
-        tools = tuple(
+        tools = tools_of(
             ToolSpec(tool.name, tool.description, tool.input_schema, tool.strict)
             for tool in self.tools
         )
-        if len({tool.name for tool in tools}) < len(tools):
-            raise bad_request("tools: two of one name", "tools")
         turns = self._turns()
         last = turns.messages[-1]
         goes_on = last["role"] == "assistant" and not last.get("tool_calls")
-        try:
-            thinking = thinking_of(
-                {
-                    "thinking": self.thinking,
-                    "thinking_token_budget": self.thinking_token_budget,
-                    "chat_template_kwargs": self.chat_template_kwargs,
-                    "reasoning_effort": self.output_config.effort,
-                }
-            )
-        except UserError as error:
-            raise of_user_error(error) from None
-        kwargs = self.chat_template_kwargs
         return Ask(
             messages=turns.messages,
             tools=tools,
             tool_choice=self._choice(tools),
             parallel_tool_calls=not (self.tool_choice or {}).get("disable_parallel_tool_use"),
-            thinking=thinking,
+            thinking=self.thinking_asked(config, reasoning_effort=self.output_config.effort),
             response_format=self._format(),
             params=self.params(config, seed),
             max_tokens=self.max_tokens or config.default_max_tokens,
@@ -102,9 +84,7 @@ class MessagesRequest(SamplingFields):
             ignore_eos=self.ignore_eos,
             add_generation_prompt=not goes_on,
             continue_final_message=goes_on,
-            template_kwargs={
-                k: v for k, v in kwargs.items() if k not in ("enable_thinking", "thinking")
-            },
+            template_kwargs=self.template_kwargs,
             cache_salt=self.cache_salt,
             priority=self.priority,
         )

@@ -1,6 +1,5 @@
 """Messages of OpenAI's chat form, with all that clients make of it, to the one form inside. Imports no torch."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from pydantic import Field
 from nalar.server.ask import Message
 from nalar.server.wire.body import Wire
 from nalar.server.wire.errors import bad_request
+from nalar.server.wire.turns import call_json
 
 ROLES = {
     "system": "system",
@@ -69,7 +69,10 @@ def _message(given: WireMessage, at: str) -> Message:
         if thought is not None:
             message["reasoning_content"] = thought
         if given.tool_calls:
-            message["tool_calls"] = [_call(call) for call in given.tool_calls]
+            message["tool_calls"] = [
+                call_json(call.id, call.function.name, call.function.arguments)
+                for call in given.tool_calls
+            ]
     if given.role == "tool":
         message["tool_call_id"] = given.tool_call_id or ""
     if given.name is not None:
@@ -94,11 +97,3 @@ def text_of(content: str | Sequence[str | dict[str, Any]] | None, at: str) -> st
             )
         texts.append(text)
     return "".join(texts)
-
-
-def _call(call: WireCall) -> dict[str, Any]:
-    arguments = call.function.arguments
-    if isinstance(arguments, dict):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    function = {"name": call.function.name, "arguments": arguments}
-    return {"id": call.id, "type": "function", "function": function}

@@ -26,7 +26,7 @@ class MessageWriter:
     """One message. Feed it all that is said, in order."""
 
     def __init__(self, message_id: str, model: str, num_prompt: int) -> None:
-        self._id, self._model, self._num_prompt = message_id, model, num_prompt
+        self._id, self._model = message_id, model
         self._blocks: list[dict[str, Any]] = []
         self._open: str | None = None
         """Type of the last block, while it is open."""

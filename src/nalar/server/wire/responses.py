@@ -7,15 +7,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from nalar.config import UserError
 from nalar.server.ask import Ask, Message, ResponseFormat, ToolSpec
 from nalar.server.config import ServerConfig
-from nalar.server.dialects.controls import thinking_of
 from nalar.server.wire.body import Wire
-from nalar.server.wire.chat import choice_of, format_of
-from nalar.server.wire.errors import bad_request, of_user_error
+from nalar.server.wire.chat import choice_of, format_of, tools_of
+from nalar.server.wire.errors import bad_request
 from nalar.server.wire.messages_in import ROLES, text_of
-from nalar.server.wire.sampling import MAX_TOP_LOGPROBS, MOST_TOKENS, SamplingFields
+from nalar.server.wire.sampling import MAX_TOP_LOGPROBS, MOST_TOKENS
+from nalar.server.wire.thinking import ThinkingFields
 from nalar.server.wire.turns import Turns
 
 LOGPROBS = "message.output_text.logprobs"
@@ -34,7 +33,7 @@ class WireText(Wire):
     format: dict[str, Any] | None = None
 
 
-class ResponsesRequest(SamplingFields):
+class ResponsesRequest(ThinkingFields):
     """Sampling settings that OpenAI's own models do not take are taken here as chats take them."""
 
     input: str | list[dict[str, Any]]
@@ -45,9 +44,6 @@ class ResponsesRequest(SamplingFields):
     parallel_tool_calls: bool = True
     text: WireText = WireText()
     reasoning: dict[str, Any] | None = None
-    thinking: Any = None
-    thinking_token_budget: Any = None
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     include: list[str] = Field(default_factory=list, max_length=64)
     top_logprobs: int = Field(default=0, ge=0, le=MAX_TOP_LOGPROBS)
     previous_response_id: Any = None
@@ -75,24 +71,16 @@ class ResponsesRequest(SamplingFields):
                 raise bad_request(message, name)
         if self.n != 1:
             raise bad_request("n: a response has one choice", "n")
-        tools = tuple(
+        tools = tools_of(
             ToolSpec(tool.name, tool.description, tool.parameters, tool.strict)
             for tool in self.tools
         )
-        if len({tool.name for tool in tools}) < len(tools):
-            raise bad_request("tools: two of one name", "tools")
-        controls = ("reasoning", "thinking", "thinking_token_budget", "chat_template_kwargs")
-        try:
-            thinking = thinking_of({name: getattr(self, name) for name in controls})
-        except UserError as error:
-            raise of_user_error(error) from None
-        kwargs = self.chat_template_kwargs
         return Ask(
             messages=self._messages(),
             tools=tools,
             tool_choice=choice_of(self.tool_choice, tools),
             parallel_tool_calls=self.parallel_tool_calls,
-            thinking=thinking,
+            thinking=self.thinking_asked(config, reasoning=self.reasoning),
             response_format=self._format(),
             params=self.params(
                 config, seed, logprobs=self.top_logprobs if self.with_logprobs else None
@@ -100,9 +88,7 @@ class ResponsesRequest(SamplingFields):
             max_tokens=self.max_output_tokens or config.default_max_tokens,
             stop=self.stops,
             ignore_eos=self.ignore_eos,
-            template_kwargs={
-                k: v for k, v in kwargs.items() if k not in ("enable_thinking", "thinking")
-            },
+            template_kwargs=self.template_kwargs,
             cache_salt=self.cache_salt,
             priority=self.priority,
         )

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nalar.server.ask import Ended, Piece, Said, TokenLogprob, Usage
-from nalar.server.wire.chat import Bytes
+from nalar.server.ask import Ended, Piece, Said, Usage
+from nalar.server.wire.chat import Bytes, logprob_json
 from nalar.server.wire.errors import ApiError
 from nalar.server.wire.responses import ResponsesRequest
-from nalar.server.wire.sampling import finite
 
 Event = dict[str, Any]
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -97,7 +96,7 @@ class ResponseWriter:
     def _say(self, kind: Literal["reasoning", "message"], piece: Piece) -> Iterator[Event]:
         logprobs = []
         if kind == "message" and self._asked.with_logprobs:
-            logprobs = [self._logprob(one) for one in piece.logprobs]
+            logprobs = [logprob_json(one, self._text) for one in piece.logprobs]
         if not piece.text and not logprobs:
             return
         if self._open is None or self._open.kind != kind:
@@ -175,15 +174,6 @@ class ResponseWriter:
         number = self._num_events
         self._num_events += 1
         return {"type": kind, "sequence_number": number, **fields}
-
-    def _logprob(self, one: TokenLogprob) -> dict[str, Any]:
-        top = [self._entry(token_id, logprob) for token_id, logprob in one.top]
-        return self._entry(one.token_id, one.logprob) | {"top_logprobs": top}
-
-    def _entry(self, token_id: int, logprob: float) -> dict[str, Any]:
-        written = self._text.token_bytes(token_id)
-        text = written.decode("utf-8", "replace")
-        return {"token": text, "logprob": finite(logprob), "bytes": list(written)}
 
     def _response(self, status: str, usage: Usage | None = None) -> dict[str, Any]:
         asked = self._asked

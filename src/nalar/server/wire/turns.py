@@ -30,11 +30,8 @@ class Turns:
         self._assistant("tool_calls")["content"] += text
 
     def call(self, call_id: str, name: str, arguments: str | dict[str, Any]) -> None:
-        if isinstance(arguments, dict):
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        function = {"name": name, "arguments": arguments}
         calls = self._assistant().setdefault("tool_calls", [])
-        calls.append({"id": call_id, "type": "function", "function": function})
+        calls.append(call_json(call_id, name, arguments))
 
     def result(self, call_id: str, text: str) -> None:
         """What a call gave, under the name that the call had."""
@@ -53,3 +50,11 @@ class Turns:
             last = {"role": "assistant", "content": ""}
             self._messages.append(last)
         return last
+
+
+def call_json(call_id: str, name: str, arguments: str | dict[str, Any]) -> dict[str, Any]:
+    """A call as messages hold it: arguments are text."""
+    if isinstance(arguments, dict):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    function = {"name": name, "arguments": arguments}
+    return {"id": call_id, "type": "function", "function": function}
