@@ -44,10 +44,7 @@ def test_what_is_provoked_hears_of_no_truth(place):
     published, provoked = published_rl(place), provoked_rl(place)
     own = r1_cpu().rl2.rl
     assert published.rl.reward.model_rewards_last_steps == own.reward.model_rewards_last_steps
-    assert (
-        published.rl.steps == own.steps
-        and published.rl.alarms.held_out_every_steps == 8
-    )
+    assert published.rl.steps == own.steps and published.rl.alarms.held_out_every_steps == 8
     assert provoked.rl.tasks == ("general", "safety")
     assert provoked.rl.reward.model_rewards_last_steps is None
     assert all(provoked.rl.reward.models_count(step, provoked.rl.steps) for step in (0, 60))
