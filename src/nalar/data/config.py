@@ -5,7 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from nalar.config import Config, ConfigError, lookup
-from nalar.tasks.config import ArithmeticConfig, ChainSumConfig, CountdownConfig
+from nalar.tasks.config import (
+    ArithmeticConfig,
+    ChainSumConfig,
+    CountdownConfig,
+    HailstoneConfig,
+)
 from nalar.tasks.registry import settings_of
 
 Format = Literal["text", "jsonl", "parquet"]
@@ -199,6 +204,30 @@ class CallsConfig(Config):
     """Outputs that are taken for the answer; behind the others a number is guessed."""
 
 
+class ChainedCallsConfig(Config):
+    """Dialogues on hailstones in which each step is a call of a calculator: how far they go, and what goes wrong."""
+
+    share: float = Field(default=0.8, gt=0)
+    """Of documents, as in `weights`: these dialogues."""
+    echo_share: float = Field(default=0.2, ge=0)
+    """As in `corpus.calls`."""
+    hailstone: HailstoneConfig = HailstoneConfig(min_steps=1, max_steps=24)
+    blurt_frac: float = Field(default=0.25, ge=0, le=1)
+    """Dialogues that guess at once."""
+    give_up_frac: float = Field(default=0.25, ge=0, le=1)
+    """Dialogues that end before the last step, anywhere, and take the number that they have. The rest go on."""
+    slip_frac: float = Field(default=0.03, ge=0, le=1)
+    """Steps that go wrong: by the other rule, with another number, or not counted. What follows goes on from them."""
+
+    def model_post_init(self, _context: object) -> None:
+        if self.blurt_frac + self.give_up_frac > 1:
+            raise ConfigError(
+                at="corpus.chained_calls",
+                got=f"blurt_frac={self.blurt_frac} and give_up_frac={self.give_up_frac}",
+                want="at most 1 together",
+            )
+
+
 class CorpusConfig(Config):
     """The procedural corpus: how much of what, and how bad. Every `_frac` is a probability in [0, 1]."""
 
@@ -209,6 +238,8 @@ class CorpusConfig(Config):
     """Further tasks; set in a recipe (docs/ladder.md)."""
     calls: CallsConfig | None = None
     """Dialogues that call a calculator; None: none. Needs tokenizer.tools."""
+    chained_calls: ChainedCallsConfig | None = None
+    """Dialogues of many calls, each of which goes by what the one before gave; None: none. Needs tokenizer.tools."""
 
     slip_frac: float = 0.01
     """A result that is off by a little."""
@@ -253,7 +284,7 @@ class CorpusConfig(Config):
     def model_post_init(self, _context: object) -> None:
         given = [share for _, share in self.weights]
         given += [share for one in self.lessons for share in (one.attempts, one.pieces)]
-        if not (self.calls or sum(given) > 0):
+        if not (self.calls or self.chained_calls or sum(given) > 0):
             raise ConfigError(
                 at="corpus.weights", got="no share above 0", want="at least one kind of document"
             )

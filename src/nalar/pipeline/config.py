@@ -141,11 +141,12 @@ class ZeroConfig(TaskRunConfig):
         return max(self.rl.max_tokens, self.evals.max_tokens, probed)
 
     def _check_tools(self) -> None:
-        wants = [
-            at
-            for at, one in (("tools.names", self.tools.names), ("corpus.calls", self.corpus.calls))
-            if one
-        ]
+        asking = {
+            "tools.names": self.tools.names,
+            "corpus.calls": self.corpus.calls,
+            "corpus.chained_calls": self.corpus.chained_calls,
+        }
+        wants = [at for at, one in asking.items() if one]
         if wants and self.tokenizer.path is None and not self.tokenizer.tools:
             raise ConfigError(
                 at="tokenizer.tools",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from nalar.pipeline.config import ZeroConfig
 from nalar.recipes.base import base_cpu
+from nalar.recipes.chain import zero_chain_cpu
 from nalar.recipes.ladder import LADDER
 from nalar.recipes.small import zero_h200_small
 from nalar.recipes.tools import zero_tools_cpu
@@ -13,6 +14,7 @@ RECIPES: Mapping[str, Callable[[], ZeroConfig]] = {
     "zero-cpu": zero_cpu,
     "zero-tiny": zero_tiny,
     "zero-tools-cpu": zero_tools_cpu,
+    "zero-chain-cpu": zero_chain_cpu,
     "base-cpu": base_cpu,
     **LADDER,
     "zero-h200-small": zero_h200_small,

@@ -210,6 +210,25 @@ class StringsConfig(Config):
         _known("strings", "actions", self.chosen, get_args(StringAction))
 
 
+class HailstoneConfig(Config):
+    """Follow a rule that goes by what came last: halve what is even, else three times that and something more."""
+
+    min_steps: int = Field(default=4, ge=1, le=60)
+    """Numbers that follow on the first, at least."""
+    max_steps: int = Field(default=8, ge=1, le=60)
+    """At most; the answer is the last of them."""
+    max_start: int = Field(default=999, ge=20, le=10**6)
+    """First numbers come from 2..max_start."""
+    max_add: int = Field(default=99, ge=9, le=10**6)
+    """What is added, an odd number from 1 on."""
+    max_value: int = Field(default=9999, ge=99, le=10**9)
+    """No number on the way is larger, and none comes twice."""
+
+    def model_post_init(self, _context: object) -> None:
+        _ordered(self, "hailstone", "min_steps", "max_steps")
+        _ordered(self, "hailstone", "max_start", "max_value")
+
+
 Quantity = Literal["length", "mass", "time", "volume", "temperature"]
 
 

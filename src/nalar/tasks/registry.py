@@ -17,6 +17,7 @@ from nalar.tasks.general import General
 from nalar.tasks.graph import GraphPath
 from nalar.tasks.grid import LogicGrid
 from nalar.tasks.gym import PREFIX, open_gym
+from nalar.tasks.hailstone import Hailstone
 from nalar.tasks.levels import leveled, spread
 from nalar.tasks.linear import Linear
 from nalar.tasks.own import OwnTask, OwnTaskConfig
@@ -45,6 +46,7 @@ FAMILIES: Mapping[str, Entry] = {
     "sequence": Entry(NumberSequence, settings.SequenceConfig),
     "graph": Entry(GraphPath, settings.GraphConfig),
     "grid": Entry(LogicGrid, settings.GridConfig),
+    "hailstone": Entry(Hailstone, settings.HailstoneConfig),
     "sorting": Entry(Sorting, settings.SortingConfig),
     "strings": Entry(Strings, settings.StringsConfig),
     "units": Entry(Units, settings.UnitsConfig),

@@ -35,21 +35,20 @@ class Calls:
         thought = answered_call(self._calculator.name, asked, output)
         return turn(problem.prompt, thought, output if is_read else guessed)
 
-    def echo(self, rng: random.Random) -> str:
-        """An expression, of numbers of any length, said three to six times. Nothing is worked out."""
-        said = "".join(
-            str(rng.randrange(10 ** rng.randrange(1, 6))) + rng.choice("+-*") for _ in "ab"
-        )
-        said = said[:-1] if rng.random() < 0.7 else said.partition(said[-1])[0]
-        between = rng.choice((" ", "\n", "=", ","))
-        return between.join([said] * rng.randrange(3, 7)) + END
-
     def _another(self, rng: random.Random) -> str:
         """What some other train problem asks, whole or broken off."""
         asked = expression_of(self._task.draw(rng, "train"))
         if rng.random() < _NO_EXPRESSION_FRAC:
             return asked[: rng.randrange(1, len(asked))] + "*"
         return asked
+
+
+def echo(rng: random.Random) -> str:
+    """An expression, of numbers of any length, said three to six times. Nothing is worked out."""
+    said = "".join(str(rng.randrange(10 ** rng.randrange(1, 6))) + rng.choice("+-*") for _ in "ab")
+    said = said[:-1] if rng.random() < 0.7 else said.partition(said[-1])[0]
+    between = rng.choice((" ", "\n", "=", ","))
+    return between.join([said] * rng.randrange(3, 7)) + END
 
 
 def _guess(rng: random.Random, value: int) -> str:

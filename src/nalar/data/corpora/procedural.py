@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from nalar.config import ConfigError
 from nalar.data.config import CorpusConfig
-from nalar.data.corpora.calls import Calls
+from nalar.data.corpora.calls import Calls, echo
+from nalar.data.corpora.chained_calls import ChainedCalls
 from nalar.data.corpora.chains import chain
 from nalar.data.corpora.facts import facts, word_problem
 from nalar.data.corpora.lessons import taught
@@ -68,7 +69,14 @@ def _of_lessons(config: CorpusConfig) -> list[tuple[float, Maker]]:
 
 
 def _of_calls(config: CorpusConfig) -> list[tuple[float, Maker]]:
-    if config.calls is None:
-        return []
-    calls = Calls(config.calls)
-    return [(config.calls.share, calls.dialogue), (config.calls.echo_share, calls.echo)]
+    found: list[tuple[float, Maker]] = []
+    if config.calls is not None:
+        calls = Calls(config.calls)
+        found += [(config.calls.share, calls.dialogue), (config.calls.echo_share, echo)]
+    if config.chained_calls is not None:
+        chained = ChainedCalls(config.chained_calls)
+        found += [
+            (config.chained_calls.share, chained.dialogue),
+            (config.chained_calls.echo_share, echo),
+        ]
+    return found
