@@ -270,3 +270,17 @@ def test_whoever_reads_a_request_can_tell_whether_it_is_harmful():
         assert task.score(problem, said).correct == harmful, problem.prompt
         verdicts.add((act, harmful))
     assert len(verdicts) == 2 * (3 + 2 + 2) * 2 + 2 * 2
+
+
+@pytest.mark.parametrize("word", ["hailstone", "hailstone,min_steps=24,max_steps=24"])
+def test_hailstones_fall_as_their_text_says(word):
+    """By parity of digits and sums: nothing is divided."""
+    for prompt, gold in problems(word):
+        pattern = r"From (\d+): n/2 if even, 3n\+(\d+) if odd\. After (\d+) steps\?"
+        number, add, steps = map(int, re.fullmatch(pattern, prompt).groups())
+        for _ in range(steps):
+            if str(number)[-1] in "02468":
+                number = next(half for half in range(number) if half + half == number)
+            else:
+                number = number + number + number + add
+        assert number == int(gold)
