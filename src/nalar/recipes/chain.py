@@ -36,13 +36,13 @@ def zero_chain_cpu() -> ZeroConfig:
             ),
             "packing": PackingConfig(step_tokens=2048, document_tokens=704),
             "pretrain": demo.pretrain.model_copy(
-                update={"slice_tokens": 2_000_000, "max_slices": 1}
+                update={"slice_tokens": 1_500_000, "max_slices": 1}
             ),
             "probe": None,
             "rl": RLConfig(
-                steps=40, tasks=(CHAINS,), max_tokens=_LONGEST, prompts_per_step=12, group_size=12
+                steps=32, tasks=(CHAINS,), max_tokens=_LONGEST, prompts_per_step=8, group_size=8
             ),
-            "evals": EvalConfig(tasks=(CHAINS,), max_tokens=_LONGEST),
+            "evals": EvalConfig(tasks=(CHAINS,), problems=128, k=4, max_tokens=_LONGEST),
             "tools": ToolsConfig(names=("calculator",), max_calls=32),
         }
     )
