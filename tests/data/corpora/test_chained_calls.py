@@ -45,16 +45,16 @@ def test_a_dialogue_without_flaws_calls_once_a_step_and_is_right():
 
 
 def test_flaws_come_as_often_as_the_config_says():
-    told = list(dialogues(800, blurt_frac=0.3, give_up_frac=0.2, slip_frac=0))
-    assert sum(not said.calls for _, said in told) / 800 == pytest.approx(0.31, abs=0.05)
+    told = list(dialogues(500, blurt_frac=0.3, give_up_frac=0.2, slip_frac=0))
+    assert sum(not said.calls for _, said in told) / 500 == pytest.approx(0.31, abs=0.07)
     short = [0 < len(said.calls) < steps for (_, _, steps), said in told]
-    assert sum(short) / 800 == pytest.approx(0.19, abs=0.05)
-    steps = [(asked, said) for asked, said in dialogues(400, **FLAWLESS | {"slip_frac": 0.04})]
+    assert sum(short) / 500 == pytest.approx(0.19, abs=0.07)
+    steps = [(asked, said) for asked, said in dialogues(250, **FLAWLESS | {"slip_frac": 0.04})]
     flawless = sum(
         [c.arguments for c in said.calls] == expressions(*asked) for asked, said in steps
     )
-    assert flawless / 400 == pytest.approx(
-        sum(0.96 ** asked[2] for asked, _ in steps) / 400, abs=0.05
+    assert flawless / 250 == pytest.approx(
+        sum(0.96 ** asked[2] for asked, _ in steps) / 250, abs=0.07
     )
 
 
@@ -67,7 +67,7 @@ def expressions(number, add, steps):
 
 
 def test_every_kind_of_slip_still_ends_in_an_answer():
-    for _, said in dialogues(300, **FLAWLESS | {"slip_frac": 1}):
+    for _, said in dialogues(200, **FLAWLESS | {"slip_frac": 1}):
         assert said.well_formed and re.fullmatch(r"\d+", said.answer)
         assert all(re.fullmatch(r"\d+(/2|\*3\+\d+)", call.arguments) for call in said.calls)
 
@@ -77,11 +77,11 @@ def test_the_longest_response_of_the_recipe_has_room():
     recipe = zero_chain_cpu()
     lessons = ChainedCalls(recipe.corpus.chained_calls.model_copy(update=FLAWLESS))
     rng = random.Random(0)
-    found = [lessons.dialogue(rng) for _ in range(1500)]
+    found = [lessons.dialogue(rng) for _ in range(600)]
     tokenizer = Tokenizer.train(found, recipe.tokenizer)
     lengths = [len(tokenizer.encode(d, allow_special=True)) for d in found]
     assert max(lengths) < recipe.evals.max_tokens
-    prompts = Hailstone(recipe.corpus.chained_calls.hailstone).problems("test", 300, seed=0)
+    prompts = Hailstone(recipe.corpus.chained_calls.hailstone).problems("test", 200, seed=0)
     messages = ([{"role": "user", "content": problem.prompt}] for problem in prompts)
     assert max(len(encode_prompt(tokenizer, m)) for m in messages) <= recipe.max_prompt_tokens
 
