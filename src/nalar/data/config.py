@@ -216,7 +216,7 @@ class ChainedCallsConfig(Config):
     """Dialogues that guess at once."""
     give_up_frac: float = Field(default=0.25, ge=0, le=1)
     """Dialogues that end before the last step, anywhere, and take the number that they have. The rest go on."""
-    slip_frac: float = Field(default=0.03, ge=0, le=1)
+    slip_frac: float = Field(default=0.01, ge=0, le=1)
     """Steps that go wrong: by the other rule, with another number, or not counted. What follows goes on from them."""
 
     def model_post_init(self, _context: object) -> None:

@@ -40,7 +40,7 @@ def zero_chain_cpu() -> ZeroConfig:
             ),
             "probe": None,
             "rl": RLConfig(
-                steps=24, tasks=(CHAINS,), max_tokens=_LONGEST, prompts_per_step=8, lr=2e-4
+                steps=16, tasks=(CHAINS,), max_tokens=_LONGEST, prompts_per_step=8, lr=2e-4
             ),
             "evals": EvalConfig(tasks=(CHAINS,), problems=128, k=4, max_tokens=_LONGEST),
             "tools": ToolsConfig(names=("calculator",), max_calls=32),
