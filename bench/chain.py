@@ -1,17 +1,19 @@
 """Chains of calls: how far models of `zero-chain-cpu` get on held-out questions of 5 to 24 steps, before and after RL.
 
-    nalar demo zero-chain-cpu --threads 1 --seed 1 --run build/chain-1                           # once for each seed
-    PYTHONPATH=src python bench/chain.py --runs build/chain-* --out bench/results/chain-two-cores.json
+    nalar demo zero-chain-cpu --threads 1 --seed 1 --run build/chain-1      # once for each seed
+    PYTHONPATH=src python bench/chain.py --runs build/chain-1 build/chain-2 --out bench/results/chain-two-cores.json
 
 lengths   test questions of 5, 10, 20 and 24 steps, as evaluations ask them: share right and calls a question, greedy
           and sampled at temperature 1, of the base (the peer) and of the model after RL.
 loop      questions of 24 steps through the agent's loop, greedy, the model on this machine and behind `nalar serve`;
           each call is a turn that ends, its output a message, and the conversation asked anew with it.
 
-Rows are means over the runs; `worst` and `best` are single runs. What is asked is the same for all.
+Rows are means over the runs; `worst` and `best` are single runs. What is asked is the same for all. What was measured of
+a run stands in its `chain.json`, and is not measured again.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,8 +96,25 @@ def served(folder: Path, questions: int) -> Figures:
         return looped(ChatApi(EndpointConfig(base_url=url, model=name)), questions)
 
 
-def rows(name: str, after: Sequence[Figures], before: Sequence[Figures] = ()) -> list[Row]:
+def measured(run: Path, asked: argparse.Namespace) -> dict[str, Figures]:
+    """All of one run, by name; that of the base begins with `base: `."""
+    kept = run / "chain.json"
+    if kept.is_file():
+        return {name: Figures(*one) for name, one in json.loads(kept.read_text()).items()}
+    base, end = max((run / "checkpoints").glob("pretrain-*")), run / "model"
+    found = {f"base: {name}": one for name, one in lengths(base, asked.problems, asked.k).items()}
+    found |= lengths(end, asked.problems, asked.k)
+    speaker = LocalSpeaker.load(end, None, with_tools=True)
+    found["the loop, 24 steps, greedy"] = looped(speaker, asked.questions)
+    found["the loop over HTTP, 24 steps, greedy"] = served(end, asked.questions)
+    kept.write_text(json.dumps(found))
+    return found
+
+
+def rows(name: str, runs: Sequence[dict[str, Figures]]) -> list[Row]:
     """One figure over all runs; the base's beside it, where there is one."""
+    after = [run[name] for run in runs]
+    before = [run[f"base: {name}"] for run in runs if f"base: {name}" in run]
 
     def row(what: str, unit: str, of: int) -> Row:
         peer = ("the base", fmean(one[of] for one in before)) if before else (None, None)
@@ -118,22 +137,11 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--questions", type=int, default=10, help="of 24 steps, through the loop")
     asked = parser.parse_args(args)
     torch.set_num_threads(1)
-    bases = [max((run / "checkpoints").glob("pretrain-*")) for run in asked.runs]
-    ends = [run / "model" for run in asked.runs]
-    before = [lengths(folder, asked.problems, asked.k) for folder in bases]
-    after = [lengths(folder, asked.problems, asked.k) for folder in ends]
-    made = [
-        row
-        for name in after[0]
-        for row in rows(name, [one[name] for one in after], [one[name] for one in before])
-    ]
-    here = [
-        looped(LocalSpeaker.load(folder, None, with_tools=True), asked.questions) for folder in ends
-    ]
-    made += rows("the loop, 24 steps, greedy", here)
-    made += rows("the loop over HTTP, 24 steps, greedy", [served(f, asked.questions) for f in ends])
-    command = f"python bench/chain.py --runs ({len(ends)} seeds) --problems {asked.problems} "
-    record(asked.out, command + f"--k {asked.k} --questions {asked.questions} --out ...", made)
+    runs = [measured(run, asked) for run in asked.runs]
+    names = [name for name in runs[0] if not name.startswith("base: ")]
+    command = f"python bench/chain.py --runs ({len(runs)} seeds) --problems {asked.problems} "
+    command += f"--k {asked.k} --questions {asked.questions} --out ..."
+    record(asked.out, command, [row for name in names for row in rows(name, runs)])
     return 0
 
 
