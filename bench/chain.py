@@ -8,8 +8,8 @@ lengths   test questions of 5, 10, 20 and 24 steps, as evaluations ask them: sha
 loop      questions of 24 steps through the agent's loop, greedy, the model on this machine and behind `nalar serve`;
           each call is a turn that ends, its output a message, and the conversation asked anew with it.
 
-Rows are means over the runs; `worst` and `best` are single runs. What is asked is the same for all. What was measured of
-a run stands in its `chain.json`, and is not measured again.
+Rows are means over the runs; `worst` and `best` are single runs. What is asked is the same for all. What was measured
+of a run stands in its `chain.json`, and is not measured again.
 """
 
 import argparse
