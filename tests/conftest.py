@@ -73,11 +73,16 @@ def device():
 
 
 @pytest.fixture(scope="session")
-def check_few():
-    """Within this context no more of a task is looked at before a run than it takes to see that it is looked at."""
+def short_ways():
+    """Within this context a run leaves out what takes longer than a tiny run itself and has tests of its own.
+
+    No more of a task is looked at before it than it takes to see that it is looked at, its baselines are measured on
+    few problems, and pictures of reports are empty.
+    """
 
     @contextlib.contextmanager
-    def check_few():
+    def short_ways():
+        from nalar.evals import baselines, plots
         from nalar.tasks import check
 
         with pytest.MonkeyPatch.context() as patch:
@@ -85,9 +90,12 @@ def check_few():
             patch.setattr(check, "CHECKED_COSTLY", 4)
             overlap = functools.partial(check.refuse_overlap, at_most=40)
             patch.setattr(check, "refuse_overlap", overlap)
+            patch.setattr(baselines, "TRAIN_PROBLEMS", 30)
+            patch.setattr(baselines, "GUESSES", 30)
+            patch.setattr(plots, "_svg", lambda name, draw: "<svg></svg>")
             yield
 
-    return check_few
+    return short_ways
 
 
 def _probabilities(

@@ -31,6 +31,12 @@ def page(name: str) -> str:
     return (DOCS / f"cookbook-{name}.md").read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def runs_are_short(short_ways):
+    with short_ways():
+        yield
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """The reader's folder, with the examples copied into it."""

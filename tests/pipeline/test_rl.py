@@ -113,8 +113,7 @@ def test_the_run_has_the_files_of_every_run(whole):
     assert (whole.path / "report.html").exists()
 
 
-def test_the_report_says_what_became_of_any_task(whole, monkeypatch):
-    monkeypatch.undo()  # with pictures
+def test_the_report_says_what_became_of_any_task(whole):
     report = build_report(whole)
     assert report.is_complete and set(report.difference) == {"even"}
     assert report.model is not None and report.model.total_params > 10_000
