@@ -73,10 +73,9 @@ def imports(package: Path, module: str, path: Path, modules: dict[str, Path]) ->
             base = ".".join([package.name, *filter(None, above)]) if node.level else ""
             base = ".".join(filter(None, [base, node.module or ""]))
             found = [f"{base}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
-            "importlib.import_module",
-            "import_module",
-            "__import__",
+        elif isinstance(node, ast.Call) and (
+            getattr(node.func, "id", getattr(node.func, "attr", ""))
+            in ("import_module", "__import__")
         ):
             found = [
                 a.value

@@ -111,6 +111,7 @@ def test_a_model_of_ones_own(model, home):
     assert (home / "runs" / "tuned" / "model" / "adapter" / "adapter_config.json").is_file()
 
 
+@pytest.mark.slow
 def test_data_of_ones_own(model, type_, home):
     for file, lines in SHOWN.findall(page("data")):
         assert (home / file).read_text().startswith(lines)
@@ -125,6 +126,7 @@ def test_data_of_ones_own(model, type_, home):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_reward_of_ones_own(model, type_, home):
     assert [file for file, _ in SHOWN.findall(page("reward"))] == ["pairs.jsonl"]
     for file, lines in SHOWN.findall(page("reward")):

@@ -55,6 +55,7 @@ def test_a_request_draws_the_same_alone_as_in_a_crowd(make_engine):
     assert together == [make_engine().generate([request])[0] for request in requests]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("max_num_seqs", [1, 3, 7, 16])
 def test_refilling_few_rows_gives_what_one_big_batch_gives(make_engine, model, max_num_seqs):
     requests = crowd()
@@ -463,6 +464,7 @@ def test_recorded_steps_may_use_kernels_of_their_own(make_engine, tapes):
         assert said(make_engine(num_scheduler_steps=4).generate(requests)) == want
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("overlaps", [False, True])
 @pytest.mark.parametrize("speculation", [None, {"method": "ngram", "num_speculative_tokens": 3}])
 def test_short_prompts_may_be_recorded_steps_of_rows(

@@ -163,6 +163,7 @@ def test_fine_tuning_that_was_interrupted_ends_the_same_to_the_bit(at, make_sft,
     assert go.kept(run) == go.kept(tuned["latent"]) and len(go.kept(run)) > 20
 
 
+@pytest.mark.slow
 def test_rl_that_was_interrupted_ends_the_same_to_the_bit(make_rl, played, go):
     run = go.create("latent", make_rl())
     go.interrupted(run, ("rl", 3))

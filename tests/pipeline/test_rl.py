@@ -127,7 +127,7 @@ def test_the_report_says_what_became_of_any_task(whole):
     assert "countdown" not in page.lower()
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [("rl", 7), ("evaluate_base", 1)])
 def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(at, make_config, whole, work, go):
     run = work.create("run", make_config())

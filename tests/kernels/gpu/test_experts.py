@@ -79,6 +79,7 @@ def test_each_form_gives_what_the_loop_gives(name, unsorted, S, monkeypatch):
     assert_close(out, expected(*args).float(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("unsorted", [True, False])
 def test_half_precision_stays_within_the_stated_bound(unsorted, monkeypatch):
     T = 5 if unsorted else 33  # unsorted, each row's choices are programs of their own
