@@ -20,6 +20,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 os.environ.setdefault("NALAR_KERNELS_OFF", "all")
 # Without it cuBLAS refuses to work where a test asks torch for deterministic algorithms.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# Whom httpx trusts: nobody. Each client would load 150 authorities (0.1 s), and no test asks by TLS.
+os.environ.setdefault("SSL_CERT_DIR", os.path.dirname(__file__))  # noqa: PTH120
 if not os.path.exists("/dev/nvidia0"):  # noqa: PTH110 - nothing is imported yet
     # Read where a kernel is defined. The interpreter knows nothing of races, shared memory or speed.
     os.environ.setdefault("TRITON_INTERPRET", "1")
