@@ -96,6 +96,7 @@ def test_a_page_is_short(name):
     assert len(page(name).splitlines()) < SHORT
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own(model, home):
     (shown,) = re.findall(r"```text\n(.*?)```", page("model"), re.DOTALL)
     assert said(model, "nalar adopt") == shown

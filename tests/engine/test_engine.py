@@ -16,7 +16,7 @@ from nalar.engine.scheduler import Scheduler
 from nalar.engine.sequence import Request, SamplingParams, ThinkingParams
 from nalar.kernels import switch
 
-pytestmark = pytest.mark.few(2)
+pytestmark = pytest.mark.few(1)
 
 END = 12
 
@@ -55,7 +55,6 @@ def test_a_request_draws_the_same_alone_as_in_a_crowd(make_engine):
     assert together == [make_engine().generate([request])[0] for request in requests]
 
 
-@pytest.mark.few(1)
 @pytest.mark.parametrize("max_num_seqs", [1, 3, 7, 16])
 def test_refilling_few_rows_gives_what_one_big_batch_gives(make_engine, model, max_num_seqs):
     requests = crowd()
@@ -455,6 +454,7 @@ def test_steps_that_are_recorded_give_what_others_give(make_engine, tapes, limit
     )  # a warm cache makes batches of its own
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tensors of the CPU: for the interpreter")
 def test_recorded_steps_may_use_kernels_of_their_own(make_engine, tapes):
     pytest.importorskip("triton")
@@ -464,7 +464,6 @@ def test_recorded_steps_may_use_kernels_of_their_own(make_engine, tapes):
         assert said(make_engine(num_scheduler_steps=4).generate(requests)) == want
 
 
-@pytest.mark.few(1)
 @pytest.mark.parametrize("overlaps", [False, True])
 @pytest.mark.parametrize("speculation", [None, {"method": "ngram", "num_speculative_tokens": 3}])
 def test_short_prompts_may_be_recorded_steps_of_rows(

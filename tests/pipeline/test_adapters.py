@@ -182,6 +182,7 @@ def test_rl_samples_from_the_weights_that_it_trains(played, bases):
     assert changed and all("_proj" in name and ".experts." not in name for name in changed)
 
 
+@pytest.mark.slow
 def test_the_reference_of_adapters_keeps_what_moves_and_comes_back(make_rl, go):
     rl = {"kl": {"coef": 0.05, "refresh_every_steps": 2}, "save_every_steps": 3}
     whole, run = go.create("whole", make_rl(rl=rl)), go.create("run", make_rl(rl=rl))

@@ -175,6 +175,7 @@ def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(
     assert results(run) == results(whole)
 
 
+@pytest.mark.slow
 def test_a_stop_is_heard_saved_and_gone_on_from(make_config, whole, work, go):
     run, asked = work.create("stopped", make_config()), iter([False] * 6 + [True] * 9)
     assert go(run, should_stop=lambda: next(asked)) is Outcome.STOPPED

@@ -190,6 +190,7 @@ def test_families_files_and_own_tasks_are_trained_together(
     assert set(build_report(run).difference) == names
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_on_tasks_that_its_corpus_does_not_teach(shrunk, work, recorder):
     config = shrunk.model_dump()
     words = ("arithmetic,max_digits=1", "chain_sum")

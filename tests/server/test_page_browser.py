@@ -387,6 +387,7 @@ def test_the_keyboard_is_enough(new_page, script):
     assert page.evaluate("document.activeElement.value") == "One\ntwo"
 
 
+@pytest.mark.slow
 def test_everything_that_can_be_pressed_has_a_name(new_page):
     page = new_page()
     ask(page)

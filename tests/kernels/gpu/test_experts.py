@@ -16,7 +16,7 @@ from nalar.kernels.experts import Dense, dense, experts_reference, infer_experts
 gpu = pytest.importorskip("nalar.kernels.gpu.experts")
 lines = pytest.importorskip("nalar.kernels.gpu.expert_lines")
 
-pytestmark = pytest.mark.few(2)
+pytestmark = pytest.mark.few(1)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -79,7 +79,6 @@ def test_each_form_gives_what_the_loop_gives(name, unsorted, S, monkeypatch):
     assert_close(out, expected(*args).float(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.few(1)
 @pytest.mark.parametrize("unsorted", [True, False])
 def test_half_precision_stays_within_the_stated_bound(unsorted, monkeypatch):
     T = 5 if unsorted else 33  # unsorted, each row's choices are programs of their own

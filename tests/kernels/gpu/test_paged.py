@@ -12,7 +12,7 @@ from nalar.kernels.paging import Paging
 pytest.importorskip("triton")
 from nalar.kernels.gpu import paged
 
-pytestmark = pytest.mark.few(2)
+pytestmark = pytest.mark.few(1)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -94,7 +94,6 @@ def test_latent_attention_is_softmax_written_out(monkeypatch, shape, tokens, fir
         assert_close(got, plain(cache, tables, positions, first, attend), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.few(1)
 @pytest.mark.parametrize("parts", [1, 4])
 @pytest.mark.parametrize(
     ("H", "G", "K", "tokens", "first"),
@@ -120,7 +119,6 @@ def test_grouped_attention_is_softmax_written_out(monkeypatch, H, G, K, tokens, 
         assert_close(got, plain(cache, tables, positions, first, attend), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.few(1)
 @pytest.mark.parametrize("is_latent", [True, False])
 def test_the_dispatcher_gives_in_half_precision_what_the_plain_form_gives(is_latent):
     """The tiles of the table, at a published width; and the mask, which costs as much as a cache, is not made."""
