@@ -35,7 +35,7 @@ HARDER = [
 COSTLY = "programs"
 """Scored in a sandbox: it keeps the same promises on fewer problems, and has tests of its own."""
 USUAL = [name for name in FAMILIES if name != COSTLY]
-WORDS = [*FAMILIES, *HARDER]
+WORDS = [*FAMILIES, *(pytest.param(word, marks=pytest.mark.slow) for word in HARDER)]
 # Chance of the best constant, and of one blind guess, at most; in the usual settings.
 BLIND = {
     "countdown": (0.01, 0.12),
