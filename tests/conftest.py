@@ -20,6 +20,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 os.environ.setdefault("NALAR_KERNELS_OFF", "all")
 # Without it cuBLAS refuses to work where a test asks torch for deterministic algorithms.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# Whom httpx trusts: nobody. Each client would load 150 authorities (0.1 s), and no test asks by TLS.
+os.environ.setdefault("SSL_CERT_DIR", os.path.dirname(__file__))  # noqa: PTH120
 if not os.path.exists("/dev/nvidia0"):  # noqa: PTH110 - nothing is imported yet
     # Read where a kernel is defined. The interpreter knows nothing of races, shared memory or speed.
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -73,11 +75,16 @@ def device():
 
 
 @pytest.fixture(scope="session")
-def check_few():
-    """Within this context no more of a task is looked at before a run than it takes to see that it is looked at."""
+def short_ways():
+    """Within this context a run leaves out what takes longer than a tiny run itself and has tests of its own.
+
+    No more of a task is looked at before it than it takes to see that it is looked at, its baselines are measured on
+    few problems, and pictures of reports are empty.
+    """
 
     @contextlib.contextmanager
-    def check_few():
+    def short_ways():
+        from nalar.evals import baselines, plots
         from nalar.tasks import check
 
         with pytest.MonkeyPatch.context() as patch:
@@ -85,9 +92,12 @@ def check_few():
             patch.setattr(check, "CHECKED_COSTLY", 4)
             overlap = functools.partial(check.refuse_overlap, at_most=40)
             patch.setattr(check, "refuse_overlap", overlap)
+            patch.setattr(baselines, "TRAIN_PROBLEMS", 30)
+            patch.setattr(baselines, "GUESSES", 30)
+            patch.setattr(plots, "_svg", lambda name, draw: "<svg></svg>")
             yield
 
-    return check_few
+    return short_ways
 
 
 def _probabilities(

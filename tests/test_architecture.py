@@ -1,6 +1,7 @@
 """The house: which room may import which (DESIGN.md's table), held over every import, wherever it stands."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,11 +62,18 @@ def module_files(package: Path) -> dict[str, Path]:
     return names
 
 
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """What may import in a file."""
+    kinds = (ast.Import, ast.ImportFrom, ast.Call)
+    return [n for n in ast.walk(ast.parse(path.read_text(), str(path))) if isinstance(n, kinds)]
+
+
 def imports(package: Path, module: str, path: Path, modules: dict[str, Path]) -> Iterator[Import]:
     """Every module of the package that a file imports, with the line; functions and TYPE_CHECKING included."""
     inside = f"{package.name}."
     own_package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -73,10 +81,9 @@ def imports(package: Path, module: str, path: Path, modules: dict[str, Path]) ->
             base = ".".join([package.name, *filter(None, above)]) if node.level else ""
             base = ".".join(filter(None, [base, node.module or ""]))
             found = [f"{base}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
-            "importlib.import_module",
-            "import_module",
-            "__import__",
+        elif isinstance(node, ast.Call) and (
+            getattr(node.func, "id", getattr(node.func, "attr", ""))
+            in ("import_module", "__import__")
         ):
             found = [
                 a.value

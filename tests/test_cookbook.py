@@ -31,6 +31,12 @@ def page(name: str) -> str:
     return (DOCS / f"cookbook-{name}.md").read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def runs_are_short(short_ways):
+    with short_ways():
+        yield
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """The reader's folder, with the examples copied into it."""
@@ -90,6 +96,7 @@ def test_a_page_is_short(name):
     assert len(page(name).splitlines()) < SHORT
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own(model, home):
     (shown,) = re.findall(r"```text\n(.*?)```", page("model"), re.DOTALL)
     assert said(model, "nalar adopt") == shown
@@ -105,6 +112,7 @@ def test_a_model_of_ones_own(model, home):
     assert (home / "runs" / "tuned" / "model" / "adapter" / "adapter_config.json").is_file()
 
 
+@pytest.mark.slow
 def test_data_of_ones_own(model, type_, home):
     for file, lines in SHOWN.findall(page("data")):
         assert (home / file).read_text().startswith(lines)
@@ -119,6 +127,7 @@ def test_data_of_ones_own(model, type_, home):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_reward_of_ones_own(model, type_, home):
     assert [file for file, _ in SHOWN.findall(page("reward"))] == ["pairs.jsonl"]
     for file, lines in SHOWN.findall(page("reward")):

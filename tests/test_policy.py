@@ -197,9 +197,9 @@ def test_a_flagged_stream_waits_for_nothing_and_is_told_at_its_end(path):
 
 def test_a_stream_of_signs_takes_time_in_proportion_to_its_length(path):
     one = policy(path, output="block", window_chars=50)
-    begun = time.perf_counter()
+    begun = time.process_time()
     out, _ = through(one, ["!?"] * 20_000)
-    assert len(out) == 20_000 and time.perf_counter() - begun < 5
+    assert len(out) == 20_000 and time.process_time() - begun < 5
 
 
 def reviewed(server, timeout_s=30.0, **settings):

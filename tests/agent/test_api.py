@@ -115,7 +115,7 @@ def test_fifty_calls_over_http_in_the_real_sandbox(chat_server):
             return stream(chunk(reasoning_content="done"), chunk(content=str(value)), chunk("stop"))
         name, key, text = (
             ("calculator", "expression", f"{value}+{nth}")
-            if nth % 2
+            if nth % 10
             else ("python", "code", f"print({value}+{nth})")
         )
         arguments = json.dumps({key: text})

@@ -21,6 +21,7 @@ def limit(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_every_section_is_walked_through(tmp_path):
     pytest.importorskip("transformers")
     out = tmp_path / "engine.json"

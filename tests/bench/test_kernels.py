@@ -27,6 +27,7 @@ def test_every_case_is_walked_through_and_right(tmp_path, capsys):
     assert "rows_b3" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_that_fails_does_not_cost_the_others_their_figures(tmp_path, monkeypatch):
     def fails(*args):
         raise RuntimeError("no such kernel")

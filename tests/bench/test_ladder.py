@@ -89,6 +89,7 @@ def test_a_table_of_it(whole, tmp_path):
     assert f"{100 * share:.1f}" in row
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_elsewhere(recipe, whole, tmp_path):
     here, there, out = tmp_path / "here", tmp_path / "there", tmp_path / "out"
     here.mkdir()

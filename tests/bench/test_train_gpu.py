@@ -16,6 +16,7 @@ def run(monkeypatch, tmp_path, *flags):
     return {row["name"]: row for row in json.loads(out.read_text())["rows"]} if out.exists() else {}
 
 
+@pytest.mark.slow
 def test_the_whole_path_is_walked_on_a_cpu(monkeypatch, tmp_path):
     rows = run(monkeypatch, tmp_path, "--models", "moe544m", "dense234m")
     for name in ("train_moe544m_adamw", "train_moe544m_muonclip", "train_dense234m_adamw"):

@@ -87,9 +87,8 @@ def refuse_bad_tasks_once(config: TaskRunConfig) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_problems_of_a_task_are_checked(check_few):
-    """Before every run; how many it takes to find a fault is of tests/tasks/test_check.py."""
-    with check_few():
+def runs_are_short(short_ways):
+    with short_ways():
         yield
 
 

@@ -31,6 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return Run.create(Path("runs"), "r", config, "nalar demo", 0)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("flags", "at"),
     [

@@ -102,11 +102,10 @@ def test_exit_codes_and_one_json_document_as_a_program_sees_them(tmp_path):
     good = shell("plan", "zero-tiny", "--json", cwd=tmp_path)
     assert good.returncode == 0
     assert json.loads(good.stdout)["recipe"] == "zero-tiny"
-    for args in (["plan", "zero-tyni"], ["demoo"]):
-        bad = shell(*args, "--json", cwd=tmp_path)
-        assert bad.returncode == 2
-        assert json.loads(bad.stdout)["error"]["at"]
-        assert bad.stderr
+    bad = shell("plan", "zero-tyni", "--json", cwd=tmp_path)
+    assert bad.returncode == 2
+    assert json.loads(bad.stdout)["error"]["at"]
+    assert bad.stderr
     plain = shell("runs", "show", "x", cwd=tmp_path)
     assert (plain.returncode, plain.stdout) == (2, "")
 
@@ -176,7 +175,7 @@ sys.exit(main(["demo", "zero-tiny", *sys.argv[1:]]))
 """
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("redirection", ["| head -n 1", "2>&1 | head -n 1", "| true"])
 def test_a_reader_that_goes_away_does_not_take_the_run_along(redirection, tmp_path):
     command = f'"$0" -c "$1" --run r {redirection}; echo ${{PIPESTATUS[0]}} > code'
@@ -194,6 +193,7 @@ def test_a_reader_that_goes_away_does_not_take_the_run_along(redirection, tmp_pa
     assert done.stdout == ("run folder: runs/r\n" if "head" in redirection else "")
 
 
+@pytest.mark.slow
 def test_runs_that_start_at_once_take_folders_of_their_own(tmp_path):
     commands = [[sys.executable, "-c", RUN_AND_TALK, "--json"] for _ in range(2)]
     started = [
@@ -220,7 +220,7 @@ def test_of_two_runs_that_ask_for_one_name_at_once_one_is_refused(tmp_path):
     assert error["got"] in ("a run already", "another process at work on it")
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("numbers", "stubborn"),
     [([signal.SIGTERM], []), ([signal.SIGINT] * 2, ["stubborn"]), ([signal.SIGINT], [])],

@@ -202,6 +202,7 @@ def seconds_in_a_new_interpreter(program: str, cwd: Path) -> float:
 PLAN = "from nalar.cli.main import main; main(['plan', {name!r}, '--json'])"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["kimi-k2", "model"])
 def test_the_answer_needs_none_of_the_heavy_libraries(name, folder):
     heavy = {"torch", "transformers", "matplotlib", "safetensors", "tokenizers", "jinja2"}

@@ -119,6 +119,7 @@ def test_stopping_and_going_on_gives_the_same_cache(corpus, tmp_path, tokenizer,
     assert (cache.index.digest, cache.index.tally) == (whole.index.digest, whole.index.tally)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("writes", range(0, 24, 3))
 def test_a_kill_while_writing_loses_nothing_and_repeats_nothing(
     corpus, tmp_path, tokenizer, small, monkeypatch, writes

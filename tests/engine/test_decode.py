@@ -133,6 +133,7 @@ def said(engine):
     return [c for group in groups for samples in group for c in samples]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("has_short_prompts", [False, True])
 @pytest.mark.parametrize(
     "limits",

@@ -16,7 +16,7 @@ from nalar.engine.scheduler import Scheduler
 from nalar.engine.sequence import Request, SamplingParams, ThinkingParams
 from nalar.kernels import switch
 
-pytestmark = pytest.mark.few(2)
+pytestmark = pytest.mark.few(1)
 
 END = 12
 
@@ -454,6 +454,7 @@ def test_steps_that_are_recorded_give_what_others_give(make_engine, tapes, limit
     )  # a warm cache makes batches of its own
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tensors of the CPU: for the interpreter")
 def test_recorded_steps_may_use_kernels_of_their_own(make_engine, tapes):
     pytest.importorskip("triton")

@@ -258,6 +258,7 @@ def test_drafts_are_those_of_a_pass_over_the_whole_text(model, k, limits):
     assert engine.speculated == total + total
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("shape", [{}, {"temperature": 0.6, "top_p": 0.95}], ids=["own", "shaped"])
 @pytest.mark.parametrize("guessing", BOTH[::2], ids=["ngram", "mtp-3"])
 def test_the_distribution_is_the_models(make_model, guessing, shape):

@@ -63,6 +63,7 @@ def engine_of(model, speculation, **limits):
     return Engine(model, EngineConfig(**limits, speculation=speculation))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("config", "speculation"),
     [(LATENT, NGRAM), (LATENT, MTP), (LATENT, MTP_2), (GROUPED, NGRAM)],
@@ -90,6 +91,7 @@ def test_in_deterministic_mode_guesses_change_no_bit(speculation):
     assert engine.speculated.accepted > 0
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("limits", [{}, {"max_num_batched_tokens": 5}], ids=["whole", "chunks"])
 def test_drafts_are_those_of_the_forward_pass_that_trained_them(limits):
     """So for a prompt that was found in the cache: its second time gives the same rounds."""

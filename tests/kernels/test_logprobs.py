@@ -56,6 +56,7 @@ def as_on_a_gpu(request, monkeypatch):
         yield
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize("chunk", [7, 64])
 @pytest.mark.parametrize(
     ("tokens", "vocab", "scaling"), [(20, 33, 6.0), (3, 5000, 1.0), (1, 1, 1.0), (0, 5, 1.0)]

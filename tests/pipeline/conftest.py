@@ -17,7 +17,6 @@ import torch
 from nalar.cli import main as main_module
 from nalar.data.config import TokenizerConfig
 from nalar.data.tokenizer import Tokenizer
-from nalar.evals import report_html
 from nalar.kernels.ceiling import measure_ceiling
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
@@ -164,16 +163,9 @@ def ceiling_is_measured_once():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_problems_of_a_task_are_checked(check_few):
-    """Before every run; how many it takes to find a fault is of tests/tasks/test_check.py."""
-    with check_few():
+def runs_are_short(short_ways):
+    with short_ways():
         yield
-
-
-@pytest.fixture(autouse=True)
-def reports_without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than these runs; runs of wider fixtures, which begin before a test does, have theirs."""
-    monkeypatch.setattr(report_html, "_figures", lambda report: [])
 
 
 @pytest.fixture(scope="session")
@@ -202,11 +194,12 @@ def work(tmp_path: Path) -> Work:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Recorder, Outcome]:
+def finished(tmp_path_factory: pytest.TempPathFactory, short_ways) -> tuple[Run, Recorder, Outcome]:
     """One run from random weights to its report, shared by the tests that only read it."""
     work, recorder = Work(tmp_path_factory.mktemp("runs")), Recorder()
     run = work.create("whole", shrunk_config())
-    outcome = work.go(run, observer=recorder)
+    with short_ways():
+        outcome = work.go(run, observer=recorder)
     return run, recorder, outcome
 
 

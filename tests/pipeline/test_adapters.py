@@ -163,6 +163,7 @@ def test_fine_tuning_that_was_interrupted_ends_the_same_to_the_bit(at, make_sft,
     assert go.kept(run) == go.kept(tuned["latent"]) and len(go.kept(run)) > 20
 
 
+@pytest.mark.slow
 def test_rl_that_was_interrupted_ends_the_same_to_the_bit(make_rl, played, go):
     run = go.create("latent", make_rl())
     go.interrupted(run, ("rl", 3))
@@ -181,6 +182,7 @@ def test_rl_samples_from_the_weights_that_it_trains(played, bases):
     assert changed and all("_proj" in name and ".experts." not in name for name in changed)
 
 
+@pytest.mark.slow
 def test_the_reference_of_adapters_keeps_what_moves_and_comes_back(make_rl, go):
     rl = {"kl": {"coef": 0.05, "refresh_every_steps": 2}, "save_every_steps": 3}
     whole, run = go.create("whole", make_rl(rl=rl)), go.create("run", make_rl(rl=rl))

@@ -221,6 +221,7 @@ def test_texts_never_become_marks_and_marks_of_theirs_are_strays(kind, ready):
         assert len(stray) == 1 and not parse(tokenizer, [*stray, *reply]).well_formed
 
 
+@pytest.mark.slow
 def test_adapters_teach_it_to_close_a_thought_and_rl_goes_on_from_there(
     ready, make_go, even_task, tmp_path
 ):

@@ -121,6 +121,7 @@ def test_as_many_checkpoints_stay_as_the_config_says(keep, keep_slices, left, co
     assert names(run) == [f"pretrain-{step:06d}" for step in left]
 
 
+@pytest.mark.slow
 def test_saving_in_the_foreground_gives_the_same_run(config, whole, work, monkeypatch):
     keeping = config.checkpoint.model_copy(update={"background": False})
     run = work.create("a", config.model_copy(update={"checkpoint": keeping}))
@@ -232,6 +233,7 @@ def test_logs_go_back_with_the_weights_and_time_lost_is_still_paid(
     assert total.usd == pytest.approx(config.price.usd(total.wall_s))
 
 
+@pytest.mark.slow
 def test_time_lost_twice_in_one_place_is_paid_twice(config, work, recorder, make_recorder):
     """The second session is cut off before its first receipt; and a third one before its first step."""
     run = cut(work, recorder, config, "pretrain", 5)

@@ -182,6 +182,7 @@ def test_doing_it_again_does_nothing(go, doer):
     assert before == {path: path.stat().st_mtime_ns for path in (run.path / "stages").rglob("*")}
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("broken", ORDER)
 def test_what_was_done_stays_done_and_the_rest_goes_on(broken, go, doer):
     doer.breaks[broken] = UserError(at="filters", got="nothing kept", want="one at least")

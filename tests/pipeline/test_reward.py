@@ -154,7 +154,7 @@ def test_transformers_loads_the_run_s_model_and_agrees(whole):
     assert scores[0] > scores[1]
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("at", [("reward", 9), ("reward_test", 1), ("reward", 2)])
 def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(
     at, make_config, whole, work, go, recorder
@@ -175,6 +175,7 @@ def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(
     assert results(run) == results(whole)
 
 
+@pytest.mark.slow
 def test_a_stop_is_heard_saved_and_gone_on_from(make_config, whole, work, go):
     run, asked = work.create("stopped", make_config()), iter([False] * 6 + [True] * 9)
     assert go(run, should_stop=lambda: next(asked)) is Outcome.STOPPED
@@ -340,6 +341,7 @@ class Thanks:
         return float(answer.startswith("ta"))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", ["preference", "safety"])
 def test_judgements_of_a_task_that_rates(kind, make_config, work, go, monkeypatch):
     monkeypatch.setitem(registry.FAMILIES, "thanks", registry.Entry(Thanks, ArithmeticConfig))

@@ -113,8 +113,7 @@ def test_the_run_has_the_files_of_every_run(whole):
     assert (whole.path / "report.html").exists()
 
 
-def test_the_report_says_what_became_of_any_task(whole, monkeypatch):
-    monkeypatch.undo()  # with pictures
+def test_the_report_says_what_became_of_any_task(whole):
     report = build_report(whole)
     assert report.is_complete and set(report.difference) == {"even"}
     assert report.model is not None and report.model.total_params > 10_000
@@ -128,7 +127,7 @@ def test_the_report_says_what_became_of_any_task(whole, monkeypatch):
     assert "countdown" not in page.lower()
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [("rl", 7), ("evaluate_base", 1)])
 def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(at, make_config, whole, work, go):
     run = work.create("run", make_config())
@@ -191,6 +190,7 @@ def test_families_files_and_own_tasks_are_trained_together(
     assert set(build_report(run).difference) == names
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_on_tasks_that_its_corpus_does_not_teach(shrunk, work, recorder):
     config = shrunk.model_dump()
     words = ("arithmetic,max_digits=1", "chain_sum")

@@ -126,6 +126,7 @@ def test_the_run_says_which_models_its_rewards_come_from(whole):
     assert len(digest) == 64
 
 
+@pytest.mark.slow
 def test_what_scoring_took_is_in_the_bill(whole, make_config, work, go):
     late = work.create("late", make_config({"model_rewards_last_steps": 1}))
     seen = [run.stage_total("rl") for run in (whole, late) if run is whole or go(run)]

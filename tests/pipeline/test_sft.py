@@ -170,6 +170,7 @@ def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(at, make_config, wh
     assert losses(run) == losses(whole)
 
 
+@pytest.mark.slow
 def test_a_stop_is_heard_and_saved(make_config, whole, work, go):
     run, asked = work.create("stopped", make_config()), iter([False] * 8 + [True] * 9)
     assert go(run, should_stop=lambda: next(asked)) is Outcome.STOPPED

@@ -172,6 +172,7 @@ def test_a_forecast_knows_the_teachers_memory_and_passes(make_config, teacher):
     assert taught.disk_bytes == plain.disk_bytes
 
 
+@pytest.mark.slow
 def test_a_bill_counts_the_teachers_passes(make_config, teacher, go):
     """Of one step from the same weights: with a teacher, and with an entropy term, which looks at all groups too."""
     runs = []

@@ -71,6 +71,7 @@ def test_calls_are_answered_where_alarms_look_at_held_out_problems(whole, looks)
     assert any(call.output is not None for one in parsed for call in one.calls)
 
 
+@pytest.mark.slow
 def test_rl_from_a_model_that_knows_calls_answers_them_too(
     whole, small, make_recorder, make_work, tmp_path
 ):

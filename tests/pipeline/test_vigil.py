@@ -253,6 +253,7 @@ def likes_c(base, tokenizer):
     return RewardModel(scorer, tokenizer)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_gamed_from_the_first_step_sets_off_the_alarm(base, tokenizer, likes_c):
     """The truth is the task's own, on problems that are not trained on: no model has a part in it."""
     reward = RewardConfig(preference=2.0, preference_model="likes_c")

@@ -243,6 +243,7 @@ def test_stopping_in_pretraining_and_going_on_changes_no_bit(finished, shrunk, w
     assert totals[0].flops == pytest.approx(totals[1].flops)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 2, 3])
 def test_stopping_in_rl_and_going_on_changes_no_bit(finished, shrunk, work, recorder, steps):
     """Before its first step, between two checkpoints, and right after one."""
@@ -338,6 +339,7 @@ TINY = {
 TINY_FLAGS = [word for flag, value in TINY.items() for word in (f"--{flag}", str(value))]
 
 
+@pytest.mark.slow
 def test_the_command_line_exits_with_1_after_a_failed_probe_and_force_goes_on(
     tmp_path, monkeypatch, capsys
 ):

@@ -104,6 +104,7 @@ def test_tiny_random_models_of_every_family(family, seed):
     assert count.total_params + count.balance_params == held_by_transformers(config)
 
 
+@pytest.mark.few(8)  # test_published.py holds totals against those of the released weights
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_at_their_full_size(name):
     config = PUBLISHED[name].config

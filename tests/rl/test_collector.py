@@ -181,6 +181,7 @@ def test_what_a_policy_drew_stays_as_it_drew_it(collector, model):
     assert seen
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("bound", [0, 1, 2])
 def test_no_group_is_older_than_allowed_and_none_is_lost(collector, model, bound):
     carried = Carried()

@@ -135,6 +135,7 @@ class Bandit:
         return float(sum(found)) / len(found)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("wrong", "correction", "least"),
     [

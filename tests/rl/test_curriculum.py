@@ -60,6 +60,7 @@ def learn(made, problems, seed):
     return taught, list(skill.values())
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_learner_is_taught_more_than_by_even_draws(seed):
     made = curriculum()

@@ -174,6 +174,7 @@ def test_every_epoch_has_every_example_once_in_an_order_of_its_own():
     assert epochs.batch(0) != Epochs(examples, 4, seed=2).batch(0)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_it_learns_which_token_is_liked(scorer, optimizer):
     examples = [Example((i % 5, 7), (i % 5, 8), better_first=bool(i % 2)) for i in range(40)]

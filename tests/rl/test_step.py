@@ -67,6 +67,7 @@ def test_what_nobody_drew_is_read_and_not_learned(toy_model, make_rollout):
     torch.testing.assert_close(logprobs_N, torch.tensor([whole[0], whole[3], whole[4]]))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("max_tokens", [1, 30, 64, 10_000])
 def test_every_token_is_placed_as_a_plain_loop_places_it(toy_model, rollouts, max_tokens):
     expected = {r.response.logprobs: by_hand(toy_model, r) for r in rollouts}
@@ -159,6 +160,7 @@ EVERY_PART = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("parts", EVERY_PART)
 def test_cutting_into_micro_batches_changes_nothing_but_rounding(
     toy_model, rollouts, rl_config, parts

@@ -201,6 +201,7 @@ def trained_teacher(make_small, tokenizer) -> Transformer:
     return model.requires_grad_(False)
 
 
+@pytest.mark.slow
 def test_a_student_comes_near_its_teacher_without_any_reward(
     make_small, trained_teacher, tokenizer, rl_config
 ):

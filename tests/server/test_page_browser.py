@@ -295,6 +295,7 @@ def test_errors_are_said_in_words(new_page, script, answer, words):
     page.wait_for_selector(f".notice.bad:has-text('{words}')")
 
 
+@pytest.mark.slow
 def test_a_model_that_is_loading_is_asked_again(new_page, script):
     script.refusals = [refusal(503, "loading", **{"Retry-After": "1"})]
     page = new_page(allowed="Failed to load resource")
@@ -332,6 +333,7 @@ def test_an_answer_that_holds_markup_is_only_text(new_page, monkeypatch):
     assert page.title() != "owned"
 
 
+@pytest.mark.slow
 def test_dark_and_light(new_page):
     page = new_page(color_scheme="dark")
     luminance = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)"
@@ -342,6 +344,7 @@ def test_dark_and_light(new_page):
     assert page.evaluate(luminance) > 600
 
 
+@pytest.mark.slow
 def test_indonesian(new_page):
     page = new_page(locale="id-ID")
     assert page.inner_text("#greeting h1") == "Apa yang ingin kita pikirkan?"
@@ -354,6 +357,7 @@ def test_indonesian(new_page):
     assert page.get_attribute("html", "lang") == "en"
 
 
+@pytest.mark.slow
 def test_the_width_of_a_phone(new_page):
     page = new_page(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
     ask(page)
@@ -383,6 +387,7 @@ def test_the_keyboard_is_enough(new_page, script):
     assert page.evaluate("document.activeElement.value") == "One\ntwo"
 
 
+@pytest.mark.slow
 def test_everything_that_can_be_pressed_has_a_name(new_page):
     page = new_page()
     ask(page)

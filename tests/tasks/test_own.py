@@ -102,7 +102,11 @@ def test_hostile_answers_earn_nothing(task):
         ),
         (GOOD.replace('"Double {a}."', '"Double {a}. \\ud800"'), "plain JSON|text"),
         ("raise SystemExit(3)\n" + GOOD, "exit status 3"),
-        (GOOD.replace("1000)", "3)"), "a configuration|settings with problems in every split"),
+        pytest.param(
+            GOOD.replace("1000)", "3)"),
+            "a configuration|settings with problems in every split",
+            marks=pytest.mark.slow,  # it is drawn from until nothing new can come
+        ),
         (GOOD.replace('"a": a', '"a": {1}'), "plain JSON|set"),
         (
             GOOD.replace('== str(2 * problem["a"])', "!= ''"),

@@ -86,7 +86,8 @@ def recompiled(programs) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
 def test_a_block_becomes_one_program_for_all_batches(
     make_model, make_optimizer, batches, programs, recompute
 ):

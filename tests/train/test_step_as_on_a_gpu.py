@@ -76,6 +76,7 @@ def test_compiled_too_and_without_a_break(
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "changes",
     [

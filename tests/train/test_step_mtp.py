@@ -83,6 +83,7 @@ def test_the_second_loss_is_the_mean_over_depths_of_the_mean_over_targets(
         assert_close(found[name], p.grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["muonclip", "adamw"])
 def test_every_depth_learns(deep_model, make_deep_optimizer, batch, name):
     settings = {"lr": 5e-3} if name == "adamw" else {}

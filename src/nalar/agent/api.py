@@ -4,6 +4,7 @@ httpx is imported where the first question is sent.
 """
 
 import contextlib
+import functools
 import json
 import re
 import time
@@ -17,6 +18,8 @@ from nalar.endpoint import FIRST_PAUSE_S, LONGEST_PAUSE_S, EndpointConfig, asked
 from nalar.sandbox.tools import Tool
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 MAX_BODY_BYTES = 1_000_000
@@ -127,7 +130,7 @@ class ChatApi:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        return httpx.Client(headers=headers, timeout=self.config.timeout_s)
+        return httpx.Client(headers=headers, timeout=self.config.timeout_s, verify=_trusted())
 
     def _refusal(self, status: int, body: bytes) -> UserError:
         """What the server said, in our form; the key that some repeat is left out."""
@@ -165,6 +168,14 @@ class ChatApi:
                 want="a server that answers",
                 hint="nalar serve MODEL starts one",
             ) from error
+
+
+@functools.cache
+def _trusted() -> "ssl.SSLContext":
+    """The authorities whom httpx trusts; to load them takes 0.1 s, and every question has a client of its own."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def _specs(tools: Mapping[str, Tool]) -> list[dict[str, Any]]:

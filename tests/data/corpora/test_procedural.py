@@ -166,6 +166,7 @@ def test_chains_are_mostly_guessed() -> None:
     assert abs(worked / 5_000 - 0.35) < 0.03
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_four_numbers_work_too(kind: str) -> None:
     config = only(

@@ -16,7 +16,7 @@ from nalar.kernels.experts import Dense, dense, experts_reference, infer_experts
 gpu = pytest.importorskip("nalar.kernels.gpu.experts")
 lines = pytest.importorskip("nalar.kernels.gpu.expert_lines")
 
-pytestmark = pytest.mark.few(2)
+pytestmark = pytest.mark.few(1)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

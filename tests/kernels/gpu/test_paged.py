@@ -12,7 +12,7 @@ from nalar.kernels.paging import Paging
 pytest.importorskip("triton")
 from nalar.kernels.gpu import paged
 
-pytestmark = pytest.mark.few(2)
+pytestmark = pytest.mark.few(1)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

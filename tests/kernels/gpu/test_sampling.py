@@ -83,6 +83,7 @@ def test_its_random_numbers_are_those_of_the_plain_form_to_the_bit():
     assert torch.equal(found, uniforms(keys, counters))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("width", [1, 1025, V, 7, 1024])
 def test_it_draws_the_tokens_of_the_plain_form(width):
     logits_BV, uniform_B = logits_of(ROWS, width), uniforms(*streams(ROWS))
@@ -126,6 +127,7 @@ def test_draws_follow_the_softmax():
     assert float(((counts[possible] - expected) ** 2 / expected).sum()) < 25.7
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("is_warm", [False, True])
 def test_keys_and_temperatures_are_gathered_by_row(is_warm):
     logits_BV = logits_of(9)
@@ -141,6 +143,7 @@ def test_keys_and_temperatures_are_gathered_by_row(is_warm):
         assert_agree(found, sample(logits_BV, keys, counters, warm, rows_B))
 
 
+@pytest.mark.slow
 def test_a_row_draws_the_same_whatever_stands_beside_it():
     """Also beside rows that the plain form has to compute, and by whichever way it is asked for."""
     B = 15
