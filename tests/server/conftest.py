@@ -15,7 +15,7 @@ from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.model.weights import save_model
 from nalar.server.config import ServerConfig, WorkerConfig
-from nalar.server.engine.link import Link
+from nalar.server.engine.link import Link, Unavailable
 from nalar.server.engine.messages import EngineFacts, Event
 from nalar.server.http.app import create_app
 from nalar.server.http.listening import listen, server_of, url_of
@@ -84,6 +84,10 @@ class ScriptedLink:
 
     async def ready(self):
         return self.facts
+
+    def check(self):
+        if self.state != "ready":
+            raise Unavailable(f"the engine is {self.state}", 7.2)
 
     async def stats(self):
         return {"running": 0, "waiting": 0}

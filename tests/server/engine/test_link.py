@@ -42,7 +42,7 @@ async def quiet(link):
 
 async def test_a_process_answers_is_left_dies_and_comes_back(worker_config, monkeypatch):
     """One process for all of it: to start one takes seconds."""
-    monkeypatch.setattr(link_module, "BACKOFF_S", 0.05)
+    monkeypatch.setattr(link_module, "FIRST_PAUSE_S", 0.05)
     link = Link(worker_config)
     with pytest.raises(Unavailable):
         await gathered(link, asked())

@@ -1,8 +1,8 @@
 """The process in which grammars are compiled and followed, each in a child that ends when it costs too much.
 
-llguidance can be held to no time: its limits leave schemas of thirty characters that compile for minutes, and steps that
-never end. So nothing of it runs beside the model. Here a tokenizer's tables are made once; for each grammar a child is
-forked, with a limit of memory and a timer that the kernel keeps, whatever the child is in the midst of.
+llguidance can be held to no time: its own limits leave schemas of forty characters that compile for minutes, and steps
+that never end. So nothing of it runs beside the model. Here a tokenizer's tables are made once; for each grammar a
+child is forked, with a limit of memory and a timer that the kernel keeps, whatever the child is in the midst of.
 
 Started by `grammar_link.py`, as `python -m nalar.server.engine.grammar_worker FD FOLDER LIMITS`. What comes by the
 socket are pairs of descriptors: a pipe to whoever asks, and a file with kind and text. To the pipe a child says BEGUN,
@@ -133,7 +133,7 @@ def _limit(memory_mib: int) -> None:
 
 def _child(fds: Sequence[int], compiled: Compile, limits: GrammarConfig) -> NoReturn:
     with suppress(BaseException):  # whoever asked sees how the pipe ends
-        with open(fds[1], encoding="utf-8") as file:
+        with os.fdopen(fds[1], encoding="utf-8") as file:
             spec = GrammarSpec(*json.load(file))
         _limit(limits.memory_mib)
         _follow(Connection(fds[0]), spec, compiled, limits)
