@@ -31,8 +31,8 @@ def stand_in(monkeypatch):
 
 
 async def ask(link, *ids):
-    async for event in link.stream(EngineRequest(ids, SamplingParams())):
-        return event.token_ids
+    events = [event async for event in link.stream(EngineRequest(ids, SamplingParams()))]
+    return events[-1].token_ids
 
 
 async def test_it_is_started_again_however_often_it_dies(worker_config, caplog):
