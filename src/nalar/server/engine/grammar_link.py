@@ -167,7 +167,8 @@ class GrammarLink:
             except (UserError, EngineError) as error:
                 grammar.close()
                 result = error
-                if isinstance(error, UserError):
+                # What only a busy machine has kept from compiling may be tried again.
+                if isinstance(error, UserError) and time.monotonic() < grammar.until_s:
                     self._remember(grammar.spec, error)
             del self._compiling[number]
             yield number, result
