@@ -1,14 +1,15 @@
 """Grammars in processes of their own: what they cost is theirs alone."""
 
 import json
-import select
 import time
+from multiprocessing.connection import wait
 
 import pytest
 
 from nalar.config import UserError
 from nalar.server.ask import GrammarSpec
 from nalar.server.config import GrammarConfig
+from nalar.server.engine import grammar_link
 from nalar.server.engine.grammar_link import GrammarLink
 from nalar.server.engine.messages import EngineError
 
@@ -32,7 +33,7 @@ def settle(link, *specs):
         link.ask(number, one)
     found = {}
     while len(found) < len(specs):
-        select.select(link.pending, [], [], link.wait_s)
+        wait(link.pending, link.wait_s)
         found |= dict(link.settled())
     return [found[i] for i in range(len(specs))]
 
@@ -50,14 +51,27 @@ def text_of(sample, tokenizer):
 
 
 def test_each_sample_of_each_grammar_goes_its_own_way(link, tokenizer):
-    first, second = settle(link, spec({"const": "ab"}), GrammarSpec("regex", "cde"))
-    samples = [first(), second(), first()]
+    ab, cde = spec({"const": "ab"}), GrammarSpec("regex", "cde")
+    first, second, same = settle(link, ab, cde, ab)
+    samples = [first(), second(), first(), same()]
+    assert first.child is same.child is not second.child  # compiled once
     samples[0].allowed()
-    assert [text_of(sample, tokenizer) for sample in samples] == ['"ab"', "cde", '"ab"']
+    assert [text_of(one, tokenizer) for one in samples] == ['"ab"', "cde", '"ab"', '"ab"']
     first.close()
-    with pytest.raises(UserError):
-        first().allowed()
-    assert text_of(second(), tokenizer) == "cde"
+    assert text_of(same(), tokenizer) == '"ab"' and same.may_draw()
+
+
+def test_more_samples_than_a_pipe_holds(link, tokenizer):
+    """Neither end waits for the other while both have much to say."""
+    (made,) = settle(link, spec({"const": "ab"}))
+    samples = [made() for _ in range(600)]
+    for sample in samples:
+        sample.accept(tokenizer.encode('"')[0])
+    while not made.may_draw():
+        pass
+    assert all(sample.allowed() == samples[0].allowed() for sample in samples)
+    made.close()
+    assert not made.child.unanswered and not made.child.masks.keys() & {*made._samples}
 
 
 def chain(length):
@@ -92,13 +106,31 @@ def test_memory_has_a_limit(link, model_folder):
     assert made().allowed()
 
 
-def test_a_step_that_takes_for_ever_ends_its_request_alone(link, tokenizer):
-    """Compiled in 50 ms; then six seconds and more for a token, whatever llguidance's own limits."""
-    way = {"type": "array", "items": {"$ref": "#/$defs/n"}}
-    endless = {"$ref": "#/$defs/n", "$defs": {"n": {"anyOf": [way] * 400 + [{"type": "string"}]}}}
-    bad, good = settle(link, spec(endless, "tools (f)"), spec({"const": "ab"}))
-    sample = bad()
-    with pytest.raises(UserError, match=r"tools \(f\): got .* too much to follow"):
+def endless(width):
+    """Compiled in 50 ms; then seconds for a token, whatever llguidance's own limits."""
+    ways = [{"type": "array", "items": {"$ref": "#/$defs/n"}}] * width
+    return {"anyOf": [*ways, {"type": "string"}]}
+
+
+def test_a_mask_that_takes_for_ever_ends_its_request_alone(link, tokenizer):
+    at_once = {"$ref": "#/$defs/n", "$defs": {"n": endless(400)}}
+    later = {"prefixItems": [{"const": 1}, {"$ref": "#/$defs/n"}], "minItems": 2, "type": "array"}
+    refused, bad, good = settle(
+        link,
+        spec(at_once, "tools (f)"),
+        spec(later | {"$defs": {"n": endless(401)}}),
+        spec({"const": "ab"}),
+    )
+    assert refused.at == "tools (f)" and "too much to follow" in refused.got
+    sample, longest_s = bad(), 0.0
+    for token_id in tokenizer.encode("[1,["):
+        sample.accept(token_id)
+    while not bad.has_masks:
+        began = time.perf_counter()
+        bad.may_draw()
+        longest_s = max(longest_s, time.perf_counter() - began)
+    assert longest_s < 0.2  # it took 0.3 s of a processor, but whoever steps did not wait
+    with pytest.raises(UserError, match=r"response_format: got .* too much to follow"):
         sample.allowed()
     assert text_of(good(), tokenizer) == '"ab"'
 
@@ -131,3 +163,12 @@ def test_few_are_compiled_at_once_and_who_left_makes_room(link):
     assert len(link.pending) == 1
     link.drop(9)
     assert not link.pending and link.wait_s is None and not dict(link.settled())
+
+
+def test_what_nobody_uses_is_kept_for_a_while(link, monkeypatch):
+    monkeypatch.setattr(grammar_link, "MAX_KEPT", 1)
+    made = settle(link, *(spec({"const": i}) for i in range(4)))
+    for one in made[:3]:
+        one.close()
+    assert settle(link, spec({"const": 2}))[0].child is made[2].child
+    assert [one.child.pipe.closed for one in made] == [True, False, False, False]

@@ -6,7 +6,7 @@ child is forked, with a limit of memory and a timer that the kernel keeps, whate
 
 Started by `grammar_link.py`, as `python -m nalar.server.engine.grammar_worker FD FOLDER LIMITS`. What comes by the
 socket are pairs of descriptors: a pipe to whoever asks, and a file with kind and text. To the pipe a child says BEGUN,
-COMPILED (or an error), and then a mask for each list of ids that comes. Imports no torch.
+COMPILED (or an error), and then a mask (or an error) for each list of ids that comes. Imports no torch.
 """
 
 import gc
@@ -34,7 +34,9 @@ from nalar.server.dialects.dialect import Dialect
 from nalar.server.engine.messages import error_json
 
 BEGUN, COMPILED, ERROR, MASK = b"b", b"c", b"e", b"m"
-"""First byte of what a child says. Behind ERROR stands JSON, behind MASK one bit for each id."""
+"""First byte of what a child says. Then comes the sample; behind ERROR JSON, behind MASK one bit for each id."""
+_DROP = 2**32 - 1
+"""Instead of a sample: those that follow are done."""
 _ERROR_CHARS = 2000
 _SHORTEST_S = 1e-4
 """Of a timer; none is off."""
@@ -45,6 +47,15 @@ Compile = Callable[[GrammarSpec], MakeGrammar]
 def ids_bytes(sample: int, ids: Sequence[int]) -> bytes:
     """What a child is asked: the mask behind `ids`, which follow those that it has of this sample."""
     return struct.pack(f"<{1 + len(ids)}I", sample, *ids)
+
+
+def drop_bytes(samples: Sequence[int]) -> bytes:
+    return ids_bytes(_DROP, samples)
+
+
+def split(said: bytes) -> tuple[bytes, int, bytes]:
+    """Of what a child said: kind, sample, and what is behind them."""
+    return said[:1], int.from_bytes(said[1:5], "little"), said[5:]
 
 
 class _Purse:
@@ -88,35 +99,42 @@ def _refusing(error: UserError) -> Compile:
 def _follow(asker: Connection, spec: GrammarSpec, compiled: Compile, limits: GrammarConfig) -> None:
     """A child's whole life. EOFError once nobody asks any more."""
     asker.send_bytes(BEGUN)
-    with _told(asker):
+    try:
         with _Purse(limits.compile_s).spending():
             make = compiled(spec)
-        asker.send_bytes(COMPILED)
-        samples = dict[int, TokenGrammar]()
-        purse = _Purse(limits.burst_s)
-        while True:
-            data = asker.recv_bytes()
-            sample, *ids = struct.unpack(f"<{len(data) // 4}I", data)
-            purse.left_s = min(purse.left_s + limits.mask_s, limits.burst_s)
+    except Exception as error:
+        asker.send_bytes(_said(0, error))
+        return
+    asker.send_bytes(COMPILED)
+    samples = dict[int, TokenGrammar]()
+    purse = _Purse(limits.burst_s)
+    while True:
+        data = asker.recv_bytes()
+        sample, *ids = struct.unpack(f"<{len(data) // 4}I", data)
+        if sample == _DROP:
+            for one in ids:
+                samples.pop(one, None)
+            continue
+        purse.left_s = min(purse.left_s + limits.mask_s, limits.burst_s)
+        try:
             with purse.spending():
                 if sample not in samples:
                     samples[sample] = make()
                 for token_id in ids:
                     samples[sample].accept(token_id)
-                mask = samples[sample].allowed()
-            asker.send_bytes(MASK + mask)
+                reply = MASK + sample.to_bytes(4, "little") + samples[sample].allowed()
+        except UserError as error:
+            reply = _said(sample, error)
+        asker.send_bytes(reply)
 
 
-@contextmanager
-def _told(asker: Connection) -> Iterator[None]:
-    """Says what a grammar cannot do, or a bug."""
-    try:
-        yield
-    except (EOFError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        fields = {key: str(value)[:_ERROR_CHARS] for key, value in error_json(error).items()}
-        asker.send_bytes(ERROR + json.dumps(fields).encode())
+def _said(sample: int, error: Exception) -> bytes:
+    """What a grammar cannot do, or a bug."""
+    if isinstance(error, MemoryError):
+        raise error
+    fields = error_json(error)
+    cut = {key: value and value[:_ERROR_CHARS] for key, value in fields.items()}
+    return ERROR + sample.to_bytes(4, "little") + json.dumps(cut).encode()
 
 
 def _limit(memory_mib: int) -> None:

@@ -39,6 +39,8 @@ from nalar.server.engine.messages import (
 MAX_FAILED_STEPS = 3
 """In a row; then the process ends, and a new one may do better."""
 _PARENT_S = 0.5
+_SILENT_S = 0.001
+"""After a step that gave nothing, while all may be waiting for grammars."""
 
 
 @dataclass(slots=True)
@@ -88,15 +90,15 @@ class Worker:
         """Not sent yet, by number and choice; what comes while the other side is slow is joined."""
         self._replies: list[dict[str, Any]] = []
         self._failed_steps = 0
+        self._is_silent = False
 
     def run(self) -> None:
         """Until told to stop; EOFError where the other side went away."""
         while True:
-            lines = self._channel.lines(
-                wait=not self._engine.has_work,
-                others=self._grammars.pending,
-                wait_s=self._grammars.wait_s,
-            )
+            has_work, pending = self._engine.has_work, self._grammars.pending
+            wait_s = _SILENT_S if has_work else self._grammars.wait_s
+            wait = not has_work or (self._is_silent and bool(pending))
+            lines = self._channel.lines(wait=wait, others=pending, wait_s=wait_s)
             for line in lines:
                 if line["op"] == "stop":
                     return
@@ -159,6 +161,7 @@ class Worker:
             asked.params,
             stop_matcher=self._stops(asked) if asked.stop else None,
             make_grammar=grammar,
+            may_draw=None if grammar is None else grammar.may_draw,
             priority=asked.priority,
             cache_salt=asked.cache_salt,
         )
@@ -214,7 +217,7 @@ class Worker:
                 self._abort(number)
                 self._replies.append({"error": error_json(error), "id": number})
             return
-        self._failed_steps = 0
+        self._failed_steps, self._is_silent = 0, not events
         for event in events:
             self._take(event)
 
