@@ -209,7 +209,7 @@ class Link:
 
     def _pause_s(self, num_soon: int) -> float:
         """After so many deaths that came soon; logs the last one."""
-        pause_s = min(FIRST_PAUSE_S * 2 ** min(num_soon - 1, 32), LONGEST_PAUSE_S)
+        pause_s = min(FIRST_PAUSE_S * 2.0 ** min(num_soon - 1, 32), LONGEST_PAUSE_S)
         level = logging.CRITICAL if num_soon >= _LOUD_DEATHS else logging.ERROR
         message = "engine died (%d in a row), starts again in %g s: %s"
         _log.log(level, message, num_soon, pause_s, self._error)
