@@ -54,9 +54,7 @@ class Desk:
         params = SamplingParams(
             n=n, max_tokens=max_tokens, stop_token_ids=(END,), prompt_logprobs=prompt_logprobs
         )
-        request = Request(
-            tuple(prompt), params, priority=priority, cache_salt=salt, owner=owner
-        )
+        request = Request(tuple(prompt), params, priority=priority, cache_salt=salt, owner=owner)
         request_id = len(self.requests)
         samples = [
             Sample(request_id, i, request, self.num_arrived + i, list(prompt)) for i in range(n)

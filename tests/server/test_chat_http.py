@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from nalar.policy import PolicyConfig
-from nalar.server.engine.messages import EngineError
+from nalar.server.engine.messages import EngineError, encode_line, read_request, request_json
 from nalar.server.http import replies
 from nalar.server.keys import KeyRing
 from nalar.server.ledger import Ledger
@@ -278,13 +278,30 @@ async def test_more_than_there_is_room_for_waits_or_is_told_to_come_back(
 
 async def test_keys_do_not_share_cached_prompts(make_client, scripted, said, tmp_path):
     ring = KeyRing.open(tmp_path / "keys.json", must_exist=False)
-    secrets = [ring.create(name)[1] for name in ("ann", "bob")]
+    keys, secrets = zip(*(ring.create(name) for name in ("ann", "bob")), strict=True)
     link = scripted([said()])
     client = make_client(link, api_keys=tmp_path / "keys.json")
     for secret in secrets:
         await client.post(PATH, json=ASK, headers={"Authorization": f"Bearer {secret}"})
     first, second = (request.cache_salt for request in link.requests)
     assert first != second
+    owners = [
+        read_request(json.loads(encode_line(request_json(0, r)))).owner for r in link.requests
+    ]
+    assert owners == [key.id for key in keys], "whose rows of the engine these are"
+
+
+async def test_choices_are_what_places_are_counted_in(make_client, scripted, said, server_config):
+    admission = server_config.admission.model_copy(update={"max_running": 4, "max_queued": 0})
+    link = scripted([said()], pause_s=0.005)
+    client = make_client(link, admission=admission)
+    reply = await client.post(PATH, json=ASK | {"n": 5})
+    assert reply.status_code == 400 and reply.json()["error"]["code"] == "too_many_choices"
+    prompts = {"prompt": ["1", "2"], "n": 2, "max_tokens": 2}
+    posts = [client.post(PATH, json=ASK | {"n": 3}), client.post("/v1/completions", json=prompts)]
+    assert sorted([r.status_code for r in await asyncio.gather(*posts)]) == [200, 429]
+    assert (await client.post("/v1/completions", json=prompts)).status_code == 200
+    assert client.app.state.service.limits.running == 0
 
 
 async def test_the_policy_stops_what_it_finds_and_the_ledger_has_it(

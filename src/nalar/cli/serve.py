@@ -73,9 +73,9 @@ class Serve:
     memory_frac: float = 0.5
     """Share of the free memory that the cache may take."""
     max_running: int = 256
-    """Requests with the engine at once; further ones wait in turn."""
+    """Choices (n times prompts) with the engine at once; further ones wait in turn."""
     max_queued: int = 512
-    """Requests that may wait; further ones get 429."""
+    """Choices that may wait; further ones get 429."""
     requests_per_minute: Int = None
     """Of a key that has no limit of its own. None: no limit."""
     tokens_per_minute: Int = None

@@ -78,6 +78,7 @@ def prepare(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
         grammar,
         ask.cache_salt,
         ask.priority,
+        ask.owner,
     )
 
     def reader(choice: int) -> Reads:
@@ -107,7 +108,13 @@ def _of_ids(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
         }
     )
     request = EngineRequest(
-        ask.prompt_ids, params, ask.stop, _grammar(ask, dialect), ask.cache_salt, ask.priority
+        ask.prompt_ids,
+        params,
+        ask.stop,
+        _grammar(ask, dialect),
+        ask.cache_salt,
+        ask.priority,
+        ask.owner,
     )
     return Prepared(
         ask,

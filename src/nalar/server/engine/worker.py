@@ -132,6 +132,7 @@ class Worker:
             make_grammar=None if asked.grammar is None else self._grammar(asked.grammar),
             priority=asked.priority,
             cache_salt=asked.cache_salt,
+            owner=asked.owner,
         )
 
     def _compiled(self, spec: GrammarSpec) -> MakeGrammar:

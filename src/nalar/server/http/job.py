@@ -112,8 +112,10 @@ class Job:
                 async for said in passed:
                     if self._first_token_s is None:
                         self._first_token_s = time.monotonic() - self._arrived_s
-                    if isinstance(said, Ended) and self._reason != "length":
-                        self._reason = said.finish_reason
+                    if isinstance(said, Ended):
+                        self._admission.choice_ended()
+                        if self._reason != "length":
+                            self._reason = said.finish_reason
                     yield said
             self._status, self._is_recorded = 200, True
             usage = await self._recorded()

@@ -214,7 +214,9 @@ class Service:
             raise Unavailable(f"the engine is {self.engine.state}")
         if key is not None:
             # What others have asked is nobody's to find out by how fast a prompt is read.
-            asks = [replace(ask, cache_salt=f"{key.id} {ask.cache_salt}") for ask in asks]
+            asks = [
+                replace(ask, cache_salt=f"{key.id} {ask.cache_salt}", owner=key.id) for ask in asks
+            ]
         prepared = [await self.prepared(ask) for ask in asks]
         request_id = f"{id_prefix}{uuid.uuid4().hex}"
         verdict = await self._asked_verdict(prepared, request_id, endpoint, model, key, arrived_s)
@@ -245,6 +247,7 @@ class Service:
                 key,
                 prompt_tokens=sum(one.num_prompt for one in prepared),
                 max_completion_tokens=sum(one.max_completion for one in prepared),
+                num_choices=sum(one.request.params.n for one in prepared),
             )
         )
         gone = asyncio.ensure_future(until_gone(request.receive))
