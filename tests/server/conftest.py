@@ -91,7 +91,7 @@ class ScriptedLink:
     async def close(self):
         self.state = "stopped"
 
-    async def stream(self, request):
+    async def stream(self, request, unread=None):
         number = len(self.requests)
         self.requests.append(request)
         script = self.scripts[min(number, len(self.scripts) - 1)]

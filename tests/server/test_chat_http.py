@@ -182,7 +182,7 @@ async def test_failures_before_and_within_a_stream(make_client, scripted, said, 
         assert reply.status_code == 500 and reply.json()["error"]["code"] == "engine_error"
 
     class Breaking(scripted):
-        async def stream(self, request):
+        async def stream(self, request, unread=None):
             async for event in super().stream(request):
                 yield event
                 raise EngineError("it died")

@@ -1,13 +1,16 @@
 """Who may not ask: pages of other sites. Who may not get away: readers that leave at the last moment, or hide words."""
 
 import asyncio
+import json
 import socket
+import sqlite3
 import threading
 
 import httpx
 import pytest
 
 from nalar.policy import PolicyConfig
+from nalar.server.engine.messages import Event
 from nalar.server.http import listening
 from nalar.server.http.app import create_app
 from nalar.server.keys import KeyRing
@@ -144,6 +147,63 @@ def test_connections_that_do_not_ask_are_closed(server_config, scripted, monkeyp
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+async def test_who_reads_nothing_is_cut_off_and_his_row_says_so(
+    server_config, scripted, tokenizer, tmp_path
+):
+    config = server_config.model_copy(
+        update={"send_timeout_s": 0.3, "ledger": tmp_path / "l.db", "keep_alive_s": 60}
+    )
+    link = scripted([tokenizer.encode("5" * 3000)], pause_s=0.0001)
+    app = create_app(config, link)
+    sock = listening.listen("127.0.0.1", 0)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server = listening.server_of(app, config)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    body = json.dumps(ASK | {"stream": True, "n": 8}).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    stuck = socket.socket()
+    stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with stuck:
+        stuck.connect(sock.getsockname())
+        stuck.sendall(head.encode() + body)
+        await until(lambda: link.aborted == [0])
+        limits = app.state.service.limits
+        await until(lambda: limits.running == 0)
+    with sqlite3.connect(tmp_path / "l.db") as ledger:
+        rows = ledger.execute("SELECT status, finish_reason, completion_tokens FROM requests")
+        ((status, reason, tokens),) = rows.fetchall()
+    assert (status, reason) == (408, "send_timeout") and 0 < tokens < 8 * 400
+    async with httpx.AsyncClient() as client:  # who reads is waited for, however slow the model is
+        link.scripts, link.pause_s = [[tokenizer.end_think_id, 9, tokenizer.end_id]], 0.4
+        url = listening.url_of(sock) + PATH
+        reply = await client.post(url, json=ASK | {"stream": True}, timeout=60)
+        assert reply.text.endswith("data: [DONE]\n\n")
+    server.should_exit = True
+    await serving
+
+
+async def test_what_was_drawn_and_not_read_is_charged(make_client, scripted, tokenizer, tmp_path):
+    class Ahead(scripted):
+        """Has drawn more than was taken by the time its reader leaves."""
+
+        async def stream(self, request, unread=None):
+            try:
+                yield Event(0, (9, 9), (-0.5, -0.5))
+                await asyncio.sleep(60)
+            finally:
+                unread.append(Event(0, (tokenizer.end_think_id, 9, 9), (-0.5,) * 3))
+
+    client = make_client(Ahead([]), ledger=tmp_path / "l.db")
+    service = client.app.state.service
+    asking = asyncio.create_task(client.post(PATH, json=ASK))
+    await until(lambda: service.limits.running == 1)
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    await until(lambda: service.limits.running == 0)
+    (total,) = service.writer.ledger.sums([])
+    assert (total.completion_tokens, total.reasoning_tokens) == (5, 2)
 
 
 async def test_who_leaves_the_queue_leaves_his_place(server_config, scripted, tokenizer):

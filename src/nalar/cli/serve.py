@@ -94,6 +94,8 @@ class Serve:
     """CPU threads of the engine. None: those of the run."""
     runs: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = RUNS
     """Training runs that the page at /runs shows."""
+    send_timeout_s: float = 60.0
+    """A client that reads nothing of its reply for so long is cut off, and its request ends."""
     drain_s: float = 30.0
     """What requests under way get to end in, once the server is told to stop."""
     intended_use: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
@@ -185,6 +187,7 @@ def config_of(asked: Serve) -> ServerConfig:
             default_temperature=asked.temperature,
             default_max_tokens=_given(asked.max_tokens, _trained_tokens(run, longest)),
             reasoning_key=asked.reasoning_key,
+            send_timeout_s=asked.send_timeout_s,
             drain_s=asked.drain_s,
             log_prompts=asked.log_prompts,
             intended_use=asked.intended_use,

@@ -71,6 +71,8 @@ class ServerConfig(Config):
     """Whether thoughts stand under `reasoning` too, beside `reasoning_content`."""
     keep_alive_s: float = Field(default=15.0, gt=0)
     """A stream that is silent for so long sends a comment."""
+    send_timeout_s: float | None = Field(default=60.0, gt=0)
+    """A reader who takes nothing for so long is cut off, and his request ends. None: he is waited for."""
     drain_s: float = Field(default=30.0, ge=0)
     """What requests under way get to end in, once the server is told to stop."""
     log_prompts: bool = False

@@ -29,6 +29,7 @@ from nalar.server.wire.errors import ApiError
 _log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
+READER_STUCK = 408
 
 
 class Counting(Protocol):
@@ -88,6 +89,10 @@ class Job:
     @property
     def headers(self) -> dict[str, str]:
         return self._admission.headers
+
+    def reader_is_stuck(self) -> None:
+        """For its row: it ends because nobody reads what it says."""
+        self._status, self._reason = READER_STUCK, "send_timeout"
 
     async def __aenter__(self) -> "Job":
         return self

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -10,6 +11,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from nalar.config import UserError
 from nalar.server.config import ServerConfig
+from nalar.server.http.replies import STUCK
 
 _BACKLOG = 2048
 _IDLE_S = 75
@@ -19,15 +21,49 @@ _HEAD_S = 30.0
 
 
 class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """Closes connections that never ask."""
+    """Closes connections that never ask, and those that do not read what they asked for."""
+
+    def __init__(self, *args: Any, send_timeout_s: float | None, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._send_timeout_s = send_timeout_s
+        self._unsent: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # Whoever writes waits as soon as the system takes no more, and from then on the reader is watched.
+        transport.set_write_buffer_limits(high=0)
         asyncio.get_running_loop().call_later(_HEAD_S, self._close_silent)
 
     def _close_silent(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
             self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unwatch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def _watch(self, last: int | None = None) -> None:
+        """Cut the connection off if nothing of what waits is gone by the next look. last: bytes at the last one."""
+        waits = self.transport.get_write_buffer_size()
+        if last is not None and waits >= last:
+            self.scope[STUCK] = True
+            self.transport.abort()
+        elif self._send_timeout_s is not None:
+            loop = asyncio.get_running_loop()
+            self._unsent = loop.call_later(self._send_timeout_s, self._watch, waits)
+
+    def _unwatch(self) -> None:
+        if self._unsent is not None:
+            self._unsent.cancel()
+            self._unsent = None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -53,7 +89,7 @@ def server_of(app: FastAPI, config: ServerConfig) -> uvicorn.Server:
     """Told to stop it takes nothing more, and gives what is under way `drain_s` to end in."""
     settings = uvicorn.Config(
         app,
-        http=Impatient,
+        http=partial(Impatient, send_timeout_s=config.send_timeout_s),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         lifespan="on",
