@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from nalar.policy import PolicyConfig
+from nalar.policy import Policy, PolicyConfig
 from nalar.server.engine.messages import EngineError, encode_line, read_request, request_json
 from nalar.server.http import replies
 from nalar.server.keys import KeyRing
@@ -327,6 +327,27 @@ async def test_the_policy_stops_what_it_finds_and_the_ledger_has_it(
     with sqlite3.connect(tmp_path / "ledger.db") as ledger:
         verdicts = ledger.execute("SELECT verdict, status FROM requests ORDER BY time_s").fetchall()
     assert verdicts == [("input:block:weapons", 400)] + [("output:block:luck", 200)] * 2
+
+
+async def test_who_is_over_his_limits_costs_the_reviewer_nothing(
+    make_client, scripted, said, tmp_path, monkeypatch, server_config
+):
+    (tmp_path / "words.txt").write_text("nerve gas\n")
+    policy = PolicyConfig(input="block", words=tmp_path / "words.txt")
+    admission = server_config.admission.model_copy(update={"requests_per_minute": 1})
+    client = make_client(scripted([said()]), policy=policy, admission=admission)
+    reviewed, review = [], Policy.review
+
+    async def counted(self, text, side):
+        reviewed.append(text)
+        return await review(self, text, side)
+
+    monkeypatch.setattr(Policy, "review", counted)
+    asked = {"messages": [{"role": "user", "content": "nerve gas"}]}
+    replies_ = [await client.post(PATH, json=asked) for _ in range(3)]
+    codes = [reply.json()["error"]["code"] for reply in replies_]
+    assert codes == ["content_filter", "rate_limit_exceeded", "rate_limit_exceeded"]
+    assert len(reviewed) == 1 and client.app.state.service.limits.running == 0
 
 
 async def test_the_pages_are_there(make_client, scripted, said):

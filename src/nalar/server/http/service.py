@@ -219,13 +219,19 @@ class Service:
             ]
         prepared = [await self.prepared(ask) for ask in asks]
         request_id = f"{id_prefix}{uuid.uuid4().hex}"
-        verdict = await self._asked_verdict(prepared, request_id, endpoint, model, key, arrived_s)
         admission = await self._admitted(request, key, prepared)
         if isinstance(admission, Refusal):
             self.metrics.refused(admission)
             raise ApiError(
                 admission.status, admission.message, code=admission.code, headers=admission.headers
             )
+        try:  # behind the limits: a reviewer's work is nobody's for nothing
+            verdict = await self._asked_verdict(
+                prepared, request_id, endpoint, model, key, arrived_s, admission
+            )
+        except BaseException:
+            admission.release()
+            raise
         return Job(
             self,
             request_id=request_id,
@@ -274,6 +280,7 @@ class Service:
         model: str,
         key: Key | None,
         arrived_s: float,
+        admission: Admission,
     ) -> str | None:
         """What the policy notes of a request. ApiError (400) where it does not let it pass, which the ledger has."""
         if self.policy is None:
@@ -284,11 +291,12 @@ class Service:
             return label
         row = Row(
             request_id=request_id,
-            time_s=time.time(),
+            time_s=admission.time_s,
             key_id=NOBODY if key is None else key.id,
             endpoint=endpoint,
             model=model,
             weight_version=self.config.worker.weight_version,
+            queue_s=admission.queue_s,
             total_s=time.monotonic() - arrived_s,
             finish_reason="content_filter",
             status=400,
