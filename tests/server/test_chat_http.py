@@ -221,7 +221,8 @@ async def test_keys_open_what_is_theirs(make_client, scripted, said, tmp_path):
         admin_key_file=admin,
         ledger=tmp_path / "ledger.db",
     )
-    closed = ("/v1/models", "/tokenizer_info", "/metrics", "/usage")
+    closed = ("/v1/models", "/tokenizer_info", "/usage")
+    operators = ("/metrics", "/runs/all", "/runs/one/details")
     for path in closed:
         reply = await client.get(path)
         assert reply.status_code == 401 and reply.json()["error"]["code"] == "invalid_api_key", path
@@ -230,12 +231,22 @@ async def test_keys_open_what_is_theirs(make_client, scripted, said, tmp_path):
         assert (await client.post(PATH, json=ASK, headers=headers)).status_code == 200
         for path in closed:
             assert (await client.get(path, headers=headers)).status_code == 200, path
+        for path in operators:  # everybody's, or nobody's
+            reply = await client.get(path, headers=headers)
+            assert reply.status_code == 401, path
+            assert reply.json()["error"]["code"] == "admin_key_wanted", path
     as_admin = {"Authorization": "Bearer an-admin-key-of-some-length"}
     assert (await client.post(PATH, json=ASK, headers=as_admin)).status_code == 401
     sums = (await client.get("/usage?by=key,day", headers=as_admin)).json()["data"]
     assert len(sums) == 1 and sums[0]["num_requests"] == 2
     assert (await client.get("/usage?by=colour", headers=as_admin)).status_code == 400
     assert (await client.get("/health")).status_code == 200
+    for path, status in zip(operators, (200, 200, 404), strict=True):
+        assert (await client.get(path, headers=as_admin)).status_code == status, path
+    without = make_client(scripted([said()]), api_keys=tmp_path / "keys.json")
+    headers = {"Authorization": f"Bearer {secret}"}
+    assert (await without.get("/metrics", headers=headers)).json()["error"]["code"] == "no_admin"
+    assert (await make_client(scripted([said()])).get("/metrics")).status_code == 200
 
 
 async def test_a_row_is_kept_before_the_last_byte_and_a_budget_closes(

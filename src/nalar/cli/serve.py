@@ -56,7 +56,8 @@ class Serve:
     api_keys: Path_ = None
     """File of `nalar keys create`. None: whoever reaches the server may ask."""
     admin_key_file: Path_ = None
-    """File whose first line is the key to what is not of one user. None: that is closed."""
+    """File whose first line is the key to what is not of one user: all usage, metrics, runs.
+    None: with --api-keys these are closed."""
     ledger: Path_ = None
     """SQLite file with a row for each request. None: none is kept."""
     policy: Path_ = None

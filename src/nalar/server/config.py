@@ -56,7 +56,7 @@ class ServerConfig(Config):
     api_keys: Path | None = None
     """File of hashed keys. None: whoever reaches the server may ask."""
     admin_key_file: Path | None = None
-    """File whose first line is the key of paths outside `/v1` that act. None: they are closed."""
+    """File whose first line is the key to what is not of one user. None: with `api_keys` that is closed."""
     policy: PolicyConfig | None = None
     """What is not answered, or not said. None: nobody looks."""
     runs: Path | None = None

@@ -41,10 +41,9 @@ async def about(request: Request) -> dict[str, Any]:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """For Prometheus. Where keys are asked for, any key will do, the admin's too."""
+    """For Prometheus. These are everybody's figures: where there are keys, the admin's is wanted."""
     service = service_of(request)
-    if not service.is_admin(request):
-        service.authenticated(request)
+    service.require_operator(request)
     stats = await service.engine.stats()
     limits = service.limits
     service.metrics.now(

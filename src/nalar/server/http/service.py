@@ -141,7 +141,12 @@ class Service:
                 403, "This server was started without --admin-key-file.", code="no_admin"
             )
         if not self.is_admin(request):
-            raise _unauthorized("The admin key is wanted here.")
+            raise _unauthorized("The admin key is wanted here.", "admin_key_wanted")
+
+    def require_operator(self, request: Request) -> None:
+        """What is of all users, or of none: for the admin key, where there are keys at all. ApiError as above."""
+        if self.keys is not None or self.admin_sha256 is not None:
+            self.require_admin(request)
 
     async def body(self, request: Request) -> dict[str, Any]:
         """ApiError: 413 before anything is parsed, 400 for what is no JSON object."""
@@ -328,9 +333,9 @@ def secret_of(request: Request) -> str:
     return request.headers.get("x-api-key", "")
 
 
-def _unauthorized(message: str | None) -> ApiError:
+def _unauthorized(message: str | None, code: str = "invalid_api_key") -> ApiError:
     message = message or "An API key is wanted, as `Authorization: Bearer ...`."
-    return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+    return ApiError(401, message, code=code, headers={"WWW-Authenticate": "Bearer"})
 
 
 def _admin_digest(path: Path | None) -> str | None:
