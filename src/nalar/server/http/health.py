@@ -68,11 +68,9 @@ async def usage(
     groups = [name for name in by.replace(",", " ").split() if name]
     if not set(groups) <= set(GROUPS):
         raise bad_request(f"by: wanted any of {', '.join(GROUPS)}", "by")
-    sums = service.writer.ledger.sums(
-        cast("list[By]", groups),
-        _time_s(since, "since"),
-        _time_s(until, "until"),
-        None if key is None else key.id,
+    since_s, until_s = _time_s(since, "since"), _time_s(until, "until")
+    sums = await service.writer.sums(
+        cast("list[By]", groups), since_s, until_s, None if key is None else key.id
     )
     return {"object": "list", "data": [_sum_json(one) for one in sums]}
 
