@@ -17,8 +17,9 @@ from nalar.model.weights import save_model
 from nalar.server.config import ServerConfig, WorkerConfig
 from nalar.server.engine.link import Link
 from nalar.server.engine.messages import EngineFacts, Event
+from nalar.server.http.address import listen, url_of
 from nalar.server.http.app import create_app
-from nalar.server.http.listening import listen, server_of, url_of
+from nalar.server.http.listening import server_of
 
 CONTEXT = 512
 

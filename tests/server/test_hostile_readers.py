@@ -12,6 +12,7 @@ import pytest
 from nalar.policy import PolicyConfig
 from nalar.server.engine.messages import Event
 from nalar.server.http import listening
+from nalar.server.http.address import listen, url_of
 from nalar.server.http.app import create_app
 from nalar.server.keys import KeyRing
 from nalar.server.ledger_writer import LedgerWriter
@@ -132,7 +133,7 @@ def test_connections_that_do_not_ask_are_closed(server_config, scripted, monkeyp
     monkeypatch.setattr(listening, "_HEAD_S", 0.2)
     body = server_config.body.model_copy(update={"read_s": 0.2})
     config = server_config.model_copy(update={"body": body})
-    sock = listening.listen("127.0.0.1", 0)
+    sock = listen("127.0.0.1", 0)
     server = listening.server_of(create_app(config, scripted([])), config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
@@ -157,7 +158,7 @@ async def test_who_reads_nothing_is_cut_off_and_his_row_says_so(
     )
     link = scripted([tokenizer.encode("5" * 3000)], pause_s=0.0001)
     app = create_app(config, link)
-    sock = listening.listen("127.0.0.1", 0)
+    sock = listen("127.0.0.1", 0)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     server = listening.server_of(app, config)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
@@ -177,7 +178,7 @@ async def test_who_reads_nothing_is_cut_off_and_his_row_says_so(
     assert (status, reason) == (408, "send_timeout") and 0 < tokens < 8 * 400
     async with httpx.AsyncClient() as client:  # who reads is waited for, however slow the model is
         link.scripts, link.pause_s = [[tokenizer.end_think_id, 9, tokenizer.end_id]], 0.4
-        url = listening.url_of(sock) + PATH
+        url = url_of(sock) + PATH
         reply = await client.post(url, json=ASK | {"stream": True}, timeout=60)
         assert reply.text.endswith("data: [DONE]\n\n")
     server.should_exit = True
@@ -211,10 +212,10 @@ async def test_who_leaves_the_queue_leaves_his_place(server_config, scripted, to
     config = server_config.model_copy(update={"admission": admission})
     link = scripted([[*tokenizer.encode("5" * 300), tokenizer.end_id]], pause_s=0.05)
     app = create_app(config, link)
-    sock = listening.listen("127.0.0.1", 0)
+    sock = listen("127.0.0.1", 0)
     server = listening.server_of(app, config)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
-    url, limits = listening.url_of(sock) + PATH, app.state.service.limits
+    url, limits = url_of(sock) + PATH, app.state.service.limits
     async with httpx.AsyncClient() as client, httpx.AsyncClient() as other:
         first = asyncio.create_task(client.post(url, json=ASK, timeout=60))
         await until(lambda: limits.running == 1)

@@ -21,6 +21,7 @@ from nalar.model.folder import read_json
 from nalar.pipeline.config import RunConfig, TaskRunConfig
 from nalar.policy import PolicyConfig
 from nalar.server.config import ServerConfig, WorkerConfig
+from nalar.server.http.address import listen, url_of
 from nalar.server.limits_config import AdmissionConfig
 
 if TYPE_CHECKING:
@@ -124,7 +125,13 @@ class Serving(Document):
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(Serve, args, verb="serve")
-    config = config_of(asked)
+    # First of all: what follows imports torch, and takes long. Whoever connects meanwhile waits.
+    with listen(asked.host, asked.port) as listening:
+        _run(asked, listening, out)
+    return 0
+
+
+def _run(asked: Serve, listening: "socket.socket", out: Output) -> None:
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
@@ -135,14 +142,11 @@ def run(args: Sequence[str]) -> int:
             want="the packages of the extra `serve`",
             hint="pip install 'nalar[serve]'",
         ) from error
-    from nalar.server.http.listening import listen
-
-    listening = listen(config.host, config.port)
+    config = config_of(asked)
     # uvicorn ends in good order and then raises the signal again; here nothing more is to come of it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     asyncio.run(_serve(config, listening, out))
-    return 0
 
 
 def config_of(asked: Serve) -> ServerConfig:
@@ -249,7 +253,7 @@ async def _serve(config: ServerConfig, listening: "socket.socket", out: Output) 
     """Until a signal. UserError where the model cannot be loaded."""
     from nalar.server.engine.link import Link
     from nalar.server.http.app import create_app
-    from nalar.server.http.listening import server_of, url_of
+    from nalar.server.http.listening import server_of
     from nalar.server.http.logs import log_json
 
     log_json(config.log_level)

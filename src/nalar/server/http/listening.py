@@ -1,7 +1,6 @@
 """How uvicorn serves the application: with a command line's settings, and with those of tests alike."""
 
 import asyncio
-import socket
 from functools import partial
 from typing import Any
 
@@ -9,11 +8,9 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from nalar.config import UserError
 from nalar.server.config import ServerConfig
 from nalar.server.http.replies import STUCK
 
-_BACKLOG = 2048
 _IDLE_S = 75
 """How long a connection without a request is kept."""
 _HEAD_S = 30.0
@@ -64,25 +61,6 @@ class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         if self._unsent is not None:
             self._unsent.cancel()
             self._unsent = None
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """UserError where the address is taken, or not this machine's."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise UserError(
-            at=f"--host {host} --port {port}",
-            got=error.strerror or str(error),
-            want="an address of this machine, and a port that is free",
-            hint="--port 0 takes any",
-        ) from error
-
-
-def url_of(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def server_of(app: FastAPI, config: ServerConfig) -> uvicorn.Server:
