@@ -388,6 +388,9 @@ async def test_tokens_there_and_back(make_client, scripted, said, tokenizer):
     asked = (await client.post(PATH, json=ASK)).json()["usage"]["prompt_tokens"]
     assert chat["count"] == asked
     assert (await client.get("/tokenizer_info")).json()["eos_token"] == "<|end|>"
+    for path in ("/tokenize", PATH):  # what a chat refuses has no tokens
+        reply = await client.post(path, json={"messages": ASK["messages"], "tools": TOOLS * 2})
+        assert reply.status_code == 400 and reply.json()["error"]["param"] == "tools", path
 
 
 async def test_the_openapi_document_resolves(make_client, scripted, said):
