@@ -14,12 +14,18 @@ from nalar.server.engine.messages import Event
 from nalar.server.http import listening
 from nalar.server.http.address import listen, url_of
 from nalar.server.http.app import create_app
+from nalar.server.http.json_text import JsonText
 from nalar.server.keys import KeyRing
 from nalar.server.ledger_writer import LedgerWriter
 from nalar.server.prices_config import PriceTable
 
 PATH = "/v1/chat/completions"
 ASK = {"messages": [{"role": "user", "content": "say 12"}]}
+ESCAPED = {
+    "id": "c",
+    "type": "function",
+    "function": {"name": "f", "arguments": '{"a": "b\\u006f\\u200bmb"}'},
+}
 TOOL = {"name": "f", "parameters": {"properties": {"id": {"description": "a bomb"}}}}
 pytestmark = pytest.mark.anyio
 
@@ -99,6 +105,7 @@ async def test_who_leaves_while_his_row_is_written_is_charged_all_the_same(
     [
         {"tools": [{"type": "function", "function": TOOL}]},
         {"messages": [*ASK["messages"], {"role": "assistant", "reasoning_content": "a bomb"}]},
+        {"messages": [*ASK["messages"], {"role": "assistant", "tool_calls": [ESCAPED]}]},
         {
             "response_format": {
                 "type": "json_schema",
@@ -112,6 +119,30 @@ async def test_the_policy_reads_all_that_the_model_reads(make_client, scripted, 
     policy = PolicyConfig(input="block", words=tmp_path / "words.txt")
     reply = await make_client(scripted([]), policy=policy).post(PATH, json=ASK | hidden)
     assert reply.status_code == 400 and reply.json()["error"]["code"] == "content_filter"
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 100])
+@pytest.mark.parametrize("window", [1, 200, None])
+async def test_no_word_gets_out_behind_escapes_of_json(
+    make_client, scripted, tokenizer, tmp_path, step, window
+):
+    (tmp_path / "words.txt").write_text("bomb\n")
+    policy = PolicyConfig(output="block", words=tmp_path / "words.txt", window_chars=window)
+    t = tokenizer
+    escaped = (
+        '{"a": "x\\n\\u0062\\uff4f\\u200Dmb"}'  # a line, then bomb, with a wide o and a joiner
+    )
+    call = [t.tools.call, *t.encode(f"f {escaped}"), t.tools.end_call]
+    scripts = [
+        [[t.end_think_id, *call, t.end_id]],
+        [[t.end_think_id, *t.encode(escaped), t.end_id]],
+    ]
+    client = make_client(scripted(scripts, step=step), policy=policy)
+    tools = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+    for more in (tools, {"response_format": {"type": "json_object"}}):
+        reply = await client.post(PATH, json=ASK | more | {"stream": True})
+        assert '"content_filter"' in reply.text and "0062" not in reply.text
+    assert JsonText().feed('\\\\u0062 \\"\\uzz\\ud83d\\ude00') == '\\u0062 "uzz😀'
 
 
 async def test_texts_that_no_context_holds_are_not_encoded(make_client, scripted, monkeypatch):

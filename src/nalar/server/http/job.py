@@ -71,9 +71,9 @@ class Job:
         self._prepared, self._admission, self._arrived_s = prepared, admission, arrived_s
         self._tallies = [Tally(one.num_prompt) for one in prepared]
         self._asked_verdict = asked_verdict
-        policy, num_choices = service.policy, sum(one.request.params.n for one in prepared)
+        policy = service.policy
         has_review = policy is not None and policy.config.output != "off"
-        self._reviewed = Reviewed(policy, num_choices) if policy and has_review else None
+        self._reviewed = Reviewed(policy, prepared) if policy and has_review else None
         self._first_token_s: float | None = None
         self._reason: str | None = None
         self._status = CLIENT_GONE
