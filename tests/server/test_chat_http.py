@@ -11,6 +11,7 @@ import pytest
 from nalar.policy import Policy, PolicyConfig
 from nalar.server.engine.messages import EngineError, encode_line, read_request, request_json
 from nalar.server.http import replies
+from nalar.server.http import service as service_module
 from nalar.server.keys import KeyRing
 from nalar.server.ledger import Ledger
 from nalar.server.prices_config import PriceTable
@@ -218,6 +219,17 @@ def beside_the_loop(method):
         return method(*args)
 
     return checked
+
+
+@pytest.mark.parametrize(
+    "messages", [ASK["messages"] * 60, [ASK["messages"][0] | {"content": "5" * 4001}]]
+)
+async def test_prompts_that_take_long_are_encoded_beside_the_loop(
+    make_client, scripted, said, monkeypatch, messages
+):
+    monkeypatch.setattr(service_module, "prepare", beside_the_loop(service_module.prepare))
+    reply = await make_client(scripted([said()])).post(PATH, json={"messages": messages})
+    assert reply.status_code == 400 and reply.json()["error"]["code"] == "context_length_exceeded"
 
 
 async def test_keys_open_what_is_theirs(make_client, scripted, said, tmp_path, monkeypatch):

@@ -8,12 +8,13 @@ import sys
 import pytest
 from tests.server.serving import SOURCES
 
-from nalar.cli import serve
+from nalar.cli import flags, serve
 from nalar.cli.main import main
 from nalar.cli.serve import Serve, config_of
 from nalar.config import UserError
 from nalar.recipes.zero import zero_cpu
 from nalar.server.http.address import listen, url_of
+from nalar.server.thinking_config import EffortConfig
 
 TELL_WHAT_CAME = """
 import sys
@@ -26,8 +27,10 @@ print(code, [name for name in ("torch", "fastapi", "uvicorn") if name in sys.mod
 def test_flags_become_a_config(model_folder, tmp_path):
     policy = tmp_path / "policy.json"
     policy.write_text(json.dumps({"input": "flag", "words": str(tmp_path / "words.txt")}))
-    asked = Serve(model=str(model_folder), prices=(0.56, 0.14, 2.24), policy=policy, threads=1)
-    config = config_of(asked)
+    words = ["--prices", "0.56", "0.14", "2.24", "--policy", str(policy), "--threads", "1"]
+    words += ["--efforts", "low=512", "high=8192", "medium=none"]
+    config = config_of(flags.parse(Serve, [str(model_folder), *words], verb="serve"))
+    assert config.efforts == EffortConfig(low=512, medium=None, high=8192)
     assert config.served_model_names == (model_folder.name,)
     assert config.worker.folder == model_folder and config.worker.engine.max_model_len == 512
     assert config.prices.cached_input_usd == 0.14 and config.policy.input == "flag"
@@ -45,6 +48,10 @@ def test_flags_become_a_config(model_folder, tmp_path):
         ({"max_model_len": 0}, "--max-model-len"),
         ({"threads": 0}, "--threads"),
         ({"max_tokens": 0}, "--max-tokens"),
+        ({"send_timeout_s": 0.0}, "--send-timeout-s"),
+        ({"efforts": ("lo=512",)}, "--efforts"),
+        ({"efforts": ("low=-1",)}, "--efforts"),
+        ({"efforts": ("low",)}, "--efforts"),
     ],
 )
 def test_what_cannot_work_is_refused(model_folder, changes, at):

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from nalar.cli import flags
 from nalar.cli.choice import RUNS, chosen_model, evals_of
+from nalar.cli.efforts import effort_config
 from nalar.cli.output import Document, Output
 from nalar.cli.prices import price_table
 from nalar.config import ConfigError, UserError
@@ -86,6 +87,9 @@ class Serve:
     """Of requests that name none."""
     max_tokens: Int = None
     """Of chats that name none. None: what the run trained with, or the rest of the context."""
+    efforts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=TOKENS ...")] = ()
+    """Tokens of thought that each reasoning_effort may take at most, such as low=512 high=none (no limit).
+    Without it: minimal 256, low 1024, medium 4096, the others without a limit."""
     reasoning_key: bool = False
     """Send thoughts under `reasoning` too, beside `reasoning_content`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -191,6 +195,7 @@ def config_of(asked: Serve) -> ServerConfig:
             ledger=asked.ledger,
             default_temperature=asked.temperature,
             default_max_tokens=_given(asked.max_tokens, _trained_tokens(run, longest)),
+            efforts=effort_config(asked.efforts),
             reasoning_key=asked.reasoning_key,
             send_timeout_s=asked.send_timeout_s,
             drain_s=asked.drain_s,
