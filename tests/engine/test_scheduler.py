@@ -296,6 +296,16 @@ def test_a_request_of_many_samples_does_not_keep_rows_from_another_owner():
     it.drain()
 
 
+def test_rows_that_come_free_together_are_shared_too():
+    it = desk(max_num_seqs=4, num_blocks=200)
+    it.add([1], n=40, max_tokens=1, owner="a")
+    it.step()
+    b = it.add([2], n=2, max_tokens=1, owner="b")
+    it.step()
+    assert len(it.answers[0]) == 6 and len(it.answers[b]) == 2
+    it.drain()
+
+
 def test_who_gives_way_after_being_planned_is_not_computed():
     # an even number of blocks: the first gets the last one, then the second needs one
     it = desk(num_blocks=9, block_size=1, max_num_seqs=2)

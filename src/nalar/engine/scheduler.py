@@ -10,7 +10,7 @@ Counts run ahead of the tokens: the next step can be planned before the tokens o
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 
@@ -280,11 +280,19 @@ class Scheduler:
 
     def _first_waiting(self) -> Sample:
         """Of the most urgent the one whose owner has the fewest rows, and of such the one that came first."""
-        heads = [queue[0][1] for queue in self._waiting.values()]
-        if len(heads) == 1:
-            return heads[0]
+        return min((queue[0][1] for queue in self._waiting.values()), key=self._turns())
+
+    def _is_turn_of(self, follower: Sample) -> bool:
+        """Whether no other owner who waits comes before it."""
+        if self._waiting.keys() <= {follower.request.owner}:
+            return True
+        turn = self._turns()
+        return turn(follower) < turn(self._first_waiting())
+
+    def _turns(self) -> Callable[[Sample], tuple[int, int, tuple[int, int]]]:
+        """By what samples of several owners are put in order."""
         rows = Counter(sample.request.owner for sample in self.running)
-        return min(heads, key=lambda s: (s.request.priority, rows[s.request.owner], s.rank))
+        return lambda s: (s.request.priority, rows[s.request.owner], s.rank)
 
     def _plan_prefill(self, sample: Sample, draft: _Draft) -> None:
         """The next tokens of a prompt, and the followers that it can take along."""
@@ -334,7 +342,12 @@ class Scheduler:
         forked: list[Sample] = []
         for sample in waiting:
             sample.num_cached = leader.num_cached
-        while waiting and self._free_rows and self._has_room(num_own):
+        while (
+            waiting
+            and self._free_rows
+            and self._has_room(num_own)
+            and self._is_turn_of(waiting[0])
+        ):
             own = pool.allocate(num_own)
             assert own is not None
             sample = waiting.pop(0)
