@@ -336,6 +336,22 @@ def test_the_last_in_line_gives_way_and_loses_nothing():
     assert all(it.output(i) == [alone(s) for s in it.requests[i]] for i in range(3))
 
 
+def test_who_has_most_rows_gives_way_to_one_who_came_later():
+    it = desk(num_blocks=12, block_size=1, max_num_seqs=4)
+    it.add([1], n=3, max_tokens=6, owner="a")
+    it.step()
+    b = it.add([1], max_tokens=6, owner="b")
+    num_preempted = 0
+    while it.scheduler.has_work:
+        before = set(it.scheduler.running)
+        it.step()
+        gone = {s for s in before - set(it.scheduler.running) if not s.is_finished}
+        num_preempted += len(gone)
+        assert b not in {s.request_id for s in gone}
+    assert num_preempted
+    assert all(it.output(i) == [alone(s) for s in it.requests[i]] for i in range(2))
+
+
 def test_all_samples_of_a_prompt_share_its_full_blocks_and_draw_in_one_step():
     it = desk()
     it.add([0, 1, 2, 0, 1], n=4)

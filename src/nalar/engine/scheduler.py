@@ -207,7 +207,7 @@ class Scheduler:
         while (blocks := self.pool.allocate(1)) is None:
             if not may_preempt:
                 return False
-            victim = max(self.running, key=lambda s: s.rank)
+            victim = max(self.running, key=self._turns())
             self._preempt(victim)
             if victim is sample:
                 return True
