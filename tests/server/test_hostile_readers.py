@@ -21,11 +21,13 @@ from nalar.server.prices_config import PriceTable
 
 PATH = "/v1/chat/completions"
 ASK = {"messages": [{"role": "user", "content": "say 12"}]}
-ESCAPED = {
-    "id": "c",
-    "type": "function",
-    "function": {"name": "f", "arguments": '{"a": "b\\u006f\\u200bmb"}'},
-}
+ESCAPED = '{"a": "b\\u006f\\u200bmb"}'
+
+
+def called(arguments):
+    return {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+
+
 TOOL = {"name": "f", "parameters": {"properties": {"id": {"description": "a bomb"}}}}
 pytestmark = pytest.mark.anyio
 
@@ -105,7 +107,7 @@ async def test_who_leaves_while_his_row_is_written_is_charged_all_the_same(
     [
         {"tools": [{"type": "function", "function": TOOL}]},
         {"messages": [*ASK["messages"], {"role": "assistant", "reasoning_content": "a bomb"}]},
-        {"messages": [*ASK["messages"], {"role": "assistant", "tool_calls": [ESCAPED]}]},
+        {"messages": [*ASK["messages"], {"role": "assistant", "tool_calls": [called(ESCAPED)]}]},
         {
             "response_format": {
                 "type": "json_schema",
@@ -156,6 +158,8 @@ async def test_texts_that_no_context_holds_are_not_encoded(make_client, scripted
         ("/v1/completions", {"prompt": long}),
         ("/v1/completions", {"prompt": ["a"] * 5_000}),
         (PATH, {"messages": [{"role": "user", "content": long}]}),
+        (PATH, {"messages": [*ASK["messages"], {"role": "assistant", "reasoning_content": long}]}),
+        ("/tokenize", {"messages": [{"role": "assistant", "tool_calls": [called(long)]}]}),
     ):
         assert (await client.post(path, json=body)).status_code == 400
 

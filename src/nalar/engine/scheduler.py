@@ -343,10 +343,7 @@ class Scheduler:
         for sample in waiting:
             sample.num_cached = leader.num_cached
         while (
-            waiting
-            and self._free_rows
-            and self._has_room(num_own)
-            and self._is_turn_of(waiting[0])
+            waiting and self._free_rows and self._has_room(num_own) and self._is_turn_of(waiting[0])
         ):
             own = pool.allocate(num_own)
             assert own is not None
