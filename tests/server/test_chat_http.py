@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from nalar.config import UserError
 from nalar.policy import Policy, PolicyConfig
 from nalar.server.engine.messages import EngineError, encode_line, read_request, request_json
 from nalar.server.http import replies
@@ -196,6 +197,24 @@ async def test_failures_before_and_within_a_stream(make_client, scripted, said, 
     reply = await client.post(PATH, json=ASK)
     assert reply.status_code == 503 and "retry-after" in reply.headers
     assert (await client.get("/health")).status_code == 503
+
+
+async def test_who_is_refused_or_failed_by_the_engine_pays_nothing(
+    make_client, scripted, said, tmp_path
+):
+    client = make_client(
+        scripted([EngineError("it died"), UserError(at="a", got="b", want="c"), said()]),
+        ledger=tmp_path / "ledger.db",
+        prices=PriceTable(input_usd=1, cached_input_usd=1, output_usd=1),
+    )
+    ledger = client.app.state.service.writer.ledger
+    assert [(await client.post(PATH, json=ASK)).status_code for _ in range(2)] == [500, 400]
+    async with asyncio.timeout(10):
+        while not (total := ledger.sums()[0]).num_requests == 2:
+            await asyncio.sleep(0.01)
+    assert (total.prompt_tokens, total.cost_picodollars) == (0, 0)
+    await client.post(PATH, json=ASK)
+    assert ledger.sums()[0].prompt_tokens > 0
 
 
 async def test_a_silent_stream_is_kept_alive(make_client, scripted, said):

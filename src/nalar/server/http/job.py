@@ -194,6 +194,9 @@ class Job:
 
     def _usage(self) -> Usage:
         each = [tally.usage() for tally in self._tallies]
+        is_ours = self._status not in (200, CLIENT_GONE, READER_STUCK)
+        if is_ours and not any(one.completion_tokens for one in each):
+            each = []  # refused by the engine, or failed by it: nobody pays for that
         usage = Usage(
             sum(one.prompt_tokens for one in each),
             sum(one.cached_tokens for one in each),
