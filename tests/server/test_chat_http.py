@@ -14,7 +14,7 @@ from nalar.server.engine.messages import EngineError, encode_line, read_request,
 from nalar.server.http import replies
 from nalar.server.http import service as service_module
 from nalar.server.keys import KeyRing
-from nalar.server.ledger import Ledger
+from nalar.server.ledger import Ledger, LedgerError
 from nalar.server.prices_config import PriceTable
 
 PATH = "/v1/chat/completions"
@@ -210,7 +210,7 @@ async def test_who_is_refused_or_failed_by_the_engine_pays_nothing(
     ledger = client.app.state.service.writer.ledger
     assert [(await client.post(PATH, json=ASK)).status_code for _ in range(2)] == [500, 400]
     async with asyncio.timeout(10):
-        while not (total := ledger.sums()[0]).num_requests == 2:
+        while (total := ledger.sums()[0]).num_requests != 2:
             await asyncio.sleep(0.01)
     assert (total.prompt_tokens, total.cost_picodollars) == (0, 0)
     await client.post(PATH, json=ASK)
@@ -281,6 +281,18 @@ async def test_keys_open_what_is_theirs(make_client, scripted, said, tmp_path, m
     sums = (await client.get("/usage?by=key,day", headers=as_admin)).json()["data"]
     assert len(sums) == 1 and sums[0]["num_requests"] == 2
     assert (await client.get("/usage?by=colour", headers=as_admin)).status_code == 400
+    today = sums[0]["day"]
+    for span in (f"since={today}&until={today}", f"until={today[:7]}"):
+        reply = await client.get(f"/usage?{span}", headers=as_admin)
+        assert reply.json()["data"][0]["num_requests"] == 2, span
+    assert (await client.get("/usage?since=yesterday", headers=as_admin)).status_code == 400
+
+    def broken(*_):
+        raise LedgerError(at="/srv/ledger.db", got="a damaged file", want="one that can be read")
+
+    monkeypatch.setattr(Ledger, "sums", broken)
+    reply = await client.get("/usage", headers=as_admin)
+    assert reply.status_code == 503 and "/srv" not in reply.text
     assert (await client.get("/health")).status_code == 200
     for path, status in zip(operators, (200, 200, 404), strict=True):
         assert (await client.get(path, headers=as_admin)).status_code == status, path

@@ -1,7 +1,6 @@
 """Whether it works, what it serves, and what was used: `/health`, `/about`, `/metrics`, `/usage`, `/v1/models`."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from fastapi import APIRouter, Request, Response
@@ -11,6 +10,7 @@ from nalar.server.http.failures import LOADING_RETRY_S
 from nalar.server.http.service import service_of
 from nalar.server.ledger import GROUPS, By
 from nalar.server.metrics import CONTENT_TYPE
+from nalar.server.usage import span_s
 from nalar.server.wire.errors import ApiError, bad_request
 from nalar.server.wire.models import model_card, model_list
 
@@ -58,7 +58,8 @@ async def metrics(request: Request) -> Response:
 async def usage(
     request: Request, by: str = "key", since: str | None = None, until: str | None = None
 ) -> dict[str, Any]:
-    """Sums of the ledger. The admin key sees all keys, another its own."""
+    """Sums of the ledger, from a day or month of UTC to another, both with them. The admin key sees all keys, another
+    its own."""
     service = service_of(request)
     key = None if service.is_admin(request) else service.authenticated(request)
     if key is None and not service.is_admin(request) and service.admin_sha256 is not None:
@@ -68,7 +69,8 @@ async def usage(
     groups = [name for name in by.replace(",", " ").split() if name]
     if not set(groups) <= set(GROUPS):
         raise bad_request(f"by: wanted any of {', '.join(GROUPS)}", "by")
-    since_s, until_s = _time_s(since, "since"), _time_s(until, "until")
+    since_s = None if since is None else span_s(since, "since")[0]
+    until_s = None if until is None else span_s(until, "until")[1]
     sums = await service.writer.sums(
         cast("list[By]", groups), since_s, until_s, None if key is None else key.id
     )
@@ -79,15 +81,6 @@ def _sum_json(one: Any) -> dict[str, Any]:
     document = asdict(one)
     del document["cost_picodollars"]
     return document | {"cost_usd": one.cost_usd}
-
-
-def _time_s(day: str | None, name: str) -> float | None:
-    if day is None:
-        return None
-    try:
-        return datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        raise bad_request(f"{name}: wanted a day in UTC, as 2026-11-29", name) from None
 
 
 @router.get("/v1/models")
