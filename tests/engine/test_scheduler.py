@@ -48,11 +48,13 @@ class Desk:
         )
         self.pool, self.scheduler = pool, Scheduler(self.config, pool)
 
-    def add(self, prompt, n=1, max_tokens=4, priority=0, salt="", prompt_logprobs=None) -> int:
+    def add(
+        self, prompt, n=1, max_tokens=4, priority=0, salt="", prompt_logprobs=None, owner=""
+    ) -> int:
         params = SamplingParams(
             n=n, max_tokens=max_tokens, stop_token_ids=(END,), prompt_logprobs=prompt_logprobs
         )
-        request = Request(tuple(prompt), params, priority=priority, cache_salt=salt)
+        request = Request(tuple(prompt), params, priority=priority, cache_salt=salt, owner=owner)
         request_id = len(self.requests)
         samples = [
             Sample(request_id, i, request, self.num_arrived + i, list(prompt)) for i in range(n)
@@ -96,7 +98,7 @@ class Desk:
     def line(self) -> tuple[list[Sample], list[Sample]]:
         """Who decodes, and who waits in front of the groups."""
         decoding = [s for s in self.scheduler.running if s.is_decoding and not s.is_complete]
-        return decoding, [sample for _, sample in self.scheduler._waiting]
+        return decoding, waiting_in(self.scheduler)
 
     def check(self, plan: Plan, decoding: list[Sample], waiting: list[Sample]) -> None:
         num_prompt = sum(p.end - p.start for p in plan.prefills)
@@ -107,14 +109,21 @@ class Desk:
         is_full = len(plan.decodes) == self.config.max_num_batched_tokens
         left = [s for s in decoding if s not in plan.decodes]
         assert is_full or all(s.row is None or s in plan.started for s in left)
-        # Nobody starts before one who came first. Followers go with those whom they follow.
+        # Nobody starts before one of his own who came first. Followers go with those whom they follow.
         followers = {s for p in plan.prefills for s in p.followers}
-        first = [s for s in plan.started if s not in followers]
-        assert [s.rank for s in first] == sorted(s.rank for s in first)
-        still = [s.rank for _, s in self.scheduler._waiting if s in waiting]
-        assert not (first and still) or max(s.rank for s in first) < min(still)
+        started = [s for s in plan.started if s not in followers]
+        owners = {s.request.owner for s in (*plan.drawing, *started, *waiting)}
+        for owner in owners:
+            first = [s.rank for s in started if s.request.owner == owner]
+            assert first == sorted(first)
+            still = [
+                s.rank
+                for s in waiting_in(self.scheduler)
+                if s in waiting and s.request.owner == owner
+            ]
+            assert not (first and still) or max(first) < min(still)
         # Nor goes a prompt on before such a one, if it takes what is left of the step.
-        if plan.prefills and not plan.prefills[-1].draws:
+        if len(owners) == 1 and plan.prefills and not plan.prefills[-1].draws:
             ranks = [p.sample.rank for p in plan.prefills]
             assert ranks == sorted(ranks)
 
@@ -213,6 +222,10 @@ class Desk:
         return [sample.output_ids for sample in self.requests[request_id]]
 
 
+def waiting_in(scheduler: Scheduler) -> list[Sample]:
+    return [sample for queue in scheduler._waiting.values() for _, sample in queue]
+
+
 def draw(past: list[int], sample_id: int) -> int:
     """Something that depends on every token before it."""
     number = sample_id
@@ -268,6 +281,31 @@ def test_an_urgent_prompt_goes_before_one_that_is_begun():
     it.drain()
 
 
+def test_a_request_of_many_samples_does_not_keep_rows_from_another_owner():
+    """Rows that come free go to whoever has the fewest, in the middle of a request that fills the engine."""
+    it = desk(max_num_seqs=4, num_blocks=200, num_scheduler_steps=1)
+    it.add([1], n=40, max_tokens=5, owner="a")
+    it.step()
+    [one, *_] = it.requests[it.add([2], n=2, max_tokens=5, owner="b")]
+    while one.row is None:
+        assert it.step() is not None
+    assert it.scheduler.num_waiting > 30
+    while len(it.answers[1]) < 2:
+        it.step()
+    assert it.scheduler.num_waiting > 20, "two of b for about as many of a"
+    it.drain()
+
+
+def test_rows_that_come_free_together_are_shared_too():
+    it = desk(max_num_seqs=4, num_blocks=200)
+    it.add([1], n=40, max_tokens=1, owner="a")
+    it.step()
+    b = it.add([2], n=2, max_tokens=1, owner="b")
+    it.step()
+    assert len(it.answers[0]) == 6 and len(it.answers[b]) == 2
+    it.drain()
+
+
 def test_who_gives_way_after_being_planned_is_not_computed():
     # an even number of blocks: the first gets the last one, then the second needs one
     it = desk(num_blocks=9, block_size=1, max_num_seqs=2)
@@ -296,6 +334,22 @@ def test_the_last_in_line_gives_way_and_loses_nothing():
         gave_way |= {s.request_id for s in gone if not s.is_finished}
     assert gave_way and 1 not in gave_way
     assert all(it.output(i) == [alone(s) for s in it.requests[i]] for i in range(3))
+
+
+def test_who_has_most_rows_gives_way_to_one_who_came_later():
+    it = desk(num_blocks=12, block_size=1, max_num_seqs=4)
+    it.add([1], n=3, max_tokens=6, owner="a")
+    it.step()
+    b = it.add([1], max_tokens=6, owner="b")
+    num_preempted = 0
+    while it.scheduler.has_work:
+        before = set(it.scheduler.running)
+        it.step()
+        gone = {s for s in before - set(it.scheduler.running) if not s.is_finished}
+        num_preempted += len(gone)
+        assert b not in {s.request_id for s in gone}
+    assert num_preempted
+    assert all(it.output(i) == [alone(s) for s in it.requests[i]] for i in range(2))
 
 
 def test_all_samples_of_a_prompt_share_its_full_blocks_and_draw_in_one_step():
@@ -393,10 +447,11 @@ class Days(RuleBasedStateMachine):
         priority=st.integers(0, 1),
         salt=st.sampled_from(["", "a"]),
         prompt_logprobs=st.sampled_from([None, None, 0]),
+        owner=st.sampled_from(["", "b"]),
     )
-    def add(self, prompt, n, more, priority, salt, prompt_logprobs):
+    def add(self, prompt, n, more, priority, salt, prompt_logprobs, owner):
         max_tokens = min(more, LONGEST - len(prompt))
-        self.desk.add(prompt, n, max_tokens, priority, salt, prompt_logprobs)
+        self.desk.add(prompt, n, max_tokens, priority, salt, prompt_logprobs, owner)
 
     @rule(overlaps=st.booleans(), count=st.integers(1, 4))
     def step(self, overlaps, count):
@@ -449,7 +504,7 @@ class Days(RuleBasedStateMachine):
     @invariant()
     def everybody_is_somewhere_once(self):
         scheduler = self.desk.scheduler
-        waiting = [s for _, s in scheduler._waiting]
+        waiting = waiting_in(scheduler)
         heads = [*waiting, *scheduler.running]
         everybody = [*heads, *(f for s in heads for f in s.followers)]
         alive = [s for r in self.desk.requests.values() for s in r if not s.is_finished]

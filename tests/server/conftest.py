@@ -17,8 +17,9 @@ from nalar.model.weights import save_model
 from nalar.server.config import GrammarConfig, ServerConfig, WorkerConfig
 from nalar.server.engine.link import Link, Unavailable
 from nalar.server.engine.messages import EngineFacts, Event
+from nalar.server.http.address import listen, url_of
 from nalar.server.http.app import create_app
-from nalar.server.http.listening import listen, server_of, url_of
+from nalar.server.http.listening import server_of
 
 CONTEXT = 512
 
@@ -101,7 +102,7 @@ class ScriptedLink:
     async def close(self):
         self.state = "stopped"
 
-    async def stream(self, request):
+    async def stream(self, request, unread=None):
         number = len(self.requests)
         self.requests.append(request)
         script = self.scripts[min(number, len(self.scripts) - 1)]

@@ -3,15 +3,18 @@
 import asyncio
 import json
 import sqlite3
+import threading
 from collections import Counter
 
 import pytest
 
-from nalar.policy import PolicyConfig
-from nalar.server.engine.messages import EngineError
+from nalar.config import UserError
+from nalar.policy import Policy, PolicyConfig
+from nalar.server.engine.messages import EngineError, encode_line, read_request, request_json
 from nalar.server.http import replies
+from nalar.server.http import service as service_module
 from nalar.server.keys import KeyRing
-from nalar.server.ledger import Ledger
+from nalar.server.ledger import Ledger, LedgerError
 from nalar.server.prices_config import PriceTable
 
 PATH = "/v1/chat/completions"
@@ -183,7 +186,7 @@ async def test_failures_before_and_within_a_stream(make_client, scripted, said, 
         assert reply.headers["x-should-retry"] == "false"
 
     class Breaking(scripted):
-        async def stream(self, request):
+        async def stream(self, request, unread=None):
             async for event in super().stream(request):
                 yield event
                 raise EngineError("it died")
@@ -197,6 +200,24 @@ async def test_failures_before_and_within_a_stream(make_client, scripted, said, 
     health = await client.get("/health")
     assert health.status_code == 503 and health.headers["retry-after"] == "8"
     assert health.json() == {"status": "loading", "reason": "the engine is loading"}
+
+
+async def test_who_is_refused_or_failed_by_the_engine_pays_nothing(
+    make_client, scripted, said, tmp_path
+):
+    client = make_client(
+        scripted([EngineError("it died"), UserError(at="a", got="b", want="c"), said()]),
+        ledger=tmp_path / "ledger.db",
+        prices=PriceTable(input_usd=1, cached_input_usd=1, output_usd=1),
+    )
+    ledger = client.app.state.service.writer.ledger
+    assert [(await client.post(PATH, json=ASK)).status_code for _ in range(2)] == [500, 400]
+    async with asyncio.timeout(10):
+        while (total := ledger.sums()[0]).num_requests != 2:
+            await asyncio.sleep(0.01)
+    assert (total.prompt_tokens, total.cost_picodollars) == (0, 0)
+    await client.post(PATH, json=ASK)
+    assert ledger.sums()[0].prompt_tokens > 0
 
 
 async def test_a_silent_stream_is_kept_alive(make_client, scripted, said):
@@ -214,7 +235,26 @@ async def test_request_ids_go_through_and_are_made(make_client, scripted, said):
     assert reply.headers["x-request-id"].startswith("req-")
 
 
-async def test_keys_open_what_is_theirs(make_client, scripted, said, tmp_path):
+def beside_the_loop(method):
+    def checked(*args):
+        assert threading.current_thread() is not threading.main_thread()
+        return method(*args)
+
+    return checked
+
+
+@pytest.mark.parametrize(
+    "messages", [ASK["messages"] * 60, [ASK["messages"][0] | {"content": "5" * 4001}]]
+)
+async def test_prompts_that_take_long_are_encoded_beside_the_loop(
+    make_client, scripted, said, monkeypatch, messages
+):
+    monkeypatch.setattr(service_module, "prepare", beside_the_loop(service_module.prepare))
+    reply = await make_client(scripted([said()])).post(PATH, json={"messages": messages})
+    assert reply.status_code in (200, 400)
+
+
+async def test_keys_open_what_is_theirs(make_client, scripted, said, tmp_path, monkeypatch):
     _, secret = KeyRing.open(tmp_path / "keys.json", must_exist=False).create("ann")
     admin = tmp_path / "admin"
     admin.write_text("an-admin-key-of-some-length\n")
@@ -224,7 +264,8 @@ async def test_keys_open_what_is_theirs(make_client, scripted, said, tmp_path):
         admin_key_file=admin,
         ledger=tmp_path / "ledger.db",
     )
-    closed = ("/v1/models", "/tokenizer_info", "/metrics", "/usage")
+    closed = ("/v1/models", "/tokenizer_info", "/usage")
+    operators = ("/metrics", "/runs/all", "/runs/one/details")
     for path in closed:
         reply = await client.get(path)
         assert reply.status_code == 401 and reply.json()["error"]["code"] == "invalid_api_key", path
@@ -233,12 +274,35 @@ async def test_keys_open_what_is_theirs(make_client, scripted, said, tmp_path):
         assert (await client.post(PATH, json=ASK, headers=headers)).status_code == 200
         for path in closed:
             assert (await client.get(path, headers=headers)).status_code == 200, path
+        for path in operators:  # everybody's, or nobody's
+            reply = await client.get(path, headers=headers)
+            assert reply.status_code == 401, path
+            assert reply.json()["error"]["code"] == "admin_key_wanted", path
     as_admin = {"Authorization": "Bearer an-admin-key-of-some-length"}
     assert (await client.post(PATH, json=ASK, headers=as_admin)).status_code == 401
+    monkeypatch.setattr(Ledger, "sums", beside_the_loop(Ledger.sums))
     sums = (await client.get("/usage?by=key,day", headers=as_admin)).json()["data"]
     assert len(sums) == 1 and sums[0]["num_requests"] == 2
     assert (await client.get("/usage?by=colour", headers=as_admin)).status_code == 400
+    today = sums[0]["day"]
+    for span in (f"since={today}&until={today}", f"until={today[:7]}"):
+        reply = await client.get(f"/usage?{span}", headers=as_admin)
+        assert reply.json()["data"][0]["num_requests"] == 2, span
+    assert (await client.get("/usage?since=yesterday", headers=as_admin)).status_code == 400
+
+    def broken(*_):
+        raise LedgerError(at="/srv/ledger.db", got="a damaged file", want="one that can be read")
+
+    monkeypatch.setattr(Ledger, "sums", broken)
+    reply = await client.get("/usage", headers=as_admin)
+    assert reply.status_code == 503 and "/srv" not in reply.text
     assert (await client.get("/health")).status_code == 200
+    for path, status in zip(operators, (200, 200, 404), strict=True):
+        assert (await client.get(path, headers=as_admin)).status_code == status, path
+    without = make_client(scripted([said()]), api_keys=tmp_path / "keys.json")
+    headers = {"Authorization": f"Bearer {secret}"}
+    assert (await without.get("/metrics", headers=headers)).json()["error"]["code"] == "no_admin"
+    assert (await make_client(scripted([said()])).get("/metrics")).status_code == 200
 
 
 async def test_a_row_is_kept_before_the_last_byte_and_a_budget_closes(
@@ -281,13 +345,30 @@ async def test_more_than_there_is_room_for_waits_or_is_told_to_come_back(
 
 async def test_keys_do_not_share_cached_prompts(make_client, scripted, said, tmp_path):
     ring = KeyRing.open(tmp_path / "keys.json", must_exist=False)
-    secrets = [ring.create(name)[1] for name in ("ann", "bob")]
+    keys, secrets = zip(*(ring.create(name) for name in ("ann", "bob")), strict=True)
     link = scripted([said()])
     client = make_client(link, api_keys=tmp_path / "keys.json")
     for secret in secrets:
         await client.post(PATH, json=ASK, headers={"Authorization": f"Bearer {secret}"})
     first, second = (request.cache_salt for request in link.requests)
     assert first != second
+    owners = [
+        read_request(json.loads(encode_line(request_json(0, r)))).owner for r in link.requests
+    ]
+    assert owners == [key.id for key in keys], "whose rows of the engine these are"
+
+
+async def test_choices_are_what_places_are_counted_in(make_client, scripted, said, server_config):
+    admission = server_config.admission.model_copy(update={"max_running": 4, "max_queued": 0})
+    link = scripted([said()], pause_s=0.005)
+    client = make_client(link, admission=admission)
+    reply = await client.post(PATH, json=ASK | {"n": 5})
+    assert reply.status_code == 400 and reply.json()["error"]["code"] == "too_many_choices"
+    prompts = {"prompt": ["1", "2"], "n": 2, "max_tokens": 2}
+    posts = [client.post(PATH, json=ASK | {"n": 3}), client.post("/v1/completions", json=prompts)]
+    assert sorted([r.status_code for r in await asyncio.gather(*posts)]) == [200, 429]
+    assert (await client.post("/v1/completions", json=prompts)).status_code == 200
+    assert client.app.state.service.limits.running == 0
 
 
 async def test_the_policy_stops_what_it_finds_and_the_ledger_has_it(
@@ -315,6 +396,27 @@ async def test_the_policy_stops_what_it_finds_and_the_ledger_has_it(
     assert verdicts == [("input:block:weapons", 400)] + [("output:block:luck", 200)] * 2
 
 
+async def test_who_is_over_his_limits_costs_the_reviewer_nothing(
+    make_client, scripted, said, tmp_path, monkeypatch, server_config
+):
+    (tmp_path / "words.txt").write_text("nerve gas\n")
+    policy = PolicyConfig(input="block", words=tmp_path / "words.txt")
+    admission = server_config.admission.model_copy(update={"requests_per_minute": 1})
+    client = make_client(scripted([said()]), policy=policy, admission=admission)
+    reviewed, review = [], Policy.review
+
+    async def counted(self, text, side):
+        reviewed.append(text)
+        return await review(self, text, side)
+
+    monkeypatch.setattr(Policy, "review", counted)
+    asked = {"messages": [{"role": "user", "content": "nerve gas"}]}
+    replies_ = [await client.post(PATH, json=asked) for _ in range(3)]
+    codes = [reply.json()["error"]["code"] for reply in replies_]
+    assert codes == ["content_filter", "rate_limit_exceeded", "rate_limit_exceeded"]
+    assert len(reviewed) == 1 and client.app.state.service.limits.running == 0
+
+
 async def test_the_pages_are_there(make_client, scripted, said):
     client = make_client(scripted([said()]))
     assert "<html" in (await client.get("/")).text
@@ -332,6 +434,9 @@ async def test_tokens_there_and_back(make_client, scripted, said, tokenizer):
     asked = (await client.post(PATH, json=ASK)).json()["usage"]["prompt_tokens"]
     assert chat["count"] == asked
     assert (await client.get("/tokenizer_info")).json()["eos_token"] == "<|end|>"
+    for path in ("/tokenize", PATH):  # what a chat refuses has no tokens
+        reply = await client.post(path, json={"messages": ASK["messages"], "tools": TOOLS * 2})
+        assert reply.status_code == 400 and reply.json()["error"]["param"] == "tools", path
 
 
 async def test_the_openapi_document_resolves(make_client, scripted, said):

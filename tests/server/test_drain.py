@@ -11,8 +11,9 @@ import httpx
 import pytest
 from tests.server.serving import serving
 
+from nalar.server.http.address import listen, url_of
 from nalar.server.http.app import create_app
-from nalar.server.http.listening import listen, server_of, url_of
+from nalar.server.http.listening import server_of
 
 BODY = {"messages": [{"role": "user", "content": "say 12"}], "stream": True, "seed": 1}
 

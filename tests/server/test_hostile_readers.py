@@ -1,21 +1,33 @@
 """Who may not ask: pages of other sites. Who may not get away: readers that leave at the last moment, or hide words."""
 
 import asyncio
+import json
 import socket
+import sqlite3
 import threading
 
 import httpx
 import pytest
 
 from nalar.policy import PolicyConfig
+from nalar.server.engine.messages import Event
 from nalar.server.http import listening
+from nalar.server.http.address import listen, url_of
 from nalar.server.http.app import create_app
+from nalar.server.http.json_text import JsonText
 from nalar.server.keys import KeyRing
 from nalar.server.ledger_writer import LedgerWriter
 from nalar.server.prices_config import PriceTable
 
 PATH = "/v1/chat/completions"
 ASK = {"messages": [{"role": "user", "content": "say 12"}]}
+ESCAPED = '{"a": "b\\u006f\\u200bmb"}'
+
+
+def called(arguments):
+    return {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+
+
 TOOL = {"name": "f", "parameters": {"properties": {"id": {"description": "a bomb"}}}}
 pytestmark = pytest.mark.anyio
 
@@ -95,6 +107,7 @@ async def test_who_leaves_while_his_row_is_written_is_charged_all_the_same(
     [
         {"tools": [{"type": "function", "function": TOOL}]},
         {"messages": [*ASK["messages"], {"role": "assistant", "reasoning_content": "a bomb"}]},
+        {"messages": [*ASK["messages"], {"role": "assistant", "tool_calls": [called(ESCAPED)]}]},
         {
             "response_format": {
                 "type": "json_schema",
@@ -110,6 +123,30 @@ async def test_the_policy_reads_all_that_the_model_reads(make_client, scripted, 
     assert reply.status_code == 400 and reply.json()["error"]["code"] == "content_filter"
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 100])
+@pytest.mark.parametrize("window", [1, 200, None])
+async def test_no_word_gets_out_behind_escapes_of_json(
+    make_client, scripted, tokenizer, tmp_path, step, window
+):
+    (tmp_path / "words.txt").write_text("bomb\n")
+    policy = PolicyConfig(output="block", words=tmp_path / "words.txt", window_chars=window)
+    t = tokenizer
+    escaped = (
+        '{"a": "x\\n\\u0062\\uff4f\\u200Dmb"}'  # a line, then bomb, with a wide o and a joiner
+    )
+    call = [t.tools.call, *t.encode(f"f {escaped}"), t.tools.end_call]
+    scripts = [
+        [[t.end_think_id, *call, t.end_id]],
+        [[t.end_think_id, *t.encode(escaped), t.end_id]],
+    ]
+    client = make_client(scripted(scripts, step=step), policy=policy)
+    tools = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+    for more in (tools, {"response_format": {"type": "json_object"}}):
+        reply = await client.post(PATH, json=ASK | more | {"stream": True})
+        assert '"content_filter"' in reply.text and "0062" not in reply.text
+    assert JsonText().feed('\\\\u0062 \\"\\uzz\\ud83d\\ude00') == '\\u0062 "uzz😀'
+
+
 async def test_texts_that_no_context_holds_are_not_encoded(make_client, scripted, monkeypatch):
     client = make_client(scripted([]))
     tokenizer = client.app.state.service.dialect.tokenizer
@@ -121,6 +158,8 @@ async def test_texts_that_no_context_holds_are_not_encoded(make_client, scripted
         ("/v1/completions", {"prompt": long}),
         ("/v1/completions", {"prompt": ["a"] * 5_000}),
         (PATH, {"messages": [{"role": "user", "content": long}]}),
+        (PATH, {"messages": [*ASK["messages"], {"role": "assistant", "reasoning_content": long}]}),
+        ("/tokenize", {"messages": [{"role": "assistant", "tool_calls": [called(long)]}]}),
     ):
         assert (await client.post(path, json=body)).status_code == 400
 
@@ -129,7 +168,7 @@ def test_connections_that_do_not_ask_are_closed(server_config, scripted, monkeyp
     monkeypatch.setattr(listening, "_HEAD_S", 0.2)
     body = server_config.body.model_copy(update={"read_s": 0.2})
     config = server_config.model_copy(update={"body": body})
-    sock = listening.listen("127.0.0.1", 0)
+    sock = listen("127.0.0.1", 0)
     server = listening.server_of(create_app(config, scripted([])), config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
@@ -146,15 +185,72 @@ def test_connections_that_do_not_ask_are_closed(server_config, scripted, monkeyp
         thread.join(30)
 
 
+async def test_who_reads_nothing_is_cut_off_and_his_row_says_so(
+    server_config, scripted, tokenizer, tmp_path
+):
+    config = server_config.model_copy(
+        update={"send_timeout_s": 0.3, "ledger": tmp_path / "l.db", "keep_alive_s": 60}
+    )
+    link = scripted([tokenizer.encode("5" * 3000)], pause_s=0.0001)
+    app = create_app(config, link)
+    sock = listen("127.0.0.1", 0)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server = listening.server_of(app, config)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    body = json.dumps(ASK | {"stream": True, "n": 8}).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    stuck = socket.socket()
+    stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with stuck:
+        stuck.connect(sock.getsockname())
+        stuck.sendall(head.encode() + body)
+        await until(lambda: link.aborted == [0])
+        limits = app.state.service.limits
+        await until(lambda: limits.running == 0)
+    with sqlite3.connect(tmp_path / "l.db") as ledger:
+        rows = ledger.execute("SELECT status, finish_reason, completion_tokens FROM requests")
+        ((status, reason, tokens),) = rows.fetchall()
+    assert (status, reason) == (408, "send_timeout") and 0 < tokens < 8 * 400
+    async with httpx.AsyncClient() as client:  # who reads is waited for, however slow the model is
+        link.scripts, link.pause_s = [[tokenizer.end_think_id, 9, tokenizer.end_id]], 0.4
+        url = url_of(sock) + PATH
+        reply = await client.post(url, json=ASK | {"stream": True}, timeout=60)
+        assert reply.text.endswith("data: [DONE]\n\n")
+    server.should_exit = True
+    await serving
+
+
+async def test_what_was_drawn_and_not_read_is_charged(make_client, scripted, tokenizer, tmp_path):
+    class Ahead(scripted):
+        """Has drawn more than was taken by the time its reader leaves."""
+
+        async def stream(self, request, unread=None):
+            try:
+                yield Event(0, (9, 9), (-0.5, -0.5))
+                await asyncio.sleep(60)
+            finally:
+                unread.append(Event(0, (tokenizer.end_think_id, 9, 9), (-0.5,) * 3))
+
+    client = make_client(Ahead([]), ledger=tmp_path / "l.db")
+    service = client.app.state.service
+    asking = asyncio.create_task(client.post(PATH, json=ASK))
+    await until(lambda: service.limits.running == 1)
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    await until(lambda: service.limits.running == 0)
+    (total,) = service.writer.ledger.sums([])
+    assert (total.completion_tokens, total.reasoning_tokens) == (5, 2)
+
+
 async def test_who_leaves_the_queue_leaves_his_place(server_config, scripted, tokenizer):
     admission = server_config.admission.model_copy(update={"max_running": 1})
     config = server_config.model_copy(update={"admission": admission})
     link = scripted([[*tokenizer.encode("5" * 300), tokenizer.end_id]], pause_s=0.05)
     app = create_app(config, link)
-    sock = listening.listen("127.0.0.1", 0)
+    sock = listen("127.0.0.1", 0)
     server = listening.server_of(app, config)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
-    url, limits = listening.url_of(sock) + PATH, app.state.service.limits
+    url, limits = url_of(sock) + PATH, app.state.service.limits
     async with httpx.AsyncClient() as client, httpx.AsyncClient() as other:
         first = asyncio.create_task(client.post(url, json=ASK, timeout=60))
         await until(lambda: limits.running == 1)

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -138,3 +139,26 @@ def test_every_request_that_was_answered_is_there_once_after_kills_at_any_moment
         assert set(found.values()) == {1}
         assert set(answered) <= set(found), "an answered request is missing"
     assert len(answered) > 200
+
+
+def test_sums_are_added_up_beside_the_loop_and_hold_up_no_row(ledger, monkeypatch):
+    asked, goes_on, sums = threading.Event(), threading.Event(), ledger.sums
+
+    def slow(*wanted):
+        asked.set()
+        assert goes_on.wait(10), "the loop goes on"
+        return sums(*wanted)
+
+    monkeypatch.setattr(ledger, "sums", slow)
+
+    async def main():
+        writer = LedgerWriter(ledger)
+        summing = asyncio.create_task(writer.sums(("key",)))
+        await asyncio.to_thread(asked.wait, 10)
+        await writer.add(row(1))
+        goes_on.set()
+        (total,) = await summing
+        assert (total.key_id, total.num_requests) == ("a", 1)
+        await writer.close()
+
+    asyncio.run(main())

@@ -62,8 +62,10 @@ def key(name="a", **limits):
     return Key(id=name, name=name, sha256="0" * 64, created="", **limits)
 
 
-async def ask(limits, who=None, prompt=10, most=100):
-    return await limits.admit(who, prompt_tokens=prompt, max_completion_tokens=most)
+async def ask(limits, who=None, prompt=10, most=100, choices=1):
+    return await limits.admit(
+        who, prompt_tokens=prompt, max_completion_tokens=most, num_choices=choices
+    )
 
 
 def finish(admission, *usage):
@@ -331,11 +333,14 @@ def test_a_storm_ends_with_nothing_held(limits):
         seen = set()
 
         async def client(number):
-            outcome = await ask(gate, rng.choice(keys), rng.randint(1, 900), rng.randint(1, 900))
-            assert gate.running <= 4 and gate.queued <= 10
+            sizes = rng.randint(1, 900), rng.randint(1, 900), rng.choice((1, 1, 2, 4))
+            outcome = await ask(gate, rng.choice(keys), *sizes)
+            assert gate.running <= 4 and gate.queued_choices <= 10
             seen.add(getattr(outcome, "code", "admitted"))
             if isinstance(outcome, Admission):
                 with outcome:
+                    for _ in range(rng.randint(0, sizes[2])):
+                        outcome.choice_ended()
                     await asyncio.sleep(rng.random() * 0.002)
                     if rng.random() < 0.8:
                         outcome.settle(Usage(rng.randint(1, 900), 0, rng.randint(0, 900)))
@@ -353,5 +358,80 @@ def test_a_storm_ends_with_nothing_held(limits):
         assert {"admitted", "queue_full", "insufficient_quota"} <= seen
         assert gate.running == gate.queued == gate.queued_tokens == 0
         assert [gate.budgets.reserved(k.id) for k in keys] == [0, 0, 0]
+
+    run(main())
+
+
+def test_places_are_counted_in_choices_and_come_free_one_by_one(limits):
+    async def main():
+        gate = limits(max_running=8, max_queued=10)
+        many = await ask(gate, key("a"), choices=6)
+        assert (await ask(gate, key("a"), choices=9)).status == 400, "there is never room for it"
+        next_many = asyncio.create_task(ask(gate, key("a"), choices=6))
+        await settle_down()
+        single = asyncio.create_task(ask(gate, key("b")))
+        await settle_down()
+        assert single.done() and not next_many.done(), "the key with fewer choices goes first"
+        second = asyncio.create_task(ask(gate, key("b"), choices=2))
+        await settle_down()
+        assert not second.done() and gate.queued_choices == 8
+        second.cancel()
+        for _ in range(4):
+            many.choice_ended()
+        await settle_down()
+        assert not next_many.done()
+        many.choice_ended()
+        await settle_down()
+        assert next_many.done() and gate.running == 8
+        many.choice_ended()  # the last: its place is kept until it is counted
+        assert gate.running == 8
+        for one in (many, await single, await next_many):
+            one.release()
+        assert gate.running == gate.queued_choices == 0
+
+    run(main())
+
+
+def test_who_waits_behind_one_without_room_goes_on_when_that_one_leaves(limits):
+    async def main():
+        gate = limits(max_running=4)
+        held = await ask(gate, key("a"), choices=2)
+        big = asyncio.create_task(ask(gate, key("b"), choices=3))
+        await settle_down()
+        small = asyncio.create_task(ask(gate, key("a")))
+        await settle_down()
+        assert not small.done(), "nobody overtakes whose turn it is"
+        big.cancel()
+        (await small).release()
+        held.release()
+        assert gate.running == gate.queued == 0
+
+    run(main())
+
+
+def test_what_may_wait_and_run_of_a_key_is_counted_in_choices(limits):
+    async def main():
+        gate, ann = limits(max_running=4, max_queued=6), key(max_parallel=7)
+        held = await ask(gate, ann, choices=4)
+        assert (await ask(gate, ann, choices=4)).code == "too_many_parallel"
+        waiting = asyncio.create_task(ask(gate, ann, choices=3))
+        others = [asyncio.create_task(ask(gate, key("b"), choices=2)) for _ in range(2)]
+        await settle_down()
+        assert others[1].result().code == "queue_full", "4 of b's would be more than 3 of a's"
+        held.release()
+        (
+            await others[0]
+        ).release()  # the key that was served longest ago; the other has no room beside it
+        (await waiting).release()
+        assert gate.running == gate.queued_choices == 0
+
+    run(main())
+
+
+def test_each_choice_is_expected_to_be_as_long_as_an_answer(limits):
+    async def main():
+        gate, ann = limits(expected_completion_tokens=50), key(tokens_per_minute=1000)
+        held = await ask(gate, ann, prompt=100, most=10_000, choices=4)
+        assert held.headers["x-ratelimit-remaining-tokens"] == "700"
 
     run(main())

@@ -37,7 +37,7 @@ class Create:
     tokens_per_minute: _Number = None
     """Of prompts and answers together."""
     max_parallel: _Number = None
-    """Requests under way at once."""
+    """Choices under way at once: a request of n choices counts n times."""
     json: bool = False
     """Print one JSON document on stdout, all else on stderr."""
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from nalar.cli import flags
 from nalar.cli.choice import RUNS, chosen_model, evals_of
+from nalar.cli.efforts import effort_config
 from nalar.cli.output import Document, Output
 from nalar.cli.prices import price_table
 from nalar.config import ConfigError, UserError
@@ -21,6 +22,7 @@ from nalar.model.folder import read_json
 from nalar.pipeline.config import RunConfig, TaskRunConfig
 from nalar.policy import PolicyConfig
 from nalar.server.config import GrammarConfig, ServerConfig, WorkerConfig
+from nalar.server.http.address import listen, url_of
 from nalar.server.limits_config import AdmissionConfig
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ class Serve:
     api_keys: Path_ = None
     """File of `nalar keys create`. None: whoever reaches the server may ask."""
     admin_key_file: Path_ = None
-    """File whose first line is the key to what is not of one user. None: that is closed."""
+    """File whose first line is the key to what is not of one user: all usage, metrics, runs.
+    None: with --api-keys these are closed."""
     ledger: Path_ = None
     """SQLite file with a row for each request. None: none is kept."""
     policy: Path_ = None
@@ -73,9 +76,9 @@ class Serve:
     memory_frac: float = 0.5
     """Share of the free memory that the cache may take."""
     max_running: int = 256
-    """Requests with the engine at once; further ones wait in turn."""
+    """Choices (n times prompts) with the engine at once; further ones wait in turn."""
     max_queued: int = 512
-    """Requests that may wait; further ones get 429."""
+    """Choices that may wait; further ones get 429."""
     requests_per_minute: Int = None
     """Of a key that has no limit of its own. None: no limit."""
     tokens_per_minute: Int = None
@@ -86,6 +89,9 @@ class Serve:
     """Of requests that name none."""
     max_tokens: Int = None
     """Of chats that name none. None: what the run trained with, or the rest of the context."""
+    efforts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=TOKENS ...")] = ()
+    """Tokens of thought that each reasoning_effort may take at most, such as low=512 high=none (no limit).
+    Without it: minimal 256, low 1024, medium 4096, the others without a limit."""
     reasoning_key: bool = False
     """Send thoughts under `reasoning` too, beside `reasoning_content`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -96,6 +102,8 @@ class Serve:
     """CPU threads of the engine. None: those of the run."""
     runs: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = RUNS
     """Training runs that the page at /runs shows."""
+    send_timeout_s: float = 60.0
+    """A client that reads nothing of its reply for so long is cut off, and its request ends."""
     drain_s: float = 30.0
     """What requests under way get to end in, once the server is told to stop."""
     intended_use: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
@@ -123,7 +131,13 @@ class Serving(Document):
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
     asked = flags.parse(Serve, args, verb="serve")
-    config = config_of(asked)
+    # First of all: what follows imports torch, and takes long. Whoever connects meanwhile waits.
+    with listen(asked.host, asked.port) as listening:
+        _run(asked, listening, out)
+    return 0
+
+
+def _run(asked: Serve, listening: "socket.socket", out: Output) -> None:
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
@@ -134,14 +148,11 @@ def run(args: Sequence[str]) -> int:
             want="the packages of the extra `serve`",
             hint="pip install 'nalar[serve]'",
         ) from error
-    from nalar.server.http.listening import listen
-
-    listening = listen(config.host, config.port)
+    config = config_of(asked)
     # uvicorn ends in good order and then raises the signal again; here nothing more is to come of it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     asyncio.run(_serve(config, listening, out))
-    return 0
 
 
 def config_of(asked: Serve) -> ServerConfig:
@@ -187,7 +198,9 @@ def config_of(asked: Serve) -> ServerConfig:
             ledger=asked.ledger,
             default_temperature=asked.temperature,
             default_max_tokens=_given(asked.max_tokens, _trained_tokens(run, longest)),
+            efforts=effort_config(asked.efforts),
             reasoning_key=asked.reasoning_key,
+            send_timeout_s=asked.send_timeout_s,
             drain_s=asked.drain_s,
             log_prompts=asked.log_prompts,
             intended_use=asked.intended_use,
@@ -248,7 +261,7 @@ async def _serve(config: ServerConfig, listening: "socket.socket", out: Output) 
     """Until a signal. UserError where the model cannot be loaded."""
     from nalar.server.engine.link import Link
     from nalar.server.http.app import create_app
-    from nalar.server.http.listening import server_of, url_of
+    from nalar.server.http.listening import server_of
     from nalar.server.http.logs import log_json
 
     log_json(config.log_level)

@@ -2,13 +2,15 @@
 
 A step plans tokens per sample: a prompt, a chunk of one, one new token of each sample that decodes. Samples that
 decode come first, so that a flood of prompts never makes them wait; prompts share what is left of
-`max_num_batched_tokens`, in order of priority and arrival.
+`max_num_batched_tokens`, in order of priority and arrival. Where several owners of requests wait, a free row goes to
+the one with the fewest.
 
 Counts run ahead of the tokens: the next step can be planned before the tokens of the last are known.
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 
@@ -92,7 +94,8 @@ class Scheduler:
         settled = config.settled(is_gpu=False)  # as the engine has done, where there is one
         self._max_tokens = settled.max_num_batched_tokens or 1
         self._max_steps = settled.num_scheduler_steps or 1
-        self._waiting: list[tuple[tuple[int, int], Sample]] = []
+        self._waiting: dict[str, list[tuple[tuple[int, int], Sample]]] = {}
+        """A heap for each owner that has any."""
         self.running: list[Sample] = []
         self._free_rows = list(range(config.max_num_seqs))
         self._grown: list[Sample] = []
@@ -100,7 +103,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        waiting = sum(1 + len(sample.followers) for _, sample in self._waiting)
+        waiting = sum(1 + len(s.followers) for queue in self._waiting.values() for _, s in queue)
         return waiting + sum(len(sample.followers) for sample in self.running)
 
     @property
@@ -115,7 +118,7 @@ class Scheduler:
         return any(sample.needs_host for sample in self.running)
 
     def add(self, sample: Sample) -> None:
-        heapq.heappush(self._waiting, (sample.rank, sample))
+        heapq.heappush(self._waiting.setdefault(sample.request.owner, []), (sample.rank, sample))
 
     def schedule(self, *, may_preempt: bool = True) -> Plan | None:
         """The next step, all counts moved on as if it were done.
@@ -177,8 +180,11 @@ class Scheduler:
         if sample.row is not None:
             self._leave(sample)
         else:
-            self._waiting = [entry for entry in self._waiting if entry[1] is not sample]
-            heapq.heapify(self._waiting)
+            owner = sample.request.owner
+            queue = [entry for entry in self._waiting.pop(owner, ()) if entry[1] is not sample]
+            if queue:
+                heapq.heapify(queue)
+                self._waiting[owner] = queue
 
     def preempt_all(self) -> None:
         """Nobody keeps anything in the cache; all wait to be computed anew, from the tokens that are known."""
@@ -201,7 +207,7 @@ class Scheduler:
         while (blocks := self.pool.allocate(1)) is None:
             if not may_preempt:
                 return False
-            victim = max(self.running, key=lambda s: s.rank)
+            victim = max(self.running, key=self._turns())
             self._preempt(victim)
             if victim is sample:
                 return True
@@ -266,11 +272,27 @@ class Scheduler:
     def _next_prompt(self, begun: list[Sample], draft: _Draft) -> Sample | None:
         """The first in line, of those that are begun (the last of the list first) and those that wait."""
         if self._waiting and self._free_rows:
-            rank, sample = self._waiting[0]
-            if (not begun or rank < begun[-1].rank) and self._admit(sample):
+            sample = self._first_waiting()
+            if (not begun or sample.rank < begun[-1].rank) and self._admit(sample):
                 draft.started.append(sample)
                 return sample
         return begun.pop() if begun else None
+
+    def _first_waiting(self) -> Sample:
+        """Of the most urgent the one whose owner has the fewest rows, and of such the one that came first."""
+        return min((queue[0][1] for queue in self._waiting.values()), key=self._turns())
+
+    def _is_turn_of(self, follower: Sample) -> bool:
+        """Whether no other owner who waits comes before it."""
+        if self._waiting.keys() <= {follower.request.owner}:
+            return True
+        turn = self._turns()
+        return turn(follower) < turn(self._first_waiting())
+
+    def _turns(self) -> Callable[[Sample], tuple[int, int, tuple[int, int]]]:
+        """By what samples of several owners are put in order."""
+        rows = Counter(sample.request.owner for sample in self.running)
+        return lambda s: (s.request.priority, rows[s.request.owner], s.rank)
 
     def _plan_prefill(self, sample: Sample, draft: _Draft) -> None:
         """The next tokens of a prompt, and the followers that it can take along."""
@@ -296,7 +318,10 @@ class Scheduler:
         if blocks is None:
             pool.release(found.blocks)
             return False
-        heapq.heappop(self._waiting)
+        queue = self._waiting[sample.request.owner]
+        heapq.heappop(queue)
+        if not queue:
+            del self._waiting[sample.request.owner]
         sample.blocks = [*found.blocks, *blocks]
         sample.num_found = len(found.blocks) * pool.block_size
         # Drafts need the state of the token before the first new one, so that is computed again.
@@ -317,7 +342,9 @@ class Scheduler:
         forked: list[Sample] = []
         for sample in waiting:
             sample.num_cached = leader.num_cached
-        while waiting and self._free_rows and self._has_room(num_own):
+        while (
+            waiting and self._free_rows and self._has_room(num_own) and self._is_turn_of(waiting[0])
+        ):
             own = pool.allocate(num_own)
             assert own is not None
             sample = waiting.pop(0)

@@ -183,6 +183,8 @@ class Request:
     """Lower is sooner, as in vLLM; of equal ones the first come."""
     cache_salt: str = ""
     """Only requests of one salt share cached prompts."""
+    owner: str = ""
+    """Whose it is: rows go to those who wait in turn, sample by sample, whoever asks for more."""
     first_stream: int = 0
     """Sample i draws from stream `first_stream + i` of the seed: who goes on with sample j of an earlier request, its
     tokens now part of the prompt, says j and gets the numbers that would have come next."""

@@ -78,6 +78,7 @@ def prepare(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
         grammar,
         ask.cache_salt,
         ask.priority,
+        ask.owner,
     )
 
     def reader(choice: int) -> Reads:
@@ -107,7 +108,13 @@ def _of_ids(ask: Ask, dialect: Dialect, max_model_len: int) -> Prepared:
         }
     )
     request = EngineRequest(
-        ask.prompt_ids, params, ask.stop, _grammar(ask, dialect), ask.cache_salt, ask.priority
+        ask.prompt_ids,
+        params,
+        ask.stop,
+        _grammar(ask, dialect),
+        ask.cache_salt,
+        ask.priority,
+        ask.owner,
     )
     return Prepared(
         ask,
@@ -209,6 +216,11 @@ class Tally:
     def reasoning_tokens(self) -> int:
         return sum(reader.num_thought_tokens for reader in self.readers)
 
+    def count(self, event: Event) -> None:
+        self.completion_tokens += len(event.token_ids)
+        if event.choice == 0:  # the others share its prompt
+            self.cached_tokens = max(self.cached_tokens, event.num_cached)
+
     def usage(self) -> Usage:
         return Usage(
             self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.reasoning_tokens
@@ -228,18 +240,23 @@ async def answer(
         _Choice(prepared.make_reader(first_choice + i)) for i in range(prepared.request.params.n)
     ]
     tally.readers += [choice.reader for choice in choices]
-    async with aclosing(engine.stream(prepared.request)) as events:
-        async for event in events:
-            choice = choices[event.choice]
-            if choice.is_over:
-                continue
-            tally.completion_tokens += len(event.token_ids)
-            if event.choice == 0:  # the others share its prompt
-                tally.cached_tokens = max(tally.cached_tokens, event.num_cached)
-            for said in _said(prepared, choice, event, first_choice + event.choice):
-                yield said
-            if all(choice.is_over for choice in choices):
-                break
+    unread: list[Event] = []
+    try:
+        async with aclosing(engine.stream(prepared.request, unread)) as events:
+            async for event in events:
+                choice = choices[event.choice]
+                if choice.is_over:
+                    continue
+                tally.count(event)
+                for said in _said(prepared, choice, event, first_choice + event.choice):
+                    yield said
+                if all(choice.is_over for choice in choices):
+                    break
+    finally:
+        for event in unread:  # the engine was ahead of a reader who is gone
+            if not (choice := choices[event.choice]).is_over:
+                tally.count(event)
+                choice.reader.feed(event.token_ids)
     yield tally.usage()
 
 

@@ -88,6 +88,8 @@ class Ask:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     cache_salt: str = ""
     priority: int = 0
+    owner: str = ""
+    """Whose it is, for the engine to share its rows fairly: the id of a key."""
 
 
 @dataclass(frozen=True, slots=True)

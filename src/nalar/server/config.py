@@ -72,7 +72,7 @@ class ServerConfig(Config):
     api_keys: Path | None = None
     """File of hashed keys. None: whoever reaches the server may ask."""
     admin_key_file: Path | None = None
-    """File whose first line is the key of paths outside `/v1` that act. None: they are closed."""
+    """File whose first line is the key to what is not of one user. None: with `api_keys` that is closed."""
     policy: PolicyConfig | None = None
     """What is not answered, or not said. None: nobody looks."""
     runs: Path | None = None
@@ -87,6 +87,8 @@ class ServerConfig(Config):
     """Whether thoughts stand under `reasoning` too, beside `reasoning_content`."""
     keep_alive_s: float = Field(default=15.0, gt=0)
     """A stream that is silent for so long sends a comment."""
+    send_timeout_s: float | None = Field(default=60.0, gt=0)
+    """A reader who takes nothing for so long is cut off, and his request ends. None: he is waited for."""
     drain_s: float = Field(default=30.0, ge=0)
     """What requests under way get to end in, once the server is told to stop."""
     log_prompts: bool = False

@@ -46,7 +46,7 @@ class Key(Config):
     tokens_per_minute: int | None = Field(default=None, ge=1)
     """Of prompts and answers together."""
     max_parallel: int | None = Field(default=None, ge=1)
-    """Requests under way at once."""
+    """Choices under way or waiting at once: a request of n choices counts n times."""
     revoked: str | None = None
     """When, in UTC. None: it is in force."""
 

@@ -1,8 +1,9 @@
 """Who may ask now, who waits, who is told to come back: rates, budgets, and one bounded queue that is fair to keys.
 
-What waits is granted to the key with the fewest requests under way, the one served longest ago where several have as
-few. Where the queue overflows, the newest request of the key that has most of it is told to come back: one key that
-floods the server takes its places from itself.
+Places are counted in choices, since each is a row of the engine: a request of n choices takes n. What waits is granted
+to the key with the fewest choices under way, the one served longest ago where several have as few; nobody overtakes it
+where its request has no room yet. Where the queue overflows, the newest request of the key that has most of it is told
+to come back: one key that floods the server takes its places from itself.
 """
 
 import asyncio
@@ -55,6 +56,7 @@ class Admission:
         self._begun_s = limits.now_s()
         self._usage: Counted | None = None
         self._is_open = True
+        self._num_held = size.num_choices
 
     def settle(self, usage: Counted) -> None:
         """What it took: said once its row is on the disk, before the context ends. Where nobody says, it took nothing:
@@ -65,6 +67,12 @@ class Admission:
     def headers(self) -> dict[str, str]:
         """OpenAI's `x-ratelimit-*`, of the limits that the key has."""
         return self._account.headers(self._limits.now_s())
+
+    def choice_ended(self) -> None:
+        """Its place is another's. The last one's is kept until the request is counted."""
+        if self._num_held > 1:
+            self._num_held -= 1
+            self._limits._freed(self._account, 1)
 
     def __enter__(self) -> "Admission":
         return self
@@ -81,13 +89,15 @@ class Admission:
         """Give its place to the next. More than once is once."""
         if self._is_open:
             self._is_open = False
-            self._limits._released(self, self._account, self._size, self._usage, self._begun_s)
+            self._limits._settled(self, self._account, self._size, self._usage, self._begun_s)
+            self._limits._freed(self._account, self._num_held)
 
 
 @dataclass(frozen=True)
 class _Size:
     """What a request takes, as far as it is known before."""
 
+    num_choices: int
     prompt_tokens: int
     charged_tokens: int
     """Of the bucket."""
@@ -111,8 +121,9 @@ class _Account:
         self.requests: Bucket | None = None
         self.tokens: Bucket | None = None
         self.running = 0
+        """Choices; so are those that wait."""
         self.waiting: deque[_Waiting] = deque()
-        self.waiting_tokens = 0
+        self.waiting_choices = self.waiting_tokens = 0
         self.served = 0
         """The number of the grant that was its last one."""
 
@@ -151,25 +162,33 @@ class Limits:
         self.config, self.prices, self.budgets = config, prices, budgets
         self.refuse_for_s, self.now_s, self.clock_s = refuse_for_s, now_s, clock_s
         self.running = 0
-        self.queued = self.queued_tokens = 0
+        """Choices."""
+        self.queued = self.queued_choices = self.queued_tokens = 0
+        """Requests, and what they are of."""
         self._grants = 0
         self._accounts: dict[str, _Account] = {}
         self._mean_s = 1.0
 
     async def admit(
-        self, key: Key | None, *, prompt_tokens: int, max_completion_tokens: int
+        self,
+        key: Key | None,
+        *,
+        prompt_tokens: int,
+        max_completion_tokens: int,
+        num_choices: int = 1,
     ) -> Admission | Refusal:
-        """Waits for a place where none is free. A caller that is cancelled leaves nothing behind.
+        """Waits for places where too few are free. A caller that is cancelled leaves nothing behind.
 
         max_completion_tokens: the most that all choices together may have.
         """
         now_s = self.now_s()
         account = self._account(key, now_s)
-        expected = min(max_completion_tokens, self.config.expected_completion_tokens)
+        expected = min(max_completion_tokens, num_choices * self.config.expected_completion_tokens)
         charged = prompt_tokens + expected
         if account.tokens is not None:
             charged = account.tokens.price(charged)
         size = _Size(
+            num_choices,
             prompt_tokens,
             charged,
             self.prices.most_picodollars(prompt_tokens, max_completion_tokens),
@@ -179,9 +198,12 @@ class Limits:
             return refusal
         account.charge(1, size.charged_tokens, now_s)
         self.budgets.reserve(account.key_id, size.most)
-        if self.running < self.config.max_running and not self.queued:
+        if self._has_room(size) and not self.queued:
             return self._granted(account, size)
         return await self._wait(account, size, now_s)
+
+    def _has_room(self, size: _Size) -> bool:
+        return self.running + size.num_choices <= self.config.max_running
 
     def _account(self, key: Key | None, now_s: float) -> _Account:
         key_id = NOBODY if key is None else key.id
@@ -198,10 +220,22 @@ class Limits:
             message = "The server cannot record usage at the moment, so it answers nothing."
             return Refusal(503, "ledger_unavailable", message, _whole(closed_s))
         return (
-            self._over_budget(key, account)
+            self._too_many_choices(key, size)
+            or self._over_budget(key, account)
             or self._over_rate(account, size, now_s)
-            or self._over_parallel(key, account)
+            or self._over_parallel(key, account, size)
         )
+
+    def _too_many_choices(self, key: Key | None, size: _Size) -> Refusal | None:
+        """Those that there would never be room for."""
+        most = min(self.config.max_running, self._max_parallel(key) or self.config.max_running)
+        if size.num_choices <= most:
+            return None
+        message = f"{size.num_choices} choices: a request may have {most}, of n times its prompts."
+        return Refusal(400, "too_many_choices", message)
+
+    def _max_parallel(self, key: Key | None) -> int | None:
+        return (key and key.max_parallel) or self.config.max_parallel
 
     def _over_budget(self, key: Key | None, account: _Account) -> Refusal | None:
         if key is None or key.monthly_budget_usd is None:
@@ -231,11 +265,12 @@ class Limits:
                 )
         return None
 
-    def _over_parallel(self, key: Key | None, account: _Account) -> Refusal | None:
-        most = (key and key.max_parallel) or self.config.max_parallel
-        if most is None or account.running + len(account.waiting) < most:
+    def _over_parallel(self, key: Key | None, account: _Account, size: _Size) -> Refusal | None:
+        most = self._max_parallel(key)
+        held = account.running + account.waiting_choices
+        if most is None or held + size.num_choices <= most:
             return None
-        message = f"This key may have {most} requests under way at once."
+        message = f"This key may have {most} choices under way at once; {held} are."
         wait_s = self._until_one_ends_s(account)
         return Refusal(429, "too_many_parallel", message, wait_s, account.headers(self.now_s()))
 
@@ -248,6 +283,7 @@ class Limits:
         account.waiting.append(waiting)
         self._count(waiting, +1)
         self._shed(account)
+        self._grant_next()  # its turn may be before one that there is no room for
         try:
             return await outcome
         except asyncio.CancelledError:
@@ -259,6 +295,7 @@ class Limits:
                 account.waiting.remove(waiting)
                 self._count(waiting, -1)
                 self._undo(account, size)
+                self._grant_next()  # others may have waited for it to have room
             raise
 
     def _shed(self, newcomer: _Account) -> None:
@@ -266,18 +303,21 @@ class Limits:
 
         A single prompt may be longer than all that may wait.
         """
-        while self.queued > self.config.max_queued or (
+        while self.queued_choices > self.config.max_queued or (
             self.queued_tokens > self.config.max_queued_tokens and self.queued > 1
         ):
-            by_tokens = self.queued <= self.config.max_queued
+            by_tokens = self.queued_choices <= self.config.max_queued
             most = max(
                 (account for account in self._accounts.values() if account.waiting),
-                key=lambda a: (a.waiting_tokens if by_tokens else len(a.waiting), a is newcomer),
+                key=lambda a: (
+                    a.waiting_tokens if by_tokens else a.waiting_choices,
+                    a is newcomer,
+                ),
             )
             gone = most.waiting.pop()
             self._count(gone, -1)
             self._undo(most, gone.size)
-            wait_s = _whole((self.queued + 1) * self._mean_s / self.config.max_running)
+            wait_s = _whole((self.queued_choices + 1) * self._mean_s / self.config.max_running)
             message = "The server has as many requests waiting as it takes."
             rates = most.headers(self.now_s())
             gone.outcome.set_result(Refusal(429, "queue_full", message, wait_s, rates))
@@ -288,18 +328,26 @@ class Limits:
         self.budgets.settle(account.key_id, month_of(self.clock_s()), size.most, 0)
 
     def _count(self, waiting: _Waiting, by: int) -> None:
+        account, size = waiting.account, waiting.size
         self.queued += by
-        self.queued_tokens += by * waiting.size.prompt_tokens
-        waiting.account.waiting_tokens += by * waiting.size.prompt_tokens
+        self.queued_choices += by * size.num_choices
+        self.queued_tokens += by * size.prompt_tokens
+        account.waiting_choices += by * size.num_choices
+        account.waiting_tokens += by * size.prompt_tokens
 
     def _granted(self, account: _Account, size: _Size) -> Admission:
-        self.running += 1
-        account.running += 1
+        self.running += size.num_choices
+        account.running += size.num_choices
         self._grants += 1
         account.served = self._grants
         return Admission(self, account, size)
 
-    def _released(
+    def _freed(self, account: _Account, num_choices: int) -> None:
+        self.running -= num_choices
+        account.running -= num_choices
+        self._grant_next()
+
+    def _settled(
         self,
         admission: Admission,
         account: _Account,
@@ -308,22 +356,22 @@ class Limits:
         begun_s: float,
     ) -> None:
         now_s = self.now_s()
-        self.running -= 1
-        account.running -= 1
         used = usage.prompt_tokens + usage.completion_tokens if usage else 0
         account.charge(0, used - size.charged_tokens, now_s)
         cost = self.prices.cost_picodollars(usage) if usage else 0
         self.budgets.settle(account.key_id, month_of(admission.time_s), size.most, cost)
         self._mean_s += _NEWEST * (now_s - begun_s - self._mean_s)
-        self._grant_next()
 
     def _grant_next(self) -> None:
-        while self.queued and self.running < self.config.max_running:
+        while self.queued:
             account = min(
                 (account for account in self._accounts.values() if account.waiting),
                 key=lambda a: (a.running, a.served),
             )
-            waiting = account.waiting.popleft()
+            waiting = account.waiting[0]
+            if not (self._has_room(waiting.size) or waiting.outcome.done()):
+                return
+            account.waiting.popleft()
             self._count(waiting, -1)
             if waiting.outcome.done():  # cancelled, and not yet away
                 self._undo(account, waiting.size)

@@ -55,18 +55,29 @@ Authorize = Callable[..., Any]
 """A FastAPI dependency that raises where a request may not see data."""
 
 
-def router(*, authorize: Authorize | None = None, runs: Path | None = None) -> APIRouter:
+def router(
+    *,
+    authorize: Authorize | None = None,
+    authorize_runs: Authorize | None = None,
+    runs: Path | None = None,
+) -> APIRouter:
     """All routes of the pages. authorize: asked before data is given, not before files of the page; None: everyone may.
 
+    authorize_runs: asked before anything of a run is, for they are nobody's but whose server it is; None: as the other.
     runs: the folder whose runs are shown; None: the page says that there is none.
     """
     pages = APIRouter(include_in_schema=False)
     _add_files(pages)
-    data = APIRouter(dependencies=[Depends(authorize)] if authorize else [])
-    _add_markdown(data)
-    _add_runs(data, runs)
-    pages.include_router(data)
+    markdown, of_runs = _guarded(authorize), _guarded(authorize_runs or authorize)
+    _add_markdown(markdown)
+    _add_runs(of_runs, runs)
+    pages.include_router(markdown)
+    pages.include_router(of_runs)
     return pages
+
+
+def _guarded(authorize: Authorize | None) -> APIRouter:
+    return APIRouter(dependencies=[Depends(authorize)] if authorize else [])
 
 
 class _File:

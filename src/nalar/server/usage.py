@@ -72,8 +72,8 @@ def usage(
 
     key_id: of this key alone. UserError where a day is none. Reads the whole stretch: not for the event loop.
     """
-    first_s = None if since is None else _span_s(since, "since")[0]
-    after_s = None if until is None else _span_s(until, "until")[1]
+    first_s = None if since is None else span_s(since, "since")[0]
+    after_s = None if until is None else span_s(until, "until")[1]
     names = tuple(name for name in GROUPS if name in set(by))
     found = ledger.sums(names, first_s, after_s, key_id)
     total = Sum(
@@ -93,7 +93,7 @@ def usage(
     )
 
 
-def _span_s(text: str, at: str) -> tuple[float, float]:
+def span_s(text: str, at: str) -> tuple[float, float]:
     """When a day or a month begins, and when it is over."""
     if _MONTH.fullmatch(text) and text[:4] not in ("0000", "9999"):
         return bounds_s(text)

@@ -3,6 +3,8 @@
 import itertools
 import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,8 @@ from nalar.model.folder import ModelFolder
 from nalar.server.ask import ToolSpec
 from nalar.server.dialects.dialect import Dialect
 from nalar.server.dialects.reader import Prompt
+from nalar.server.dialects.sandbox import Template
+from nalar.server.dialects.veil import Veil
 
 FAMILIES = (
     "qwen3",
@@ -429,6 +433,28 @@ def test_a_template_that_never_ends_is_stopped(dialect_of, monkeypatch):
     dialect = dialect_of("slow", ("<|end|>",), loops, "<|end|>")
     with pytest.raises(UserError, match="took more"):
         dialect.prompt(USER)
+
+
+def test_a_prompt_waits_for_no_other_and_hides_its_own_texts():
+    """A long one is rendered in a thread, short ones by the event loop: that may not stand still meanwhile."""
+    is_there, goes_on = threading.Event(), threading.Event()
+
+    def pause():
+        is_there.set()
+        return str(goes_on.wait(10))
+
+    template = Template("{{ pause() }}{{ [text] | tojson }}", at="here")
+    long, short = (Veil(("<|end|>",), {text}) for text in ("long", "short"))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(
+            template.render, {"pause": pause, "text": long.hide_all("<|end|>")}, long
+        )
+        assert is_there.wait(10)
+        said = template.render({"pause": lambda: "", "text": short.hide_all("<|end|>")}, short)
+        assert not waiting.done()
+        goes_on.set()
+        assert short.show(said) == '["<|end|>"]'
+        assert long.show(waiting.result()) == 'True["<|end|>"]'
 
 
 def test_a_plain_template_has_thoughts_by_its_tokenizer_and_no_tools(dialect_of, fold):

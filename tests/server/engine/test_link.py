@@ -97,6 +97,14 @@ async def _is_left(link):
         await anext(events)
         assert (await link.stats())["running"] == 1
     await asyncio.wait_for(quiet(link), 10)
+    unread = []
+    async with aclosing(link.stream(asked(max_tokens=40, min_tokens=40, n=3), unread)) as events:
+        first = await anext(events)
+        await asyncio.wait_for(quiet(link), 20)
+    counts = dict.fromkeys(range(3), 0)
+    for event in [first, *unread]:
+        counts[event.choice] += len(event.token_ids)
+    assert counts == dict.fromkeys(range(3), 40), "all that was drawn, whether it was read or not"
 
 
 async def _dies(link):

@@ -31,6 +31,13 @@ class _Generation(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Rendering(threading.local):
+    """What holds for the one rendering that a thread is about: nobody waits for another's."""
+
+    until_s = float("inf")
+    veil: Veil | None = None
+
+
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """Stops a template that takes too long, wherever it looks something up or calls something."""
 
@@ -45,8 +52,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         self.filters["tojson"] = self._tojson
         self.globals["raise_exception"] = _raise
         self.globals["strftime_now"] = _now
-        self.until_s = float("inf")
-        self.veil: Veil | None = None
+        self.rendering = _Rendering()
 
     def _tojson(
         self,
@@ -57,17 +63,18 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         sort_keys: bool = False,
     ) -> str:
         """As transformers has it: nothing is escaped for HTML."""
+        veil = self.rendering.veil
         written = json.dumps(
-            value if self.veil is None else self.veil.show_all(value),
+            value if veil is None else veil.show_all(value),
             ensure_ascii=ensure_ascii,
             indent=indent,
             separators=separators,
             sort_keys=sort_keys,
         )
-        return written if self.veil is None else self.veil.hide(written)
+        return written if veil is None else veil.hide(written)
 
     def _check_time(self) -> None:
-        if time.monotonic() > self.until_s:
+        if time.monotonic() > self.rendering.until_s:
             raise jinja2.TemplateError(f"it took more than {MAX_RENDER_S:g} s")
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -98,7 +105,6 @@ class Template:
     def __init__(self, text: str, *, at: str) -> None:
         """at: where it stood. UserError where it is no template."""
         self._environment = _Environment()
-        self._lock = threading.Lock()
         try:
             names = {n.name for n in self._environment.parse(text).find_all(jinja2.nodes.Name)}
             self._template = self._environment.from_string(text)
@@ -110,22 +116,21 @@ class Template:
         """Whether it knows a variable that switches thinking on or off."""
 
     def render(self, variables: Mapping[str, Any], veil: Veil | None = None) -> str:
-        """One at a time. veil: what hides texts among the variables. UserError where the template refuses, and where it
-        breaks bounds."""
-        with self._lock:
-            environment = self._environment
-            environment.until_s, environment.veil = time.monotonic() + MAX_RENDER_S, veil
-            try:
-                return "".join(_bounded(self._template.generate(**variables)))
-            except Exception as error:  # whatever it is, these messages cannot be rendered
-                got = f"{type(error).__name__}: {error}".removeprefix("TemplateError: ")[:300]
-                raise UserError(
-                    at="messages",
-                    got=got if veil is None else veil.show(got),
-                    want="messages that the model's chat template takes",
-                ) from error
-            finally:
-                environment.until_s, environment.veil = float("inf"), None
+        """From any thread. veil: what hides texts among the variables. UserError where the template refuses, and where
+        it breaks bounds."""
+        rendering = self._environment.rendering
+        rendering.until_s, rendering.veil = time.monotonic() + MAX_RENDER_S, veil
+        try:
+            return "".join(_bounded(self._template.generate(**variables)))
+        except Exception as error:  # whatever it is, these messages cannot be rendered
+            got = f"{type(error).__name__}: {error}".removeprefix("TemplateError: ")[:300]
+            raise UserError(
+                at="messages",
+                got=got if veil is None else veil.show(got),
+                want="messages that the model's chat template takes",
+            ) from error
+        finally:
+            rendering.until_s, rendering.veil = float("inf"), None
 
 
 def _bounded(texts: Iterator[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -60,7 +60,9 @@ class Engine(Protocol):
 
     async def ready(self) -> EngineFacts: ...
     def check(self) -> None: ...
-    def stream(self, request: EngineRequest) -> AsyncGenerator[Event]: ...
+    def stream(
+        self, request: EngineRequest, unread: list[Event] | None = None
+    ) -> AsyncGenerator[Event]: ...
     async def stats(self) -> dict[str, int]: ...
     async def close(self) -> None: ...
 
@@ -83,11 +85,16 @@ class _Mailbox:
         self._error = error
         self._came.set()
 
-    async def take(self) -> Sequence[Event]:
+    def left(self) -> list[Event]:
+        """What nobody has taken, maybe nothing."""
+        events, self._events = list(self._events.values()), {}
+        return events
+
+    async def take(self) -> list[Event]:
         """At least one; raises what the request failed by once all that came before is taken."""
         await self._came.wait()
         self._came.clear()
-        events, self._events = list(self._events.values()), {}
+        events = self.left()
         if self._error is not None:
             self._came.set()
             if not events:
@@ -139,23 +146,31 @@ class Link:
         why = f", {self._reason}" if self._reason and self.state != "stopped" else ""
         raise Unavailable(f"the engine is {self.state}{why}", wait_s)
 
-    async def stream(self, request: EngineRequest) -> AsyncGenerator[Event]:
+    async def stream(
+        self, request: EngineRequest, unread: list[Event] | None = None
+    ) -> AsyncGenerator[Event]:
         """What comes of each choice, until all are finished. Whoever leaves early (`aclose`) ends the work.
 
+        unread: gets what had come and was not taken by then: the engine goes on while its reader is slow.
         Unavailable, UserError for what the engine refuses, EngineError where it died.
         """
         self.check()
         number, box, left = next(self._numbers), _Mailbox(), request.params.n
+        taken: list[Event] = []
         self._open[number] = box
         try:
             self._send(request_json(number, request))
             while left:
-                for event in await box.take():
+                taken = await box.take()
+                while taken:
+                    event = taken.pop(0)
                     left -= event.finish_reason is not None
                     yield event
         finally:
             if self._open.pop(number, None) is not None and left:
                 self._send({"op": "abort", "id": number})
+            if unread is not None:
+                unread += taken + box.left()
 
     async def stats(self) -> dict[str, int]:
         """Requests that `running` and `waiting` count; zeros where no engine is there."""

@@ -34,6 +34,8 @@ class EngineRequest:
     grammar: GrammarSpec | None = None
     cache_salt: str = ""
     priority: int = 0
+    owner: str = ""
+    """Rows of the engine are shared among these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def request_json(number: int, request: EngineRequest) -> dict[str, Any]:
         "grammar": None if grammar is None else astuple(grammar),
         "cache_salt": request.cache_salt,
         "priority": request.priority,
+        "owner": request.owner,
     }
 
 
@@ -96,6 +99,7 @@ def read_request(line: Mapping[str, Any]) -> EngineRequest:
         grammar=None if grammar is None else GrammarSpec(*grammar),
         cache_salt=line["cache_salt"],
         priority=line["priority"],
+        owner=line["owner"],
     )
 
 

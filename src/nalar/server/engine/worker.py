@@ -164,6 +164,7 @@ class Worker:
             may_draw=None if grammar is None else grammar.may_draw,
             priority=asked.priority,
             cache_salt=asked.cache_salt,
+            owner=asked.owner,
         )
 
     def _stops(self, asked: EngineRequest) -> StopMatcher:

@@ -34,7 +34,9 @@ def create_app(config: ServerConfig, engine: Engine | None = None) -> FastAPI:
     app.state.service = service
     for part in (chat, completions, responses, messages, tokens, health):
         app.include_router(part.router)
-    app.include_router(pages.router(authorize=_may_see, runs=config.runs))
+    app.include_router(
+        pages.router(authorize=_may_see, authorize_runs=_may_see_runs, runs=config.runs)
+    )
     handle_failures(app)
     gather_schemas(app)
     if config.api_keys is None:
@@ -43,8 +45,12 @@ def create_app(config: ServerConfig, engine: Engine | None = None) -> FastAPI:
     return app
 
 
+def _may_see_runs(request: Request) -> None:
+    service_of(request).require_operator(request)
+
+
 def _may_see(request: Request) -> None:
-    """What the pages show beside themselves: whoever has a key, where keys are asked for."""
+    """What the pages have done for them: whoever has a key, where keys are asked for."""
     service = service_of(request)
     if not service.is_admin(request):
         service.authenticated(request)

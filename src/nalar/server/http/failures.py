@@ -13,6 +13,7 @@ from nalar.config import UserError
 from nalar.server.engine.link import Unavailable
 from nalar.server.engine.messages import EngineError
 from nalar.server.http.replies import event
+from nalar.server.ledger import LedgerError
 from nalar.server.wire.errors import ApiError, of_user_error
 from nalar.server.wire.messages import error_json
 
@@ -25,6 +26,9 @@ def error_of(error: Exception) -> ApiError:
     """What a client is told. Bugs of ours are logged, and nothing of them leaves the server."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, LedgerError):
+        _log.error("ledger: %s", error)
+        return ApiError(503, "The server cannot read its ledger.", code="ledger_unavailable")
     if isinstance(error, UserError):
         return of_user_error(error)
     if isinstance(error, Unavailable):

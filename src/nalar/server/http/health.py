@@ -1,7 +1,6 @@
 """Whether it works, what it serves, and what was used: `/health`, `/about`, `/metrics`, `/usage`, `/v1/models`."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from fastapi import APIRouter, Request, Response
@@ -12,6 +11,7 @@ from nalar.server.http.failures import retry_headers
 from nalar.server.http.service import service_of
 from nalar.server.ledger import GROUPS, By
 from nalar.server.metrics import CONTENT_TYPE
+from nalar.server.usage import span_s
 from nalar.server.wire.errors import ApiError, bad_request
 from nalar.server.wire.models import model_card, model_list
 
@@ -44,10 +44,9 @@ async def about(request: Request) -> dict[str, Any]:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """For Prometheus. Where keys are asked for, any key will do, the admin's too."""
+    """For Prometheus. These are everybody's figures: where there are keys, the admin's is wanted."""
     service = service_of(request)
-    if not service.is_admin(request):
-        service.authenticated(request)
+    service.require_operator(request)
     stats = await service.engine.stats()
     limits = service.limits
     service.metrics.now(
@@ -62,7 +61,8 @@ async def metrics(request: Request) -> Response:
 async def usage(
     request: Request, by: str = "key", since: str | None = None, until: str | None = None
 ) -> dict[str, Any]:
-    """Sums of the ledger. The admin key sees all keys, another its own."""
+    """Sums of the ledger, from a day or month of UTC to another, both with them. The admin key sees all keys, another
+    its own."""
     service = service_of(request)
     key = None if service.is_admin(request) else service.authenticated(request)
     if key is None and not service.is_admin(request) and service.admin_sha256 is not None:
@@ -72,11 +72,10 @@ async def usage(
     groups = [name for name in by.replace(",", " ").split() if name]
     if not set(groups) <= set(GROUPS):
         raise bad_request(f"by: wanted any of {', '.join(GROUPS)}", "by")
-    sums = service.writer.ledger.sums(
-        cast("list[By]", groups),
-        _time_s(since, "since"),
-        _time_s(until, "until"),
-        None if key is None else key.id,
+    since_s = None if since is None else span_s(since, "since")[0]
+    until_s = None if until is None else span_s(until, "until")[1]
+    sums = await service.writer.sums(
+        cast("list[By]", groups), since_s, until_s, None if key is None else key.id
     )
     return {"object": "list", "data": [_sum_json(one) for one in sums]}
 
@@ -85,15 +84,6 @@ def _sum_json(one: Any) -> dict[str, Any]:
     document = asdict(one)
     del document["cost_picodollars"]
     return document | {"cost_usd": one.cost_usd}
-
-
-def _time_s(day: str | None, name: str) -> float | None:
-    if day is None:
-        return None
-    try:
-        return datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        raise bad_request(f"{name}: wanted a day in UTC, as 2026-11-29", name) from None
 
 
 @router.get("/v1/models")

@@ -29,6 +29,7 @@ from nalar.server.wire.errors import ApiError
 _log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
+READER_STUCK = 408
 
 
 class Counting(Protocol):
@@ -70,9 +71,9 @@ class Job:
         self._prepared, self._admission, self._arrived_s = prepared, admission, arrived_s
         self._tallies = [Tally(one.num_prompt) for one in prepared]
         self._asked_verdict = asked_verdict
-        policy, num_choices = service.policy, sum(one.request.params.n for one in prepared)
+        policy = service.policy
         has_review = policy is not None and policy.config.output != "off"
-        self._reviewed = Reviewed(policy, num_choices) if policy and has_review else None
+        self._reviewed = Reviewed(policy, prepared) if policy and has_review else None
         self._first_token_s: float | None = None
         self._reason: str | None = None
         self._status = CLIENT_GONE
@@ -88,6 +89,10 @@ class Job:
     @property
     def headers(self) -> dict[str, str]:
         return self._admission.headers
+
+    def reader_is_stuck(self) -> None:
+        """For its row: it ends because nobody reads what it says."""
+        self._status, self._reason = READER_STUCK, "send_timeout"
 
     async def __aenter__(self) -> "Job":
         return self
@@ -112,8 +117,10 @@ class Job:
                 async for said in passed:
                     if self._first_token_s is None:
                         self._first_token_s = time.monotonic() - self._arrived_s
-                    if isinstance(said, Ended) and self._reason != "length":
-                        self._reason = said.finish_reason
+                    if isinstance(said, Ended):
+                        self._admission.choice_ended()
+                        if self._reason != "length":
+                            self._reason = said.finish_reason
                     yield said
             self._status, self._is_recorded = 200, True
             usage = await self._recorded()
@@ -187,6 +194,9 @@ class Job:
 
     def _usage(self) -> Usage:
         each = [tally.usage() for tally in self._tallies]
+        is_ours = self._status not in (200, CLIENT_GONE, READER_STUCK)
+        if is_ours and not any(one.completion_tokens for one in each):
+            each = []  # refused by the engine, or failed by it: nobody pays for that
         usage = Usage(
             sum(one.prompt_tokens for one in each),
             sum(one.cached_tokens for one in each),

@@ -1,17 +1,16 @@
 """How uvicorn serves the application: with a command line's settings, and with those of tests alike."""
 
 import asyncio
-import socket
+from functools import partial
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from nalar.config import UserError
 from nalar.server.config import ServerConfig
+from nalar.server.http.replies import STUCK
 
-_BACKLOG = 2048
 _IDLE_S = 75
 """How long a connection without a request is kept."""
 _HEAD_S = 30.0
@@ -19,41 +18,56 @@ _HEAD_S = 30.0
 
 
 class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """Closes connections that never ask."""
+    """Closes connections that never ask, and those that do not read what they asked for."""
+
+    def __init__(self, *args: Any, send_timeout_s: float | None, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._send_timeout_s = send_timeout_s
+        self._unsent: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # Whoever writes waits as soon as the system takes no more, and from then on the reader is watched.
+        transport.set_write_buffer_limits(high=0)
         asyncio.get_running_loop().call_later(_HEAD_S, self._close_silent)
 
     def _close_silent(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
             self.transport.close()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch()
 
-def listen(host: str, port: int) -> socket.socket:
-    """UserError where the address is taken, or not this machine's."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise UserError(
-            at=f"--host {host} --port {port}",
-            got=error.strerror or str(error),
-            want="an address of this machine, and a port that is free",
-            hint="--port 0 takes any",
-        ) from error
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unwatch()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        super().connection_lost(exc)
 
-def url_of(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    def _watch(self, last: int | None = None) -> None:
+        """Cut the connection off if nothing of what waits is gone by the next look. last: bytes at the last one."""
+        waits = self.transport.get_write_buffer_size()
+        if last is not None and waits >= last:
+            self.scope[STUCK] = True
+            self.transport.abort()
+        elif self._send_timeout_s is not None:
+            loop = asyncio.get_running_loop()
+            self._unsent = loop.call_later(self._send_timeout_s, self._watch, waits)
+
+    def _unwatch(self) -> None:
+        if self._unsent is not None:
+            self._unsent.cancel()
+            self._unsent = None
 
 
 def server_of(app: FastAPI, config: ServerConfig) -> uvicorn.Server:
     """Told to stop it takes nothing more, and gives what is under way `drain_s` to end in."""
     settings = uvicorn.Config(
         app,
-        http=Impatient,
+        http=partial(Impatient, send_timeout_s=config.send_timeout_s),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         lifespan="on",

@@ -9,12 +9,14 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from nalar.server.http.job import CLIENT_GONE, Job
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
+STUCK = "nalar.reader_is_stuck"
+"""In a request's scope: its connection was cut since nobody read from it."""
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -67,16 +69,23 @@ class EventStream(Response):
         self._last_s = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            await send(message)
+            if scope.get(STUCK):  # what is written now goes nowhere
+                await asyncio.Event().wait()
+
         async with self._job:
             tasks = [
-                asyncio.ensure_future(self._pump(send)),
+                asyncio.ensure_future(self._pump(sent)),
                 asyncio.ensure_future(until_gone(receive)),
-                asyncio.ensure_future(self._keep_alive(send)),
+                asyncio.ensure_future(self._keep_alive(sent)),
             ]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 if tasks[0].done():
                     tasks[0].result()
+                elif scope.get(STUCK):
+                    self._job.reader_is_stuck()
             finally:
                 await _end(*tasks)
 

@@ -10,7 +10,7 @@ from nalar.server.ask import Ask, ToolSpec
 from nalar.server.http.openapi import json_body
 from nalar.server.http.service import service_of
 from nalar.server.wire.body import Wire
-from nalar.server.wire.chat import WireTool
+from nalar.server.wire.chat import WireTool, tools_of
 from nalar.server.wire.errors import bad_request
 from nalar.server.wire.messages_in import WireMessage, messages_of
 
@@ -51,7 +51,7 @@ async def tokenize(request: Request) -> dict[str, Any]:
         specs = (tool.function for tool in asked.tools)
         ask = Ask(
             messages_of(asked.messages or []),
-            tools=tuple(ToolSpec(f.name, f.description, f.parameters, f.strict) for f in specs),
+            tools=tools_of(ToolSpec(f.name, f.description, f.parameters, f.strict) for f in specs),
             add_generation_prompt=asked.add_generation_prompt,
         )
         ids = list(await service.prompt_ids(ask))

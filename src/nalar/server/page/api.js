@@ -2,7 +2,8 @@
 
 import { t } from "./words.js";
 
-const KEY = "nalar.key";
+// The runs page wants the admin's key, which is no key to the model: each page keeps its own.
+const KEY = location.pathname.startsWith("/runs") ? "nalar.admin-key" : "nalar.key";
 
 export function readKey() {
   try {
@@ -32,6 +33,7 @@ export class ApiError extends Error {
   /** In the reader's language; the server's own words where they say more. */
   words() {
     if (this.status === 0) return t("errorOffline");
+    if (this.code === "admin_key_wanted" || this.code === "no_admin") return t(this.status === 401 ? "keyAdmin" : "noAdmin");
     if (this.status === 401) return readKey() ? t("keyWrong") : t("keyWanted");
     if (this.status === 402) return t("errorBudget");
     if (this.code === "context_length_exceeded") return t("errorLong");
