@@ -30,6 +30,7 @@ BACKOFF_S = 1.0
 """Between a death and the next start."""
 STEADY_S = 60.0
 """A process that dies sooner after it was ready, for the second time in a row, is not started again."""
+WORKER = (sys.executable, "-P", "-m", "nalar.server.engine.worker")
 STOP_S = 5.0
 """What a process gets to end in when it is told to."""
 _MAX_LINE_BYTES = 1 << 28
@@ -89,8 +90,9 @@ class _Mailbox:
 class Link:
     """One engine in a process of its own. For one event loop."""
 
-    def __init__(self, config: WorkerConfig) -> None:
-        self._config = config
+    def __init__(self, config: WorkerConfig, command: Sequence[str] = WORKER) -> None:
+        """command: of the process, but for the number of its socket; a bench puts another in its place."""
+        self._config, self._command = config, command
         self.state: State = "loading"
         self.process_id: int | None = None
         self.facts: EngineFacts | None = None
@@ -189,7 +191,8 @@ class Link:
         path = os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH", "")]))
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "nalar.server.engine.worker", str(theirs.fileno())),
+                *self._command,
+                str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
