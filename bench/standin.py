@@ -31,19 +31,24 @@ def engine(steps_per_s: float, number: int) -> None:
     ready = {"max_model_len": 1 << 20, "weight_version": "none"}
     channel.send({"ready": ready})
     left: dict[int, int] = {}
+    may_go = True
     due = time.perf_counter()
     while True:
         replies: list[dict[str, Any]] = []
-        for line in channel.lines(wait=not left):
+        for line in channel.lines(wait=not left or not (steps_per_s or may_go)):
             if line["op"] == "stop":
                 return
             if line["op"] == "ask":
                 left[line["id"]] = line["params"]["max_tokens"]
             elif line["op"] == "abort":
                 left.pop(line["id"], None)
-            else:
+            elif line["op"] == "stats":
                 stats = {"running": len(left), "waiting": 0}
                 replies.append({"stats": stats, "id": line["id"]})
+            else:
+                may_go = True
+        if not steps_per_s and not replies and not may_go:
+            continue
         if steps_per_s:
             due = max(due + 1 / steps_per_s, time.perf_counter() - 0.1)
             time.sleep(max(0.0, due - time.perf_counter()))
@@ -60,13 +65,33 @@ def engine(steps_per_s: float, number: int) -> None:
                 events.append(event_json(asked, event))
             if events or replies:
                 channel.send({"events": events, "replies": replies})
+                may_go = not events
                 channel.flush()
+
+
+def _lockstep() -> type:
+    from nalar.server.engine.link import Link
+
+    class Lockstep(Link):
+        """Lets the engine take its next step once what came of this one has been sent."""
+
+        def _hear(self, message: dict[str, Any]) -> None:
+            super()._hear(message)
+            if message.get("events"):
+                self._after(8)
+
+        def _after(self, rounds: int) -> None:
+            if rounds:
+                asyncio.get_running_loop().call_soon(self._after, rounds - 1)
+            else:
+                self._send({"op": "go", "id": 0})
+
+    return Lockstep
 
 
 async def serve(folder: Path, steps_per_s: str) -> None:
     from nalar.engine.config import EngineConfig
     from nalar.server.config import ServerConfig, WorkerConfig
-    from nalar.server.engine.link import Link
     from nalar.server.http.app import create_app
     from nalar.server.http.listening import listen, server_of
 
@@ -74,7 +99,7 @@ async def serve(folder: Path, steps_per_s: str) -> None:
         port=0, served_model_names=("m",), worker=WorkerConfig(folder=folder, engine=EngineConfig(max_model_len=8192)), drain_s=1.0
     )
     listening = listen("127.0.0.1", 0)
-    link = Link(config.worker, (sys.executable, __file__, "engine", steps_per_s))
+    link = _lockstep()(config.worker, (sys.executable, __file__, "engine", steps_per_s))
     server = server_of(create_app(config, link), config)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     while link.state == "loading":
