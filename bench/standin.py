@@ -61,7 +61,7 @@ def engine(steps_per_s: float, number: int) -> None:
                 if reason:
                     del left[asked]
                 ids = tuple(70 + (tokens + i) % 20 for i in range(size))
-                event = Event(0, ids, (-1.2345678901234567,) * size, finish_reason=reason)  # type: ignore[arg-type]
+                event = Event(0, ids, (), finish_reason=reason)  # type: ignore[arg-type]
                 events.append(event_json(asked, event))
             if events or replies:
                 channel.send({"events": events, "replies": replies})
@@ -121,9 +121,17 @@ if __name__ == "__main__":
         p = cProfile.Profile(time.process_time)
         signal.signal(signal.SIGTERM, lambda *_: None)
         p.enable()
-        asyncio.run(serve(Path(sys.argv[2]), sys.argv[3]))
+        if os.environ.get("UV"):
+            import uvloop
+            uvloop.run(serve(Path(sys.argv[2]), sys.argv[3]))
+        else:
+            asyncio.run(serve(Path(sys.argv[2]), sys.argv[3]))
         p.disable()
         p.dump_stats(profile)
     else:
         signal.signal(signal.SIGTERM, lambda *_: None)
-        asyncio.run(serve(Path(sys.argv[2]), sys.argv[3]))
+        if os.environ.get("UV"):
+            import uvloop
+            uvloop.run(serve(Path(sys.argv[2]), sys.argv[3]))
+        else:
+            asyncio.run(serve(Path(sys.argv[2]), sys.argv[3]))

@@ -64,27 +64,31 @@ class _Mailbox:
     def __init__(self) -> None:
         self._events: dict[int, Event] = {}
         self._error: Exception | None = None
-        self._came = asyncio.Event()
+        self._awaited: asyncio.Future[None] | None = None
+        """Of a reader that waits."""
 
     def put(self, event: Event) -> None:
         held = self._events.get(event.choice)
         self._events[event.choice] = event if held is None else held.then(event)
-        self._came.set()
+        self._wake()
 
     def fail(self, error: Exception) -> None:
         self._error = error
-        self._came.set()
+        self._wake()
 
     async def take(self) -> Sequence[Event]:
         """At least one; raises what the request failed by once all that came before is taken."""
-        await self._came.wait()
-        self._came.clear()
+        if not self._events and self._error is None:
+            self._awaited = asyncio.get_running_loop().create_future()
+            await self._awaited
         events, self._events = list(self._events.values()), {}
-        if self._error is not None:
-            self._came.set()
-            if not events:
-                raise self._error
+        if not events and self._error is not None:
+            raise self._error
         return events
+
+    def _wake(self) -> None:
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
 
 
 class Link:
@@ -200,7 +204,7 @@ class Link:
                 start_new_session=True,
             )
         self.process_id = process.pid
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=_MAX_LINE_BYTES)
+        reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=_MAX_LINE_BYTES)
         try:
             self._writer.write(self._config.model_dump_json().encode() + b"\n")
             while line := await reader.readline():

@@ -52,6 +52,8 @@ class _Open:
     stop_ids: tuple[int, ...]
     num_left: int
     """Choices that are not finished."""
+    with_logprobs: bool
+    """Whether they are said."""
     is_silent: bool = True
     """Nothing was drawn yet."""
 
@@ -122,7 +124,9 @@ class Worker:
             self._replies.append({"error": error_json(error), "id": number})
             return
         self._numbers[engine_id] = number
-        self._open[number] = _Open(engine_id, asked.params.stop_token_ids, asked.params.n)
+        params = asked.params
+        with_logprobs = params.logprobs is not None
+        self._open[number] = _Open(engine_id, params.stop_token_ids, params.n, with_logprobs)
 
     def _request(self, asked: EngineRequest) -> Request:
         return Request(
@@ -204,7 +208,7 @@ class Worker:
         new = Event(
             event.sample_id,
             event.token_ids,
-            event.logprobs,
+            event.logprobs if request.with_logprobs else (),
             event.tops,
             num_cached=event.num_cached,
         )

@@ -194,6 +194,13 @@ class ChatWriter:
                     choice["token_ids"] = list(said.token_ids)
                 yield choice
 
+    def is_plain(self, piece: Piece) -> bool:
+        """Whether its chunk says its text and nothing else that is its own."""
+        if self.asked.logprobs or self.asked.return_token_ids:
+            return False
+        is_said = piece.kind != "thought" or self.asked.include_reasoning
+        return is_said and piece.kind in ("thought", "answer", "arguments")
+
     def _choice(self, index: int, delta: dict[str, Any]) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
