@@ -91,7 +91,7 @@ class Marks:
 
     def may_begin(self, text: str) -> bool:
         """Whether a sign in it is the first of any."""
-        return any(first in text for first in self._firsts)
+        return not self._firsts.isdisjoint(text)
 
     def find_first(self, text: str) -> tuple[int, str] | None:
         """Where the first of the marks stands, the longest of those that begin there."""

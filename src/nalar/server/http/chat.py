@@ -60,6 +60,7 @@ async def _fold(job: Job, writer: ChatWriter) -> dict[str, Any]:
 
 async def _chunks(job: Job, writer: ChatWriter) -> AsyncGenerator[bytes]:
     is_open = False
+    plain_kinds = writer.plain_kinds
     plain = PlainTexts(lambda piece: writer.chunk(list(writer.choices(piece))))
     async with aclosing(job.said()) as all_said:
         async for said in all_said:
@@ -67,7 +68,7 @@ async def _chunks(job: Job, writer: ChatWriter) -> AsyncGenerator[bytes]:
                 is_open = True
                 for choice in writer.opening():
                     yield event(writer.chunk([choice]))
-            if isinstance(said, Piece) and writer.is_plain(said):
+            if isinstance(said, Piece) and said.kind in plain_kinds:
                 yield plain.event(said)
                 continue
             for choice in writer.choices(said):

@@ -194,12 +194,13 @@ class ChatWriter:
                     choice["token_ids"] = list(said.token_ids)
                 yield choice
 
-    def is_plain(self, piece: Piece) -> bool:
-        """Whether its chunk says its text and nothing else that is its own."""
+    @property
+    def plain_kinds(self) -> frozenset[str]:
+        """Kinds of pieces whose chunks differ in nothing but their text."""
         if self.asked.logprobs or self.asked.return_token_ids:
-            return False
-        is_said = piece.kind != "thought" or self.asked.include_reasoning
-        return is_said and piece.kind in ("thought", "answer", "arguments")
+            return frozenset()
+        said = {"answer", "arguments", "thought"}
+        return frozenset(said if self.asked.include_reasoning else said - {"thought"})
 
     def _choice(self, index: int, delta: dict[str, Any]) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
