@@ -238,7 +238,7 @@ async def answer(
                 tally.cached_tokens = max(tally.cached_tokens, event.num_cached)
             for said in _said(prepared, choice, event, first_choice + event.choice):
                 yield said
-            if choice.is_over and all(choice.is_over for choice in choices):
+            if all(choice.is_over for choice in choices):
                 break
     yield tally.usage()
 

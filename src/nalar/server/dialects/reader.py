@@ -5,7 +5,7 @@ Imports no torch.
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from nalar.server.ask import Piece, TokenLogprob, ToolSpec
@@ -349,8 +349,7 @@ def _joined(pieces: Sequence[Piece]) -> list[Piece]:
         if last is None or not is_more or piece.kind in ("call", "call_end"):
             joined.append(piece)
             continue
-        joined[-1] = replace(
-            last,
+        joined[-1] = last._replace(
             text=last.text + piece.text,
             token_ids=last.token_ids + piece.token_ids,
             logprobs=last.logprobs + piece.logprobs,

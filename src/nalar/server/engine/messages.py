@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from nalar.config import UserError
 from nalar.engine.sequence import PromptLogprob, SamplingParams, TopLogprobs
@@ -36,9 +36,8 @@ class EngineRequest:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What came of one choice since its last event."""
+class Event(NamedTuple):
+    """What came of one choice since its last event. A tuple, since one is made for every event of every stream."""
 
     choice: int
     token_ids: tuple[int, ...]

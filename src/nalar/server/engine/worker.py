@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -234,8 +234,7 @@ class Worker:
 def _ended(new: Event, done: Completion, stop_ids: tuple[int, ...]) -> Event:
     """The last event of a choice."""
     is_stop = done.finish_reason == "stop"
-    return replace(
-        new,
+    return new._replace(
         finish_reason="stop" if is_stop else "length",
         stop_id=done.token_ids[-1] if is_stop and done.token_ids[-1] in stop_ids else None,
         num_cached=done.num_cached_tokens,

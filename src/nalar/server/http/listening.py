@@ -16,9 +16,49 @@ _IDLE_S = 75
 """How long a connection without a request is kept."""
 _HEAD_S = 30.0
 """What a new connection gets to say its first request's head in: uvicorn alone would wait for ever."""
+_MOST_HEAD_BYTES = 65_536
+_MOST_AHEAD = 16
+"""Requests that a connection may send while one of its own is being answered."""
 
 
-class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+class Bounded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """Ends connections whose heads have no end: h11 does so by itself, httptools keeps all that comes.
+
+    What is counted is what came since a head, a part of a body, or a request was complete, so trailers count too. The
+    `on_` methods are those that httptools calls; without it nobody does.
+    """
+
+    _num_open_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._num_open_bytes += len(data)
+        super().data_received(data)
+        if self._is_httptools and self._num_open_bytes > _MOST_HEAD_BYTES:
+            self._refuse()
+
+    def on_headers_complete(self) -> None:
+        self._num_open_bytes = 0
+        super().on_headers_complete()
+        if len(self.pipeline) > _MOST_AHEAD:
+            self._refuse()
+
+    def on_body(self, body: bytes) -> None:
+        self._num_open_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._num_open_bytes = 0
+        super().on_message_complete()
+
+    @property
+    def _is_httptools(self) -> bool:
+        return hasattr(self, "parser")
+
+    def _refuse(self) -> None:
+        self.transport.abort()
+
+
+class Impatient(Bounded):
     """Closes connections that never ask."""
 
     def connection_made(self, transport: Any) -> None:
