@@ -146,6 +146,33 @@ def test_connections_that_do_not_ask_are_closed(server_config, scripted, monkeyp
         thread.join(30)
 
 
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (b"GET /health?", b"a" * 10_000),
+        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ", b"a" * 10_000),
+        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n", b"X-Many: a\r\n" * 1000),
+        (
+            b"POST /tokenize HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+            b"X-Trailer: a\r\n" * 1000,
+        ),
+        (b"", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000),
+    ],
+)
+def test_a_head_without_an_end_is_cut_off(server, first, again):
+    """The server keeps what has come of it, so there is a limit."""
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        with pytest.raises(ConnectionError):
+            sock.sendall(first)
+            for _ in range(2_000):
+                sock.sendall(again)
+            while sock.recv(100_000):
+                pass
+            raise ConnectionError
+    assert httpx.get(f"{server}/health").status_code == 200
+
+
 async def test_who_leaves_the_queue_leaves_his_place(server_config, scripted, tokenizer):
     admission = server_config.admission.model_copy(update={"max_running": 1})
     config = server_config.model_copy(update={"admission": admission})

@@ -33,14 +33,14 @@ class Bounded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def data_received(self, data: bytes) -> None:
         self._num_open_bytes += len(data)
         super().data_received(data)
-        if self._is_httptools and self._num_open_bytes > _MOST_HEAD_BYTES:
-            self._refuse()
+        if hasattr(self, "parser") and self._num_open_bytes > _MOST_HEAD_BYTES:
+            self.transport.abort()
 
     def on_headers_complete(self) -> None:
         self._num_open_bytes = 0
         super().on_headers_complete()
         if len(self.pipeline) > _MOST_AHEAD:
-            self._refuse()
+            raise ValueError("too many requests at once")  # httptools reads no further; 400
 
     def on_body(self, body: bytes) -> None:
         self._num_open_bytes = 0
@@ -49,13 +49,6 @@ class Bounded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def on_message_complete(self) -> None:
         self._num_open_bytes = 0
         super().on_message_complete()
-
-    @property
-    def _is_httptools(self) -> bool:
-        return hasattr(self, "parser")
-
-    def _refuse(self) -> None:
-        self.transport.abort()
 
 
 class Impatient(Bounded):
