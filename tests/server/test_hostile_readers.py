@@ -1,6 +1,7 @@
 """Who may not ask: pages of other sites. Who may not get away: readers that leave at the last moment, or hide words."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 
@@ -163,13 +164,10 @@ def test_a_head_without_an_end_is_cut_off(server, first, again):
     """The server keeps what has come of it, so there is a limit."""
     host, port = server.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as sock:
-        with pytest.raises(ConnectionError):
-            sock.sendall(first)
-            for _ in range(2_000):
-                sock.sendall(again)
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(first + again * 2_000)
             while sock.recv(100_000):
                 pass
-            raise ConnectionError
     assert httpx.get(f"{server}/health").status_code == 200
 
 
