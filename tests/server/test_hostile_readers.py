@@ -163,11 +163,13 @@ def test_connections_that_do_not_ask_are_closed(server_config, scripted, monkeyp
 def test_a_head_without_an_end_is_cut_off(server, first, again):
     """The server keeps what has come of it, so there is a limit."""
     host, port = server.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as sock:
-        with contextlib.suppress(ConnectionError):
-            sock.sendall(first + again * 2_000)
-            while sock.recv(100_000):
-                pass
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as sock,
+        contextlib.suppress(ConnectionError),
+    ):
+        sock.sendall(first + again * 2_000)
+        while sock.recv(100_000):
+            pass
     assert httpx.get(f"{server}/health").status_code == 200
 
 
