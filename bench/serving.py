@@ -7,7 +7,10 @@
 offline   a model of the demo's kind, so large that its engine alone draws at most 2,000 tokens a second: 64 requests
           given to the engine in a process of its own, and the same requests (same seeds, so the same tokens) over 64
           connections; in turns. The peer of the streams is the engine alone.
-events    events a second that 64 streams of a tiny model and of the demo's model get.
+events    events a second that 64 streams of a tiny model and of the demo's model get, by the wall and for each second
+          of a core that the server took.
+http      the same of a stand-in for the engine (standin.py), which costs next to nothing: in step with the server, so
+          that every four tokens are an event; at 200 steps a second; at more than it can send.
 connect   500 connections at once against a server that works on 64 and lets 128 wait.
 memory    RSS of both processes at 2,000 and at 20,000 requests, with a ledger.
 leave     of 64 streams every second one goes away with its first event.
@@ -38,7 +41,7 @@ from nalar.model.transformer import Transformer
 from nalar.model.weights import save_model
 from nalar.recipes.zero import zero_cpu
 from record import Row, record
-from streams import Reply, ask, ask_all, get
+from streams import Reply, ask, ask_all, ask_streams, get
 from timing import section
 
 STREAMS = 64
@@ -115,10 +118,37 @@ def streamed(port: int, tokens: int) -> tuple[list[Reply], float]:
     """Replies of `STREAMS` chats at once, and the seconds that all took."""
     bodies = [chat(seed, tokens) for seed in range(STREAMS)]
     began = time.perf_counter()
-    replies = asyncio.run(ask_all(port, bodies))
+    replies = ask_streams(port, bodies)
     taken_s = time.perf_counter() - began
     assert all(reply.status == 200 and reply.is_complete for reply in replies)
     return replies, taken_s
+
+
+def cpu_s(process_id: int) -> float:
+    """Seconds of a core that all threads of a process have had."""
+    threads = Path(f"/proc/{process_id}/task").iterdir()
+    return sum(int((each / "schedstat").read_text().split()[0]) for each in threads) / 1e9
+
+
+def speeds(name: str, port: int, server_id: int, repeats: int, tokens: int) -> list[Row]:
+    """Of 64 streams, medians of rounds behind one that does not count."""
+    streamed(port, tokens)
+    rounds: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        before = cpu_s(server_id)
+        replies, taken_s = streamed(port, tokens)
+        core_s = cpu_s(server_id) - before
+        events = sum(reply.num_events for reply in replies)
+        drawn = sum(reply.num_tokens for reply in replies)
+        for unit, value in (
+            ("events/s", events / taken_s),
+            ("events a core second of the server", events / core_s),
+            ("tok/s", drawn / taken_s),
+            ("tokens an event", drawn / events),
+        ):
+            rounds.setdefault(unit, []).append(value)
+    what = f"{name}, {STREAMS} streams"
+    return [Row(f"{what}: {unit}", median(values), unit) for unit, values in rounds.items()]
 
 
 class Offline:
@@ -210,18 +240,33 @@ def event_rows(repeats: int, tokens: int) -> list[Row]:
     for kind in ("tiny", "demo"):
         with tempfile.TemporaryDirectory() as place:
             make_folder(Path(place), kind)
-            with serving(Path(place), "--max-num-seqs", str(STREAMS)) as (port, _, _):
-                streamed(port, tokens)
-                rates, speeds = [], []
-                for _ in range(repeats):
-                    replies, taken_s = streamed(port, tokens)
-                    rates.append(sum(reply.num_events for reply in replies) / taken_s)
-                    speeds.append(sum(reply.num_tokens for reply in replies) / taken_s)
-        rows += [
-            Row(f"{kind} model, {STREAMS} streams", median(rates), "events/s"),
-            Row(f"{kind} model, {STREAMS} streams, tokens", median(speeds), "tok/s"),
-        ]
+            with serving(Path(place), "--max-num-seqs", str(STREAMS)) as (port, server_id, _):
+                rows += speeds(f"{kind} model", port, server_id, repeats, tokens)
     return rows
+
+
+def http_rows(repeats: int, tokens: int) -> list[Row]:
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        make_folder(Path(place), "tiny")
+        for name, steps_per_s in (("in step", 0), ("200 steps/s", 200), ("1000 steps/s", 1000)):
+            with standing_in(Path(place), steps_per_s) as (port, server_id):
+                rows += speeds(f"no model, {name}", port, server_id, repeats, tokens)
+    return rows
+
+
+@contextmanager
+def standing_in(folder: Path, steps_per_s: int) -> Iterator[tuple[int, int]]:
+    """Port and process of a server whose engine draws nothing."""
+    command = [sys.executable, str(Path(__file__).with_name("standin.py"))]
+    command += ["serve", str(folder), str(steps_per_s)]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield tuple(json.loads(process.stdout.readline()))
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def connection_rows(connections: int) -> list[Row]:
@@ -321,6 +366,7 @@ def main(args: Sequence[str] | None = None) -> int:
     sections: dict[str, Callable[[], list[Row]]] = {
         "offline": lambda: offline_rows(asked.repeats, asked.tokens),
         "events": lambda: event_rows(asked.repeats, asked.tokens),
+        "http": lambda: http_rows(asked.repeats, 8 * asked.tokens),
         "connect": lambda: connection_rows(500),
         "memory": lambda: memory_rows(*asked.requests),
         "leave": lambda: leaving_rows(asked.tokens),

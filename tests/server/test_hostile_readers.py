@@ -1,6 +1,7 @@
 """Who may not ask: pages of other sites. Who may not get away: readers that leave at the last moment, or hide words."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import sqlite3
@@ -240,6 +241,32 @@ async def test_what_was_drawn_and_not_read_is_charged(make_client, scripted, tok
     await until(lambda: service.limits.running == 0)
     (total,) = service.writer.ledger.sums([])
     assert (total.completion_tokens, total.reasoning_tokens) == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (b"GET /health?", b"a" * 10_000),
+        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ", b"a" * 10_000),
+        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n", b"X-Many: a\r\n" * 1000),
+        (
+            b"POST /tokenize HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+            b"X-Trailer: a\r\n" * 1000,
+        ),
+        (b"", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000),
+    ],
+)
+def test_a_head_without_an_end_is_cut_off(server, first, again):
+    """The server keeps what has come of it, so there is a limit."""
+    host, port = server.removeprefix("http://").split(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as sock,
+        contextlib.suppress(ConnectionError),
+    ):
+        sock.sendall(first + again * 2_000)
+        while sock.recv(100_000):
+            pass
+    assert httpx.get(f"{server}/health").status_code == 200
 
 
 async def test_who_leaves_the_queue_leaves_his_place(server_config, scripted, tokenizer):

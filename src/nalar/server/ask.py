@@ -5,7 +5,7 @@ Imports no torch.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from nalar.engine.sequence import PromptLogprob, SamplingParams, TopLogprobs
 
@@ -101,9 +101,9 @@ class TokenLogprob:
     top: TopLogprobs = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What one choice says next, in order: all that the writers of any API see, streamed or not."""
+class Piece(NamedTuple):
+    """What one choice says next, in order: all that the writers of any API see, streamed or not. A tuple, since one is
+    made for every event of every stream."""
 
     choice: int
     kind: Literal["thought", "answer", "call", "arguments", "call_end"]

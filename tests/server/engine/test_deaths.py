@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from nalar.server.http.app import create_app
 
 pytestmark = pytest.mark.anyio
 
+STAND_IN = (sys.executable, "-P", "-m", "mortal")
+
 
 @pytest.fixture
 def anyio_backend():
@@ -24,7 +27,6 @@ def anyio_backend():
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
-    monkeypatch.setattr(link_module, "_MODULE", "mortal")
     monkeypatch.setattr(link_module, "FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr(link_module, "LONGEST_PAUSE_S", 0.08)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
@@ -36,7 +38,7 @@ async def ask(link, *ids):
 
 
 async def test_it_is_started_again_however_often_it_dies(worker_config, caplog):
-    link = Link(worker_config)
+    link = Link(worker_config, STAND_IN)
     link.start()
     await link.ready()
     for _ in range(4):
@@ -56,7 +58,7 @@ async def test_it_is_started_again_however_often_it_dies(worker_config, caplog):
 
 async def test_one_that_lived_long_is_started_soon(worker_config, caplog, monkeypatch):
     monkeypatch.setattr(link_module, "STEADY_S", 0.0)
-    link = Link(worker_config)
+    link = Link(worker_config, STAND_IN)
     link.start()
     for _ in range(2):
         await link.ready()
@@ -67,7 +69,7 @@ async def test_one_that_lived_long_is_started_soon(worker_config, caplog, monkey
 
 
 async def test_one_that_was_never_ready_is_not_started_again(worker_config):
-    link = Link(worker_config.model_copy(update={"weight_version": "stillborn"}))
+    link = Link(worker_config.model_copy(update={"weight_version": "stillborn"}), STAND_IN)
     link.start()
     with pytest.raises(EngineError, match="exit status 3"):
         await link.ready()
@@ -77,7 +79,7 @@ async def test_one_that_was_never_ready_is_not_started_again(worker_config):
 
 
 async def test_one_that_does_not_come_back_is_tried_on_and_can_be_stopped(worker_config, caplog):
-    link = Link(worker_config)
+    link = Link(worker_config, STAND_IN)
     link.start()
     await link.ready()
     link._config = worker_config.model_copy(update={"weight_version": "stillborn"})
@@ -96,7 +98,7 @@ async def test_who_was_under_way_is_told_once_and_counted(server_config, tmp_pat
     monkeypatch.setattr(link_module, "FIRST_PAUSE_S", 30.0)
     monkeypatch.setattr(link_module, "LONGEST_PAUSE_S", 30.0)
     config = server_config.model_copy(update={"ledger": tmp_path / "ledger.db"})
-    app = create_app(config, link := Link(config.worker))
+    app = create_app(config, link := Link(config.worker, STAND_IN))
     link.start()
     await link.ready()
     transport = httpx.ASGITransport(app)

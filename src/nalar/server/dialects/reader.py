@@ -5,7 +5,7 @@ Imports no torch.
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from nalar.server.ask import Piece, TokenLogprob, ToolSpec
@@ -87,6 +87,10 @@ class Reader:
     def feed(self, ids: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> list[Piece]:
         """logprobs: none, or one for each id."""
         pieces: list[Piece] = []
+        if text := self._plain_text(ids):
+            self._skips = self._after_call = False
+            self._text(text, (tuple(ids), tuple(logprobs)), pieces)
+            return pieces
         for place, token_id in enumerate(ids):
             role = self._table.of_id.get(token_id)
             if role is None:
@@ -97,6 +101,24 @@ class Reader:
                 self._special(token_id, role, pieces)
         self._drain(pieces)
         return _joined(pieces)
+
+    def _plain_text(self, ids: Sequence[int]) -> str:
+        """Of ids that can be said as they come, as most can: nothing waits, and nothing in them may mean anything.
+        Empty: they want a closer look."""
+        padding = self._family.padding
+        is_open = self._part != "after" and self._body is None and not self._in_output
+        is_padded = self._in_section or self._is_fresh or (self._skips and padding)
+        if not is_open or is_padded or not self._pending.is_empty:
+            return ""
+        if not self._table.of_id.keys().isdisjoint(ids):
+            return ""
+        try:
+            text = b"".join(map(self._tokenizer.token_bytes, ids)).decode()
+        except UnicodeDecodeError:
+            return ""
+        if text[-1:] in padding or self._marks().may_begin(text):
+            return ""
+        return text
 
     def _special(self, token_id: int, role: Role, pieces: list[Piece]) -> None:
         if role == "inner" and self._body is not None:
@@ -327,8 +349,7 @@ def _joined(pieces: Sequence[Piece]) -> list[Piece]:
         if last is None or not is_more or piece.kind in ("call", "call_end"):
             joined.append(piece)
             continue
-        joined[-1] = replace(
-            last,
+        joined[-1] = last._replace(
             text=last.text + piece.text,
             token_ids=last.token_ids + piece.token_ids,
             logprobs=last.logprobs + piece.logprobs,

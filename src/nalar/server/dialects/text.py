@@ -22,6 +22,11 @@ class Pending:
         """Place in all text behind which an id ends, the id, its logprob."""
         self._taken = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Neither text nor ids wait."""
+        return not (self.text or self._open or self._ends)
+
     def add(self, token_id: int, written: bytes, logprob: TokenLogprob | None) -> None:
         self.text += self._decoder.decode(written)
         self._open.append((token_id, logprob))
@@ -84,15 +89,19 @@ class Marks:
         self._marks = tuple(marks)
         self._firsts = {mark[0] for mark in self._marks}
 
+    def may_begin(self, text: str) -> bool:
+        """Whether a sign in it is the first of any."""
+        return not self._firsts.isdisjoint(text)
+
     def find_first(self, text: str) -> tuple[int, str] | None:
         """Where the first of the marks stands, the longest of those that begin there."""
-        if not any(first in text for first in self._firsts):
+        if not self.may_begin(text):
             return None
         return find_first(text, self._marks)
 
     def num_safe(self, text: str) -> int:
         """Characters of a text that holds no mark which are part of none, whatever follows."""
-        if not any(first in text for first in self._firsts):
+        if not self.may_begin(text):
             return len(text)
         return num_safe(text, self._marks)
 

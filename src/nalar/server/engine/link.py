@@ -31,12 +31,12 @@ STEADY_S = 60.0
 """A process that dies sooner after it was ready died soon."""
 RETRY_S = 2.0
 """When to ask again, at the soonest, for whoever asks too soon."""
+WORKER = (sys.executable, "-P", "-m", "nalar.server.engine.worker")
 STOP_S = 5.0
 """What a process gets to end in when it is told to."""
 _MAX_LINE_BYTES = 1 << 28
 _LOUD_DEATHS = 3
 """So many in a row are for somebody to look at."""
-_MODULE = "nalar.server.engine.worker"
 _PACKAGES = Path(__file__).parents[3]
 _log = logging.getLogger(__name__)
 
@@ -74,16 +74,17 @@ class _Mailbox:
     def __init__(self) -> None:
         self._events: dict[int, Event] = {}
         self._error: Exception | None = None
-        self._came = asyncio.Event()
+        self._awaited: asyncio.Future[None] | None = None
+        """Of a reader that waits."""
 
     def put(self, event: Event) -> None:
         held = self._events.get(event.choice)
         self._events[event.choice] = event if held is None else held.then(event)
-        self._came.set()
+        self._wake()
 
     def fail(self, error: Exception) -> None:
         self._error = error
-        self._came.set()
+        self._wake()
 
     def left(self) -> list[Event]:
         """What nobody has taken, maybe nothing."""
@@ -92,21 +93,25 @@ class _Mailbox:
 
     async def take(self) -> list[Event]:
         """At least one; raises what the request failed by once all that came before is taken."""
-        await self._came.wait()
-        self._came.clear()
+        if not self._events and self._error is None:
+            self._awaited = asyncio.get_running_loop().create_future()
+            await self._awaited
         events = self.left()
-        if self._error is not None:
-            self._came.set()
-            if not events:
-                raise self._error
+        if not events and self._error is not None:
+            raise self._error
         return events
+
+    def _wake(self) -> None:
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
 
 
 class Link:
     """One engine in a process of its own. For one event loop."""
 
-    def __init__(self, config: WorkerConfig) -> None:
-        self._config = config
+    def __init__(self, config: WorkerConfig, command: Sequence[str] = WORKER) -> None:
+        """command: of the process, but for the number of its socket; a bench puts another in its place."""
+        self._config, self._command = config, command
         self.state: State = "loading"
         self.process_id: int | None = None
         self.facts: EngineFacts | None = None
@@ -243,7 +248,8 @@ class Link:
         path = os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH", "")]))
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())),
+                *self._command,
+                str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
@@ -251,7 +257,7 @@ class Link:
                 start_new_session=True,
             )
         self.process_id = process.pid
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=_MAX_LINE_BYTES)
+        reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=_MAX_LINE_BYTES)
         try:
             self._writer.write(self._config.model_dump_json().encode() + b"\n")
             while line := await reader.readline():

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from nalar.config import UserError
 from nalar.engine.sequence import PromptLogprob, SamplingParams, TopLogprobs
@@ -38,14 +38,13 @@ class EngineRequest:
     """Rows of the engine are shared among these."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What came of one choice since its last event."""
+class Event(NamedTuple):
+    """What came of one choice since its last event. A tuple, since one is made for every event of every stream."""
 
     choice: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Of each of them, by the model's own distribution."""
+    """Of each of them, by the model's own distribution, where the request asked for any."""
     tops: tuple[TopLogprobs, ...] = ()
     """Beside each, where the request asked for any."""
     finish_reason: Literal["stop", "length"] | None = None
@@ -106,7 +105,9 @@ def read_request(line: Mapping[str, Any]) -> EngineRequest:
 def event_json(number: int, event: Event) -> list[Any]:
     """Without what is empty at its end, as most are."""
     prompt = [p and [p.logprob, p.rank, p.top] for p in event.prompt_logprobs]
-    fields = [number, event.choice, event.token_ids, event.logprobs, event.tops, event.num_cached]
+    fields: list[Any] = [number, event.choice, event.token_ids, event.num_cached]
+    if event.logprobs or event.finish_reason is not None:
+        fields += [event.logprobs, event.tops]
     if event.finish_reason is not None:
         fields += [event.finish_reason, event.stop_id, prompt]
     return fields
@@ -114,7 +115,10 @@ def event_json(number: int, event: Event) -> list[Any]:
 
 def read_event(fields: Sequence[Any]) -> tuple[int, Event]:
     """What `event_json` gave: the request's number, and the event."""
-    number, choice, ids, logprobs, tops, cached, *end = fields
+    number, choice, ids, cached, *more = fields
+    if not more:
+        return number, Event(choice, tuple(ids), (), num_cached=cached)
+    logprobs, tops, *end = more
     reason, stop, prompt = end or (None, None, ())
     event = Event(
         choice,

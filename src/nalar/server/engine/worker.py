@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -51,6 +52,8 @@ class _Open:
     stop_ids: tuple[int, ...]
     num_left: int
     """Choices that are not finished."""
+    with_logprobs: bool
+    """Whether they are said."""
     grammar: Followed | None
     is_silent: bool = True
     """Nothing was drawn yet."""
@@ -147,7 +150,10 @@ class Worker:
             return
         params = asked.params
         self._numbers[engine_id] = number
-        self._open[number] = _Open(engine_id, params.stop_token_ids, params.n, grammar)
+        with_logprobs = params.logprobs is not None
+        self._open[number] = _Open(
+            engine_id, params.stop_token_ids, params.n, with_logprobs, grammar
+        )
 
     def _refuse(self, number: int, error: Exception) -> None:
         """The request's fault, or a bug of ours: either way it ends this one alone."""
@@ -235,7 +241,7 @@ class Worker:
         new = Event(
             event.sample_id,
             event.token_ids,
-            event.logprobs,
+            event.logprobs if request.with_logprobs else (),
             event.tops,
             num_cached=event.num_cached,
         )
@@ -261,8 +267,7 @@ class Worker:
 def _ended(new: Event, done: Completion, stop_ids: tuple[int, ...]) -> Event:
     """The last event of a choice."""
     is_stop = done.finish_reason == "stop"
-    return replace(
-        new,
+    return new._replace(
         finish_reason="stop" if is_stop else "length",
         stop_id=done.token_ids[-1] if is_stop and done.token_ids[-1] in stop_ids else None,
         num_cached=done.num_cached_tokens,

@@ -7,12 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from nalar.server.answer import random_seed
-from nalar.server.ask import Usage
+from nalar.server.ask import Piece, Usage
 from nalar.server.http.endpoint import read, reply
 from nalar.server.http.failures import error_event
 from nalar.server.http.job import Job
 from nalar.server.http.openapi import json_body
-from nalar.server.http.replies import DONE, event
+from nalar.server.http.replies import DONE, PlainTexts, event
 from nalar.server.wire.chat import ChatRequest, ChatWriter
 
 router = APIRouter()
@@ -60,12 +60,17 @@ async def _fold(job: Job, writer: ChatWriter) -> dict[str, Any]:
 
 async def _chunks(job: Job, writer: ChatWriter) -> AsyncGenerator[bytes]:
     is_open = False
+    plain_kinds = writer.plain_kinds
+    plain = PlainTexts(lambda piece: writer.chunk(list(writer.choices(piece))))
     async with aclosing(job.said()) as all_said:
         async for said in all_said:
             if not is_open:
                 is_open = True
                 for choice in writer.opening():
                     yield event(writer.chunk([choice]))
+            if isinstance(said, Piece) and said.kind in plain_kinds:
+                yield plain.event(said)
+                continue
             for choice in writer.choices(said):
                 yield event(writer.chunk([choice]))
             if isinstance(said, Usage):

@@ -111,10 +111,14 @@ class Job:
     async def said(self) -> AsyncGenerator[Said]:
         """All that the model says, of all asks; choices are numbered through. Usage is the last, with its cost."""
         try:
-            merged = self._merged()
+            merged = self._answered() if len(self._prepared) == 1 else self._merged()
             passed = merged if self._reviewed is None else self._reviewed.said(merged)
             async with aclosing(passed):
                 async for said in passed:
+                    if isinstance(
+                        said, Usage
+                    ):  # of one ask; that of all is made when they are counted
+                        continue
                     if self._first_token_s is None:
                         self._first_token_s = time.monotonic() - self._arrived_s
                     if isinstance(said, Ended):
@@ -137,15 +141,12 @@ class Job:
             raise
         yield usage
 
+    def _answered(self) -> AsyncGenerator[Said]:
+        """The one ask."""
+        return answer(self._prepared[0], self._service.engine, tally=self._tallies[0])
+
     async def _merged(self) -> AsyncGenerator[Said]:
-        """One ask as it is; of several what comes first."""
-        engine = self._service.engine
-        if len(self._prepared) == 1:
-            async with aclosing(answer(self._prepared[0], engine, tally=self._tallies[0])) as one:
-                async for said in one:
-                    if not isinstance(said, Usage):
-                        yield said
-            return
+        """Of several asks what comes first."""
         queue: asyncio.Queue[Said | Exception | None] = asyncio.Queue()
         tasks = []
         first = 0

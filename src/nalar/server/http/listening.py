@@ -15,9 +15,42 @@ _IDLE_S = 75
 """How long a connection without a request is kept."""
 _HEAD_S = 30.0
 """What a new connection gets to say its first request's head in: uvicorn alone would wait for ever."""
+_MOST_HEAD_BYTES = 65_536
+_MOST_AHEAD = 16
+"""Requests that a connection may send while one of its own is being answered."""
 
 
-class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+class Bounded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """Ends connections whose heads have no end: h11 does so by itself, httptools keeps all that comes.
+
+    What is counted is what came since a head, a part of a body, or a request was complete, so trailers count too. The
+    `on_` methods are those that httptools calls; without it nobody does.
+    """
+
+    _num_open_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._num_open_bytes += len(data)
+        super().data_received(data)
+        if hasattr(self, "parser") and self._num_open_bytes > _MOST_HEAD_BYTES:
+            self.transport.abort()
+
+    def on_headers_complete(self) -> None:
+        self._num_open_bytes = 0
+        super().on_headers_complete()
+        if len(self.pipeline) > _MOST_AHEAD:
+            raise ValueError("too many requests at once")  # httptools reads no further; 400
+
+    def on_body(self, body: bytes) -> None:
+        self._num_open_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._num_open_bytes = 0
+        super().on_message_complete()
+
+
+class Impatient(Bounded):
     """Closes connections that never ask, and those that do not read what they asked for."""
 
     def __init__(self, *args: Any, send_timeout_s: float | None, **settings: Any) -> None:

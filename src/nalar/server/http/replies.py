@@ -11,12 +11,17 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from nalar.server.ask import Piece
 from nalar.server.http.job import CLIENT_GONE, Job
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 STUCK = "nalar.reader_is_stuck"
 """In a request's scope: its connection was cut since nobody read from it."""
+_MARK = "\0"
+"""Stands for a text; it is in no name and no id."""
+_STRING = json.encoder.encode_basestring
+"""A text as `_ENCODE` writes it."""
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -25,6 +30,25 @@ def event(document: Mapping[str, Any], name: str | None = None) -> bytes:
     data = _ENCODE(document)
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {data}\n\n".encode()
+
+
+class PlainTexts:
+    """Events of pieces that differ in nothing but their text: what stands around it is encoded once.
+
+    make: the document of a piece, in which its text stands as it is."""
+
+    def __init__(self, make: Callable[[Piece], Mapping[str, Any]]) -> None:
+        self._make = make
+        self._around: dict[tuple[int, str, int], list[bytes]] = {}
+        """Of each choice, kind and call."""
+
+    def event(self, piece: Piece) -> bytes:
+        key = piece.choice, piece.kind, piece.call
+        around = self._around.get(key)
+        if around is None:
+            document = self._make(Piece(piece.choice, piece.kind, _MARK, piece.call))
+            around = self._around[key] = event(document).split(_STRING(_MARK).encode())
+        return _STRING(piece.text).encode().join(around)
 
 
 async def whole(

@@ -194,6 +194,14 @@ class ChatWriter:
                     choice["token_ids"] = list(said.token_ids)
                 yield choice
 
+    @property
+    def plain_kinds(self) -> frozenset[str]:
+        """Kinds of pieces whose chunks differ in nothing but their text."""
+        if self.asked.logprobs or self.asked.return_token_ids:
+            return frozenset()
+        said = {"answer", "arguments", "thought"}
+        return frozenset(said if self.asked.include_reasoning else said - {"thought"})
+
     def _choice(self, index: int, delta: dict[str, Any]) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
