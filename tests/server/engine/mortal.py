@@ -24,5 +24,5 @@ for line in lines:
     if asked["op"] == "ask" and asked["prompt_ids"][0] == 13:
         os._exit(9)
     if asked["op"] == "ask":
-        event = [asked["id"], 0, asked["prompt_ids"][-1:], [-0.5], [], 0, "stop", None, []]
+        event = [asked["id"], 0, asked["prompt_ids"][-1:], 0, [-0.5], [], "stop", None, []]
         say(events=[event], replies=[])
