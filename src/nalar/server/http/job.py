@@ -186,7 +186,11 @@ class Job:
         return self._asked_verdict or label
 
     def _usage(self) -> Usage:
-        each = [tally.usage() for tally in self._tallies]
+        """Who got nothing pays nothing: where a request failed, prompts without a token in return are left out."""
+        has_failed = self._status >= 400
+        each = [
+            tally.usage() for tally in self._tallies if tally.completion_tokens or not has_failed
+        ]
         usage = Usage(
             sum(one.prompt_tokens for one in each),
             sum(one.cached_tokens for one in each),
