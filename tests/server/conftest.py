@@ -16,7 +16,7 @@ from nalar.model.transformer import Transformer
 from nalar.model.weights import save_model
 from nalar.server.config import ServerConfig, WorkerConfig
 from nalar.server.engine.link import Link
-from nalar.server.engine.messages import EngineFacts, Event
+from nalar.server.engine.messages import IDLE, EngineFacts, Event
 from nalar.server.http.app import create_app
 from nalar.server.http.listening import listen, server_of, url_of
 
@@ -86,7 +86,7 @@ class ScriptedLink:
         return self.facts
 
     async def stats(self):
-        return {"running": 0, "waiting": 0}
+        return IDLE
 
     async def close(self):
         self.state = "stopped"

@@ -16,9 +16,11 @@ from typing import Any, Literal, Protocol
 from nalar.config import UserError
 from nalar.server.config import WorkerConfig
 from nalar.server.engine.messages import (
+    IDLE,
     EngineError,
     EngineFacts,
     EngineRequest,
+    EngineStats,
     Event,
     encode_line,
     read_error,
@@ -52,7 +54,7 @@ class Engine(Protocol):
 
     async def ready(self) -> EngineFacts: ...
     def stream(self, request: EngineRequest) -> AsyncGenerator[Event]: ...
-    async def stats(self) -> dict[str, int]: ...
+    async def stats(self) -> EngineStats: ...
     async def close(self) -> None: ...
 
 
@@ -99,7 +101,7 @@ class Link:
         """Ready, failed or stopped: `ready` has an answer."""
         self._numbers = count()
         self._open: dict[int, _Mailbox] = {}
-        self._asked: dict[int, asyncio.Future[dict[str, int]]] = {}
+        self._asked: dict[int, asyncio.Future[EngineStats]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -133,12 +135,12 @@ class Link:
             if self._open.pop(number, None) is not None and left:
                 self._send({"op": "abort", "id": number})
 
-    async def stats(self) -> dict[str, int]:
-        """Requests that `running` and `waiting` count; zeros where no engine is there."""
+    async def stats(self) -> EngineStats:
+        """Zeros where no engine is there."""
         if self.state != "ready":
-            return {"running": 0, "waiting": 0}
+            return IDLE
         number = next(self._numbers)
-        future: asyncio.Future[dict[str, int]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
         self._asked[number] = future
         self._send({"op": "stats", "id": number})
         return await future
@@ -232,7 +234,7 @@ class Link:
             if "stats" in reply:
                 future = self._asked.pop(reply["id"])
                 if not future.done():
-                    future.set_result(reply["stats"])
+                    future.set_result(EngineStats(**reply["stats"]))
             elif (box := self._open.pop(reply["id"], None)) is not None:
                 box.fail(read_error(reply["error"]))
 
@@ -243,4 +245,4 @@ class Link:
         asked, self._asked = self._asked, {}
         for future in asked.values():
             if not future.done():
-                future.set_result({"running": 0, "waiting": 0})
+                future.set_result(IDLE)

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +33,7 @@ from nalar.server.dialects.dialect import Dialect
 from nalar.server.engine.channel import Channel
 from nalar.server.engine.messages import (
     EngineRequest,
+    EngineStats,
     Event,
     error_json,
     event_json,
@@ -108,8 +109,8 @@ class Worker:
             self._abort(line["id"])
         elif line["op"] == "stats":
             waiting = sum(request.is_silent for request in self._open.values())
-            stats = {"running": len(self._open) - waiting, "waiting": waiting}
-            self._replies.append({"stats": stats, "id": line["id"]})
+            stats = EngineStats(len(self._open) - waiting, waiting, self._engine.cache_usage_frac)
+            self._replies.append({"stats": asdict(stats), "id": line["id"]})
 
     def _ask(self, number: int, line: dict[str, Any]) -> None:
         try:

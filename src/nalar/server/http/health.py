@@ -48,9 +48,9 @@ async def metrics(request: Request) -> Response:
     stats = await service.engine.stats()
     limits = service.limits
     service.metrics.now(
-        running=stats["running"],
-        waiting=stats["waiting"] + limits.queued,
-        cache_usage_frac=stats.get("cache_usage_frac", 0.0),
+        running=stats.running,
+        waiting=stats.waiting + limits.queued,
+        cache_usage_frac=stats.cache_usage_frac,
     )
     return Response(service.metrics.render(), media_type=CONTENT_TYPE)
 
