@@ -7,9 +7,11 @@ import sqlite3
 import pytest
 
 from nalar.config import UserError
+from nalar.policy import PolicyConfig
 from nalar.server.engine.link import Unavailable
 from nalar.server.engine.messages import EngineError
 from nalar.server.keys import KeyRing
+from nalar.server.ledger import Ledger, LedgerError
 from nalar.server.prices_config import PriceTable
 
 PATH = "/v1/chat/completions"
@@ -146,3 +148,26 @@ async def test_who_leaves_before_the_first_token_pays_nothing(make_client, scrip
     await asyncio.wait_for(client.app(scope, receive, send), 10)
     await counted(client)
     assert rows_of(ledger, "status", "prompt_tokens", "completion_tokens") == [(499, 0, 0)]
+
+
+@pytest.mark.parametrize("path", ["/usage", PATH, "/v1/messages"])
+async def test_a_ledger_that_fails_is_the_servers_fault_and_none_of_the_clients_business(
+    make_client, scripted, drawn, ledger, tmp_path, monkeypatch, path
+):
+    def broken(self, *args):
+        raise LedgerError(at=str(self.path), got="a damaged file", want="a ledger")
+
+    (tmp_path / "words.txt").write_text("[weapons]\n12\n")
+    policy = PolicyConfig(input="block", words=tmp_path / "words.txt")
+    # What is blocked is counted too, and is where the ledger fails first.
+    client = make_client(scripted([drawn]), ledger=ledger, policy=policy)
+    monkeypatch.setattr(Ledger, "sums", broken)
+    monkeypatch.setattr(Ledger, "add", broken)
+    if path == "/usage":
+        reply = await client.get(path)
+    else:
+        reply = await client.post(path, json=ASK | {"max_tokens": 9})
+    assert reply.status_code == 503 and int(reply.headers["retry-after"]) == 5
+    assert str(tmp_path) not in reply.text and "damaged" not in reply.text
+    if path != "/v1/messages":
+        assert reply.json()["error"]["code"] == "ledger_unavailable"

@@ -12,6 +12,8 @@ from nalar.config import UserError
 from nalar.server.engine.link import Unavailable
 from nalar.server.engine.messages import EngineError
 from nalar.server.http.replies import event
+from nalar.server.ledger import LedgerError
+from nalar.server.ledger_writer import RETRY_S
 from nalar.server.wire.errors import ApiError, of_user_error
 from nalar.server.wire.messages import error_json
 
@@ -25,6 +27,11 @@ def error_of(error: Exception) -> ApiError:
     """What a client is told. Bugs of ours are logged, and nothing of them leaves the server."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, LedgerError):  # a user's too, but of whoever started the server
+        _log.error("ledger: %s", error)
+        message = "The server's ledger cannot be used at the moment."
+        headers = {"Retry-After": str(round(RETRY_S))}
+        return ApiError(503, message, code="ledger_unavailable", headers=headers)
     if isinstance(error, UserError):
         return of_user_error(error)
     if isinstance(error, Unavailable):
