@@ -11,7 +11,6 @@ from starlette.requests import ClientDisconnect
 from nalar.config import UserError
 from nalar.server.engine.link import Unavailable
 from nalar.server.engine.messages import EngineError
-from nalar.server.http.replies import event
 from nalar.server.ledger import LedgerError
 from nalar.server.ledger_writer import RETRY_S
 from nalar.server.wire.errors import ApiError, of_user_error
@@ -24,11 +23,10 @@ _log = logging.getLogger(__name__)
 
 
 def error_of(error: Exception) -> ApiError:
-    """What a client is told. Bugs of ours are logged, and nothing of them leaves the server."""
+    """What a client is told. Of bugs of ours nothing leaves the server."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, LedgerError):  # a user's too, but of whoever started the server
-        _log.error("ledger: %s", error)
         message = "The server's ledger cannot be used at the moment."
         headers = {"Retry-After": str(round(RETRY_S))}
         return ApiError(503, message, code="ledger_unavailable", headers=headers)
@@ -40,26 +38,28 @@ def error_of(error: Exception) -> ApiError:
             503, f"Ask again soon: {error}.", code="engine_unavailable", headers=headers
         )
     if isinstance(error, EngineError):
-        _log.error("engine: %s", error)
         return ApiError(500, "The engine failed on this request.", code="engine_error")
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), headers=error.headers)
     if isinstance(error, RequestValidationError):
         return ApiError(400, "The request's parameters are wrong.")
-    _log.exception("a bug of the server", exc_info=error)
     return ApiError(500, "The server failed on this request.", code="internal_error")
 
 
-def error_event(error: Exception) -> bytes:
-    """The last event of a stream that breaks: its status has long been 200."""
-    assert isinstance(error, ApiError)
-    return event(error.body)
+def told(error: Exception, request: Request) -> ApiError:
+    """What a client is told. What is no fault of his is logged."""
+    known = error_of(error)
+    if isinstance(error, LedgerError | EngineError):
+        _log.error("%s: %s", known.code, error)
+    elif known.code == "internal_error":
+        _log.error("a bug of the server", exc_info=error)
+    return known
 
 
 async def respond(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, ClientDisconnect):
         return JSONResponse({}, status_code=499)
-    known = error_of(error)
+    known = told(error, request)
     is_anthropic = request.url.path.startswith(_ANTHROPIC)
     body = error_json(known) if is_anthropic else known.body
     return JSONResponse(body, status_code=known.status, headers=known.headers)

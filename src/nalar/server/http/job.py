@@ -16,19 +16,20 @@ from nalar.policy import Policy
 from nalar.server.answer import Prepared, Tally, answer
 from nalar.server.ask import Ended, Said, Usage
 from nalar.server.config import ServerConfig
-from nalar.server.engine.link import Engine, Unavailable
-from nalar.server.engine.messages import EngineError
+from nalar.server.engine.link import Engine
+from nalar.server.http.failures import error_of
 from nalar.server.http.reviewed import Reviewed
 from nalar.server.keys import Key
 from nalar.server.ledger import LedgerError, Row
 from nalar.server.ledger_writer import LedgerWriter
 from nalar.server.limits import NOBODY, Admission
 from nalar.server.metrics import Metrics
-from nalar.server.wire.errors import ApiError
 
 _log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
+BROKEN_OFF = 503
+"""By the server, which is told to stop."""
 
 
 class Counting(Protocol):
@@ -89,6 +90,15 @@ class Job:
     def headers(self) -> dict[str, str]:
         return self._admission.headers
 
+    def failed(self, error: BaseException) -> None:
+        """For its row: what ends it, where it is not the reader who leaves."""
+        if self._status != CLIENT_GONE:
+            return
+        if isinstance(error, asyncio.CancelledError):  # a reader who leaves cancels nothing
+            self._status = BROKEN_OFF
+        elif isinstance(error, Exception):
+            self._status = error_of(error).status
+
     async def __aenter__(self) -> "Job":
         return self
 
@@ -99,6 +109,8 @@ class Job:
         trace: TracebackType | None,
     ) -> None:
         """Count what is not counted yet; in a task of its own, since whoever leaves may be cancelled again."""
+        if error is not None:
+            self.failed(error)
         if not self._is_recorded:
             self._is_recorded = True
             self._service.keep(asyncio.create_task(self._record_broken()))
@@ -117,16 +129,8 @@ class Job:
                     yield said
             self._status, self._is_recorded = 200, True
             usage = await self._recorded()
-        except LedgerError as error:
-            self._status = 503
-            _log.error("a row could not be kept: %s", error)
-            message = "The server cannot record usage at the moment, so it answers nothing."
-            raise ApiError(503, message, code="ledger_unavailable") from error
-        except EngineError:
-            self._status = 500
-            raise
         except Exception as error:
-            self._status = 503 if isinstance(error, Unavailable) else 400
+            self.failed(error)
             raise
         yield usage
 
