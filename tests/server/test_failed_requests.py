@@ -10,9 +10,11 @@ from nalar.config import UserError
 from nalar.policy import PolicyConfig
 from nalar.server.engine.link import Unavailable
 from nalar.server.engine.messages import EngineError
+from nalar.server.http.logs import JsonLines
 from nalar.server.keys import KeyRing
 from nalar.server.ledger import Ledger, LedgerError
 from nalar.server.prices_config import PriceTable
+from nalar.server.wire.chat import ChatWriter
 
 PATH = "/v1/chat/completions"
 ASK = {"messages": [{"role": "user", "content": "say 12"}]}
@@ -171,3 +173,78 @@ async def test_a_ledger_that_fails_is_the_servers_fault_and_none_of_the_clients_
     assert str(tmp_path) not in reply.text and "damaged" not in reply.text
     if path != "/v1/messages":
         assert reply.json()["error"]["code"] == "ledger_unavailable"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("after", [0, 2])
+async def test_a_bug_is_no_fault_of_the_clients(
+    make_client, breaking, drawn, ledger, stream, after
+):
+    client = make_client(breaking(drawn, RuntimeError("of ours"), after), ledger=ledger)
+    reply = await client.post(PATH, json=ASK | {"stream": stream})
+    await counted(client)
+    assert reply.status_code == (200 if stream and after else 500)
+    assert "internal_error" in reply.text and "of ours" not in reply.text
+    assert rows_of(ledger, "status") == [(500,)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_bug_in_writing_the_reply_is_not_a_client_who_left(
+    make_client, scripted, drawn, ledger, stream, monkeypatch
+):
+    def bug(self, said):
+        raise TypeError("of ours")
+
+    monkeypatch.setattr(ChatWriter, "choices", bug)
+    client = make_client(scripted([drawn]), ledger=ledger)
+    reply = await client.post(PATH, json=ASK | {"stream": stream})
+    await counted(client)
+    assert "internal_error" in reply.text
+    assert rows_of(ledger, "status") == [(500,)]
+
+
+@pytest.mark.parametrize("after", [0, 2])
+async def test_every_reply_to_a_bug_and_its_line_have_the_requests_id(
+    make_client, breaking, drawn, caplog, after
+):
+    caplog.set_level("INFO")
+    client = make_client(breaking(drawn, RuntimeError("of ours"), after))
+    ids = {"X-Request-Id": "mine-1"}
+    reply = await client.post(PATH, json=ASK | {"stream": bool(after)}, headers=ids)
+    assert reply.headers["x-request-id"] == "mine-1"
+    lines = [line for line in caplog.records if line.name.startswith("nalar")]
+    assert {line.id for line in lines} == {"mine-1"}
+    assert [line.status for line in lines if line.message == "request"] == [500]
+    assert any(line.exc_info and "of ours" in str(line.exc_info[1]) for line in lines)
+
+
+async def test_a_line_joins_a_reply_to_its_bill_and_says_nothing_of_it(
+    make_client, scripted, drawn, ledger, tmp_path, caplog
+):
+    caplog.set_level("INFO")
+    key, secret = KeyRing.open(tmp_path / "keys.json", must_exist=False).create("ann")
+    client = make_client(scripted([drawn]), api_keys=tmp_path / "keys.json", ledger=ledger)
+    headers = {"Authorization": f"Bearer {secret}"}
+    reply = await client.post(PATH, json=ASK | {"model": "alias"}, headers=headers)
+    await client.post(PATH, json={"messages": []}, headers=headers)
+    done, refused = [line for line in caplog.records if line.message == "request"]
+    usage = reply.json()["usage"]
+    ((row,),) = rows_of(ledger, "request_id")
+    assert done.reply == reply.json()["id"] == row and done.key == key.id
+    assert done.model == "alias" and done.status == 200
+    assert done.prompt_tokens == usage["prompt_tokens"]
+    assert done.completion_tokens == usage["completion_tokens"]
+    assert refused.key == key.id and not hasattr(refused, "reply")
+    written = JsonLines().format(done)
+    assert "say 12" not in written and secret not in written
+    assert set(json.loads(written)) >= {"id", "reply", "key", "model", "prompt_tokens"}
+
+
+async def test_a_line_says_what_became_of_a_stream_not_how_it_began(
+    make_client, breaking, drawn, caplog
+):
+    caplog.set_level("INFO")
+    client = make_client(breaking(drawn, EngineError("it died"), 2))
+    await client.post(PATH, json=ASK | {"stream": True})
+    (line,) = [line for line in caplog.records if line.message == "request"]
+    assert line.status == 500 and line.completion_tokens == 2

@@ -47,12 +47,12 @@ def error_of(error: Exception) -> ApiError:
 
 
 def told(error: Exception, request: Request) -> ApiError:
-    """What a client is told. What is no fault of his is logged."""
-    known = error_of(error)
+    """What a client is told. What is no fault of his is logged, under the request's id."""
+    known, extra = error_of(error), {"id": request.scope.get("request_id")}
     if isinstance(error, LedgerError | EngineError):
-        _log.error("%s: %s", known.code, error)
+        _log.error("%s: %s", known.code, error, extra=extra)
     elif known.code == "internal_error":
-        _log.error("a bug of the server", exc_info=error)
+        _log.error("a bug of the server", exc_info=error, extra=extra)
     return known
 
 
@@ -66,6 +66,7 @@ async def respond(request: Request, error: Exception) -> JSONResponse:
 
 
 def handle_failures(app: FastAPI) -> None:
+    """All but bugs, which `Trace` answers: behind it a reply would have no id."""
     kinds = (
         ApiError,
         UserError,
@@ -74,7 +75,6 @@ def handle_failures(app: FastAPI) -> None:
         HTTPException,
         RequestValidationError,
         ClientDisconnect,
-        Exception,
     )
     for kind in kinds:
         app.add_exception_handler(kind, respond)

@@ -90,6 +90,21 @@ class Job:
     def headers(self) -> dict[str, str]:
         return self._admission.headers
 
+    @property
+    def status(self) -> int:
+        return self._status
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """For the log, to find its row by; nothing of what was said."""
+        usage = self._usage()
+        return {
+            "reply": self.id,
+            "model": self.model,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+        }
+
     def failed(self, error: BaseException) -> None:
         """For its row: what ends it, where it is not the reader who leaves."""
         if self._status != CLIENT_GONE:

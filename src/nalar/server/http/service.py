@@ -128,6 +128,7 @@ class Service:
         key = self.keys.find(secret_of(request))
         if key is None:
             raise _unauthorized("Incorrect API key provided." if secret_of(request) else None)
+        request.scope["key_id"] = key.id
         return key
 
     def is_admin(self, request: Request) -> bool:
@@ -224,7 +225,7 @@ class Service:
             raise ApiError(
                 admission.status, admission.message, code=admission.code, headers=admission.headers
             )
-        return Job(
+        request.scope["job"] = job = Job(
             self,
             request_id=request_id,
             endpoint=endpoint,
@@ -235,6 +236,7 @@ class Service:
             arrived_s=arrived_s,
             asked_verdict=verdict,
         )
+        return job
 
     async def _admitted(
         self, request: Request, key: Key | None, prepared: Sequence[Prepared]
