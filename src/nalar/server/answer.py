@@ -4,7 +4,7 @@ import codecs
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from nalar.config import UserError
@@ -233,19 +233,36 @@ async def answer(
             choice = choices[event.choice]
             if choice.is_over:
                 continue
+            pieces, event = _read(prepared, choice.reader, event)
             tally.completion_tokens += len(event.token_ids)
             if event.choice == 0:  # the others share its prompt
                 tally.cached_tokens = max(tally.cached_tokens, event.num_cached)
-            for said in _said(prepared, choice, event, first_choice + event.choice):
+            for said in _said(prepared, choice, event, pieces, first_choice + event.choice):
                 yield said
             if all(choice.is_over for choice in choices):
                 break
     yield tally.usage()
 
 
-def _said(prepared: Prepared, choice: _Choice, event: Event, index: int) -> list[Said]:
+def _read(prepared: Prepared, reader: Reads, event: Event) -> tuple[list[Piece], Event]:
+    """Its pieces, and the event without ids behind a stop string: how many come there hangs on how fast somebody reads,
+    and what he pays must not."""
+    logprobs = _logprobs(prepared, event)
+    if not prepared.ask.stop or prepared.request.stop:  # the engine stops by itself
+        return reader.feed(event.token_ids, logprobs), event
+    pieces: list[Piece] = []
+    for i, token_id in enumerate(event.token_ids):
+        pieces += reader.feed((token_id,), logprobs[i : i + 1])
+        if reader.stopped is not None:
+            return pieces, replace(event, token_ids=event.token_ids[: i + 1])
+    return pieces, event
+
+
+def _said(
+    prepared: Prepared, choice: _Choice, event: Event, read: Sequence[Piece], index: int
+) -> list[Said]:
     reader = choice.reader
-    pieces: list[Said] = list(reader.feed(event.token_ids, _logprobs(prepared, event)))
+    pieces: list[Said] = list(read)
     if event.prompt_logprobs:
         pieces.append(Scored(index, event.prompt_logprobs))
     if event.finish_reason is None and reader.stopped is None:
