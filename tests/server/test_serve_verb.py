@@ -1,6 +1,7 @@
 """What the flags of `nalar serve` come to. That it serves: test_drain.py."""
 
 import json
+import signal
 
 import pytest
 
@@ -54,6 +55,27 @@ def test_beyond_this_machine_it_says_what_it_is_for(model_folder):
     said = {"intended_use": "tests", "incident_contact": "me@example.org"}
     config = config_of(Serve(model=str(model_folder), host="0.0.0.0", **said))
     assert config.incident_contact == "me@example.org"
+
+
+def test_told_to_stop_before_it_serves_it_stops(model_folder, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop(number, _frame):
+        raise Stopped
+
+    def create_app(config, link):
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("nobody heard it")
+
+    monkeypatch.setattr("nalar.server.http.app.create_app", create_app)
+    monkeypatch.setattr("nalar.server.http.logs.log_json", lambda level: None)
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(Stopped):
+            serve.run([str(model_folder), "--port", "0"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_port_that_is_taken_is_named(model_folder, capsys):

@@ -135,9 +135,6 @@ def run(args: Sequence[str]) -> int:
     from nalar.server.http.listening import listen
 
     listening = listen(config.host, config.port)
-    # uvicorn ends in good order and then raises the signal again; here nothing more is to come of it.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
     asyncio.run(_serve(config, listening, out))
     return 0
 
@@ -254,6 +251,10 @@ async def _serve(config: ServerConfig, listening: "socket.socket", out: Output) 
     url = url_of(listening)
     out.text(f"{url} listens; {config.name} is being loaded from {config.worker.folder}")
     announced = asyncio.create_task(_announce(config, link, server, url, out))
+    # uvicorn ends in good order and then raises the signal again; here nothing more is to come of it. Until it listens
+    # to signals itself they end the process as they always do.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     try:
         await server.serve(sockets=[listening])
     finally:
