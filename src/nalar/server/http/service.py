@@ -66,6 +66,8 @@ class Service:
     def of(cls, config: ServerConfig, engine: Engine) -> "Service":
         """UserError where a file that the config names cannot be used."""
         folder = ModelFolder.read(config.worker.folder)
+        keys = None if config.api_keys is None else KeyRing.open(config.api_keys)
+        _check_budgets(config, () if keys is None else keys.keys)
         ledger = None if config.ledger is None else Ledger.open(config.ledger)
         writer = None if ledger is None else LedgerWriter(ledger)
         budgets = Budgets({}) if ledger is None else Budgets.of(ledger, time.time())
@@ -83,7 +85,7 @@ class Service:
             limits,
             Metrics(CollectorRegistry(), config.name),
             writer,
-            None if config.api_keys is None else KeyRing.open(config.api_keys),
+            keys,
             _admin_digest(config.admin_key_file),
             None if config.policy is None else Policy(config.policy),
         )
@@ -304,6 +306,20 @@ def ask_size(ask: Ask) -> int:
     texts = sum(len(message["content"]) for message in ask.messages or ())
     tools = sum(len(str(tool.parameters)) + len(tool.description) for tool in ask.tools)
     return texts + tools + _MESSAGE_CHARS * len(ask.messages or ())
+
+
+def _check_budgets(config: ServerConfig, keys: Sequence[Key]) -> None:
+    """UserError where a budget would never be spent. Keys that are made later are not looked at."""
+    names = [k.name for k in keys if k.revoked is None and k.monthly_budget_usd is not None]
+    if names and config.prices is None:
+        raise UserError(
+            at="--api-keys",
+            got=f"a budget of {names[0]}, and no prices",
+            want="prices, by which a budget is spent",
+            hint="--prices 0.56 0.14 2.24",
+        )
+    if names and config.ledger is None:
+        _log.warning("without --ledger what keys have spent is forgotten when the server ends")
 
 
 def service_of(request: Request) -> Service:
