@@ -15,18 +15,35 @@ _BACKLOG = 2048
 _IDLE_S = 75
 """How long a connection without a request is kept."""
 _HEAD_S = 30.0
-"""What a new connection gets to say its first request's head in: uvicorn alone would wait for ever."""
+"""What a head gets to come in, from the start of a connection or its own: uvicorn alone would wait for ever."""
 
 
 class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """Closes connections that never ask."""
+    """Closes connections that never ask, or begin to and do not go on."""
+
+    _silent: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        asyncio.get_running_loop().call_later(_HEAD_S, self._close_silent)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_asked and self._silent is not None:
+            self._silent.cancel()
+            self._silent = None
+        elif not self._is_asked and self._silent is None:  # a part of the next head
+            self._wait_for_head()
+
+    @property
+    def _is_asked(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait_for_head(self) -> None:
+        self._silent = asyncio.get_running_loop().call_later(_HEAD_S, self._close_silent)
 
     def _close_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        if not self._is_asked and not self.transport.is_closing():
             self.transport.close()
 
 
