@@ -251,6 +251,7 @@ async def test_keys_open_what_is_theirs(make_client, scripted, said, tmp_path):
     assert len(sums) == 1 and sums[0]["num_requests"] == 2
     assert (await client.get("/usage?by=colour", headers=as_admin)).status_code == 400
     assert (await client.get("/health")).status_code == 200
+    assert (await client.head("/health")).status_code == 200
 
 
 async def test_a_row_is_kept_before_the_last_byte_and_a_budget_closes(

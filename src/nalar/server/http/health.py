@@ -17,6 +17,7 @@ from nalar.server.wire.models import model_card, model_list
 router = APIRouter()
 
 
+@router.head("/health", include_in_schema=False)  # as some load balancers ask
 @router.get("/health")
 async def health(request: Request) -> Response:
     """200 once requests are answered, 503 before and after."""
