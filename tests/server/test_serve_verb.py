@@ -35,6 +35,8 @@ def test_flags_become_a_config(model_folder, tmp_path):
         ({"max_model_len": 0}, "--max-model-len"),
         ({"threads": 0}, "--threads"),
         ({"max_tokens": 0}, "--max-tokens"),
+        ({"allowed_origins": ("*",)}, "--allowed-origins"),
+        ({"allowed_origins": ("https://a.example/chat",)}, "--allowed-origins"),
     ],
 )
 def test_what_cannot_work_is_refused(model_folder, changes, at):

@@ -57,6 +57,9 @@ class Serve:
     """File of `nalar keys create`. None: whoever reaches the server may ask."""
     admin_key_file: Path_ = None
     """File whose first line is the key to what is not of one user. None: that is closed."""
+    allowed_origins: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORIGIN ...")] = ()
+    """Whose web pages may ask, such as https://chat.example; "*", with keys: anybody's. Without it:
+    none but the server's own."""
     ledger: Path_ = None
     """SQLite file with a row for each request. None: none is kept."""
     policy: Path_ = None
@@ -175,6 +178,7 @@ def config_of(asked: Serve) -> ServerConfig:
             ),
             prices=price_table(asked.prices),
             api_keys=asked.api_keys,
+            allowed_origins=asked.allowed_origins,
             admin_key_file=asked.admin_key_file,
             policy=None if asked.policy is None else _policy(asked.policy),
             runs=asked.runs if asked.runs.is_dir() else None,

@@ -1,5 +1,6 @@
 """What a server is started with. Imports no torch."""
 
+import re
 from pathlib import Path
 
 from pydantic import Field
@@ -11,6 +12,8 @@ from nalar.server.limits_config import AdmissionConfig
 from nalar.server.prices_config import PriceTable
 from nalar.server.thinking_config import EffortConfig
 
+ANY_ORIGIN = "*"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:-]+")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -55,6 +58,9 @@ class ServerConfig(Config):
     efforts: EffortConfig = EffortConfig()
     api_keys: Path | None = None
     """File of hashed keys. None: whoever reaches the server may ask."""
+    allowed_origins: tuple[str, ...] = ()
+    """Whose pages may ask, beside the server's own, such as `https://chat.example`; "*" is anybody's. Cookies never
+    count: what a page asks with is the key that it sends."""
     admin_key_file: Path | None = None
     """File whose first line is the key of paths outside `/v1` that act. None: they are closed."""
     policy: PolicyConfig | None = None
@@ -85,6 +91,7 @@ class ServerConfig(Config):
         return self.served_model_names[0]
 
     def model_post_init(self, _context: object) -> None:
+        self._check_origins()
         missing = [
             flag
             for flag, value in (
@@ -100,3 +107,20 @@ class ServerConfig(Config):
                 want="what the server is for and whom to tell where it does harm (GET /about shows both)",
                 hint='--intended-use "homework help, no medical advice" --incident-contact you@example.org',
             )
+
+    def _check_origins(self) -> None:
+        for origin in self.allowed_origins:
+            if origin == ANY_ORIGIN and self.api_keys is None:
+                raise ConfigError(
+                    at="--allowed-origins",
+                    got="*, and no keys",
+                    want="origins by name: every page that a browser here shows could ask",
+                    hint="--allowed-origins https://chat.example, or --api-keys FILE",
+                )
+            if origin != ANY_ORIGIN and not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    at="--allowed-origins",
+                    got=repr(origin),
+                    want="scheme, host and port as a browser says them, in small letters and no path",
+                    hint="https://chat.example, or http://localhost:3000",
+                )
