@@ -542,6 +542,27 @@ def test_a_grammar_that_raises_fails_its_request_alone(engine):
     assert {e.request_id for e in events if e.error is None} <= {bad_id, good_id}
 
 
+def test_who_may_not_draw_yet_misses_steps_and_nothing_else(engine):
+    is_late = [False]
+    params = SamplingParams(n=2, max_tokens=9, stop_token_ids=(STOP,))
+    late = Request(PROMPT, params, make_grammar=Steps, may_draw=lambda: not is_late[0])
+    good = Request(PROMPT, SamplingParams(max_tokens=12))
+    expected = [engine().generate([request])[0] for request in (late, good)]
+    made = engine()
+    late_id, _ = made.add(late), made.add(good)
+    events = made.step() + made.step()
+    is_late[0] = True
+    meanwhile = [event for _ in range(20) for event in made.step()]
+    assert late_id not in {event.request_id for event in meanwhile}
+    assert [e.completion for e in meanwhile if e.completion] == expected[1]
+    assert made.has_work and not made.step()
+    is_late[0] = False
+    while made.has_work:
+        events += made.step()
+    ended = sorted((e.sample_id, e.completion) for e in events if e.completion)
+    assert [completion for _, completion in ended] == expected[0]
+
+
 def test_a_grammar_that_cannot_be_made_is_an_error_before_anything_runs(engine, model):
     def bad():
         raise UserError(at="grammar.regex", got="[", want="an expression")

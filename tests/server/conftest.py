@@ -14,8 +14,8 @@ from nalar.engine.config import EngineConfig
 from nalar.model.config import ModelConfig
 from nalar.model.transformer import Transformer
 from nalar.model.weights import save_model
-from nalar.server.config import ServerConfig, WorkerConfig
-from nalar.server.engine.link import Link
+from nalar.server.config import GrammarConfig, ServerConfig, WorkerConfig
+from nalar.server.engine.link import Link, Unavailable
 from nalar.server.engine.messages import IDLE, EngineFacts, Event
 from nalar.server.http.app import create_app
 from nalar.server.http.listening import listen, server_of, url_of
@@ -63,7 +63,13 @@ def model_folder(tmp_path_factory, tokenizer):
 @pytest.fixture(scope="session")
 def worker_config(model_folder) -> WorkerConfig:
     engine = EngineConfig(max_model_len=CONTEXT, max_num_seqs=16)
-    return WorkerConfig(folder=model_folder, threads=1, engine=engine, weight_version="tiny-0")
+    return WorkerConfig(
+        folder=model_folder,
+        threads=1,
+        engine=engine,
+        grammar=GrammarConfig(compile_s=0.5),
+        weight_version="tiny-0",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +90,10 @@ class ScriptedLink:
 
     async def ready(self):
         return self.facts
+
+    def check(self):
+        if self.state != "ready":
+            raise Unavailable(f"the engine is {self.state}", 7.2)
 
     async def stats(self):
         return IDLE

@@ -195,6 +195,7 @@ async def test_failures_before_and_within_a_stream(make_client, scripted, said, 
     for stream in (True, False):
         reply = await client.post(PATH, json=ASK | {"stream": stream})
         assert reply.status_code == 500 and reply.json()["error"]["code"] == "engine_error"
+        assert reply.headers["x-should-retry"] == "false"
 
     class Breaking(scripted):
         async def stream(self, request):
@@ -207,8 +208,10 @@ async def test_failures_before_and_within_a_stream(make_client, scripted, said, 
     assert last["error"]["code"] == "engine_error" and "[DONE]" not in text
     link.state = "loading"
     reply = await client.post(PATH, json=ASK)
-    assert reply.status_code == 503 and "retry-after" in reply.headers
-    assert (await client.get("/health")).status_code == 503
+    assert reply.status_code == 503 and reply.headers["retry-after"] == "8"
+    health = await client.get("/health")
+    assert health.status_code == 503 and health.headers["retry-after"] == "8"
+    assert health.json() == {"status": "loading", "reason": "the engine is loading"}
 
 
 async def test_a_silent_stream_is_kept_alive(make_client, scripted, said):

@@ -20,7 +20,7 @@ from nalar.engine.config import EngineConfig
 from nalar.model.folder import read_json
 from nalar.pipeline.config import RunConfig, TaskRunConfig
 from nalar.policy import PolicyConfig
-from nalar.server.config import ServerConfig, WorkerConfig
+from nalar.server.config import GrammarConfig, ServerConfig, WorkerConfig
 from nalar.server.limits_config import AdmissionConfig
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class Serve:
     """Of a key that has no limit of its own. None: no limit."""
     tokens_per_minute: Int = None
     """The same, of prompts and answers."""
+    compile_s: float = 5.0
+    """What compiling a request's schema may take, in seconds of a processor; what takes longer gets 400."""
     temperature: float = 1.0
     """Of requests that name none."""
     max_tokens: Int = None
@@ -168,6 +170,7 @@ def config_of(asked: Serve) -> ServerConfig:
                     max_num_seqs=asked.max_num_seqs,
                     memory_frac=asked.memory_frac,
                 ),
+                grammar=GrammarConfig(compile_s=asked.compile_s),
                 weight_version=folder.name,
             ),
             admission=AdmissionConfig(

@@ -160,6 +160,12 @@ class Sample:
         return self.grammar is not None and not self.thought.is_open
 
     @property
+    def may_draw(self) -> bool:
+        """Whether the host has its say ready; what it says of thoughts it knows at once."""
+        may_draw = self.request.may_draw
+        return may_draw is None or self.thought.is_open or may_draw()
+
+    @property
     def draft_room(self) -> int:
         """How many guesses could be accepted in the next step. All tokens so far are known."""
         params = self.request.params

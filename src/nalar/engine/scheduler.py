@@ -129,7 +129,7 @@ class Scheduler:
                 continue
             if not sample.is_decoding:
                 begun.append(sample)
-            elif len(draft.decodes) < draft.budget:
+            elif len(draft.decodes) < draft.budget and sample.may_draw:
                 if not self._make_room(sample, draft, may_preempt):
                     return None
                 if sample.row is not None:

@@ -177,6 +177,8 @@ class Request:
     stop_matcher: StopMatcher | None = None
     make_grammar: Callable[[], Grammar] | None = None
     """Called once for each sample. The end of the turn must be among the stop tokens."""
+    may_draw: Callable[[], bool] | None = None
+    """Asked before each step outside of thoughts: while it says no, samples miss it, and others go on. None: always."""
     priority: int = 0
     """Lower is sooner, as in vLLM; of equal ones the first come."""
     cache_salt: str = ""

@@ -60,6 +60,8 @@ class GrammarSpec:
     kind: Literal["lark", "json_schema", "regex"]
     text: str
     """A schema as its JSON."""
+    about: str = "grammar"
+    """What of the request it follows from, for errors."""
 
 
 @dataclass(frozen=True)

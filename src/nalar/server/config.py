@@ -17,6 +17,21 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:-]+")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
+class GrammarConfig(Config):
+    """What a grammar may cost, which follows from a schema that somebody sent. Each has a process of its own, shared by
+    those who sent the same, which ends where it costs more."""
+
+    compile_s: float = Field(default=5.0, gt=0)
+    """Of a processor."""
+    memory_mib: int = Field(default=256, ge=1)
+    """Beside what the tokenizer takes."""
+    mask_s: float = Field(default=0.01, gt=0)
+    """Of a processor, for what may come next: what each token adds to what is left. By the clock, how long the engine
+    waits for it before it goes on with the others."""
+    burst_s: float = Field(default=1.0, gt=0)
+    """What is left at most, and at the start."""
+
+
 class WorkerConfig(Config):
     """The process that holds the model."""
 
@@ -27,6 +42,7 @@ class WorkerConfig(Config):
     threads: int | None = Field(default=None, ge=1)
     """None: as torch has it."""
     engine: EngineConfig
+    grammar: GrammarConfig = GrammarConfig()
     weight_version: str = ""
     """What the ledger calls these weights."""
 

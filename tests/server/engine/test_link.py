@@ -12,7 +12,7 @@ from nalar.engine.sequence import SamplingParams
 from nalar.server.ask import GrammarSpec
 from nalar.server.engine import link as link_module
 from nalar.server.engine.link import Link, Unavailable
-from nalar.server.engine.messages import IDLE, EngineError, EngineRequest
+from nalar.server.engine.messages import IDLE, EngineError, EngineRequest, EngineStats
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ async def quiet(link):
 
 async def test_a_process_answers_is_left_dies_and_comes_back(worker_config, monkeypatch):
     """One process for all of it: to start one takes seconds."""
-    monkeypatch.setattr(link_module, "BACKOFF_S", 0.05)
+    monkeypatch.setattr(link_module, "FIRST_PAUSE_S", 0.05)
     link = Link(worker_config)
     with pytest.raises(Unavailable):
         await gathered(link, asked())
@@ -51,6 +51,7 @@ async def test_a_process_answers_is_left_dies_and_comes_back(worker_config, monk
         facts = await link.ready()
         assert facts.max_model_len == 512 and facts.weight_version == "tiny-0"
         await _answers(link)
+        await _compiles_beside(link)
         await _is_left(link)
         await _dies(link)
         assert await gathered(link, asked()) == await gathered(link, asked())
@@ -71,6 +72,24 @@ async def _answers(link):
     bad = GrammarSpec("lark", "start: nowhere")
     with pytest.raises(UserError, match="grammar"):
         await gathered(link, EngineRequest((20,), SamplingParams(), grammar=bad))
+
+
+async def _compiles_beside(link):
+    """A schema that compiles for minutes: others go on, and it is refused or left."""
+    costly = [
+        GrammarSpec("json_schema", f'{{"type": "integer", "multipleOf": {n}}}', "response_format")
+        for n in (999_983, 999_979)
+    ]
+    compiling = [
+        asyncio.create_task(gathered(link, EngineRequest((20,), SamplingParams(), grammar=one)))
+        for one in costly
+    ]
+    assert len((await gathered(link, asked()))[0]) == 8
+    assert await link.stats() == EngineStats(running=0, waiting=2, cache_usage_frac=0.0)
+    compiling[1].cancel()
+    with pytest.raises(UserError, match=r"response_format: got .* longer than 0\.5 s"):
+        await compiling[0]
+    await asyncio.wait_for(quiet(link), 10)
 
 
 async def _is_left(link):

@@ -10,10 +10,13 @@ from nalar.server.ask import GrammarSpec, ResponseFormat, ToolChoice, ToolSpec
 from nalar.server.dialects.json_arguments import only_string
 from nalar.server.dialects.mark_table import MarkTable, Role
 from nalar.server.dialects.marks import CallMarks
-from nalar.server.dialects.schema_bounds import check_schemas
 
+MAX_SCHEMA_CHARS = 2**16
+"""Of all schemas of one request, as JSON."""
 _BLANKS = "[ \\n]{0,24}"
 """Between the signs of JSON: enough to indent, and no way to write blanks without end."""
+_MAX_NAMES = 4
+"""Of tools, in errors."""
 _PLAIN_STRING = {"type", "title", "description", "default", "examples"}
 """Keywords of a schema that any text meets."""
 
@@ -31,8 +34,8 @@ def grammar_of(
     Calls that must come, come by their tool's schema; that of a tool which is not strict may hold keywords that
     llguidance does not know. Calls that may come are held to it where a tool is strict and calls have ids of their own:
     where their marks are text, free text could spell them. parallel: False: one call at most. Where thoughts have no
-    ids, a thought may come first. UserError for a choice that the tools do not allow, and
-    for schemas that are too much.
+    ids, a thought may come first. UserError for a choice that the tools do not allow, and for schemas that are too
+    long; what they cost is found out where they are compiled.
     """
     chosen = _chosen(tools, choice)
     must_call = choice.mode in ("required", "named")
@@ -40,11 +43,13 @@ def grammar_of(
     may_call = bool(chosen) and (must_call or schema is not None or _holds(table, chosen))
     if schema is None and not may_call:
         return None
-    check_schemas(
-        [*([] if schema is None else [schema]), *(t.parameters for t in chosen if may_call)]
+    callable_tools = chosen if may_call else []
+    about = _about(callable_tools, with_format=schema is not None)
+    _check_size(
+        [*([] if schema is None else [schema]), *(t.parameters for t in callable_tools)], about
     )
     if not may_call and not _may_come_first(table) and schema is not None:
-        return GrammarSpec("json_schema", json.dumps(schema, ensure_ascii=False))
+        return GrammarSpec("json_schema", json.dumps(schema, ensure_ascii=False), about)
     rules = _Rules(table)
     ways = []
     if may_call:
@@ -54,7 +59,21 @@ def grammar_of(
     elif not must_call:
         text = rules.add("/(.|\\n)*/")
         ways = [f"{text} {ways[0]}?"]
-    return GrammarSpec("lark", rules.text(" | ".join(ways)))
+    return GrammarSpec("lark", rules.text(" | ".join(ways)), about)
+
+
+def _about(tools: Sequence[ToolSpec], *, with_format: bool) -> str:
+    """What of a request a grammar follows from."""
+    names = [tool.name for tool in tools[:_MAX_NAMES]] + ["..."] * (len(tools) > _MAX_NAMES)
+    parts = ["response_format"] * with_format + [f"tools ({', '.join(names)})"] * bool(tools)
+    return " and ".join(parts)
+
+
+def _check_size(schemas: Sequence[Mapping[str, Any]], about: str) -> None:
+    size = sum(len(json.dumps(schema, ensure_ascii=False)) for schema in schemas)
+    if size > MAX_SCHEMA_CHARS:
+        got = f"schemas of {size} characters"
+        raise UserError(at=about, got=got, want=f"{MAX_SCHEMA_CHARS} at most, in all")
 
 
 def _chosen(tools: Sequence[ToolSpec], choice: ToolChoice) -> list[ToolSpec]:

@@ -1,13 +1,19 @@
 """The worker's end of the socket. Imports no torch."""
 
 import json
+import math
 import select
 import socket
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from nalar.server.engine.messages import encode_line
 
 _CHUNK = 1 << 18
+
+
+class HasFd(Protocol):
+    def fileno(self) -> int: ...
 
 
 class Channel:
@@ -17,14 +23,20 @@ class Channel:
         sock.setblocking(False)
         self._sock, self._read, self._unsent = sock, bytearray(), memoryview(b"")
 
-    def lines(self, *, wait: bool) -> list[Any]:
+    def lines(
+        self, *, wait: bool, others: Sequence[HasFd] = (), wait_s: float | None = None
+    ) -> list[Any]:
         """What has come. With `wait` it sleeps until something does, or until unsent bytes can leave.
 
-        EOFError once nobody is there.
+        others: what ends the sleep too, and so does the end of `wait_s`. EOFError once nobody is there.
         """
-        writers = [self._sock] if self._unsent else []
-        readable, _, _ = select.select([self._sock], writers, [], None if wait else 0)
-        while readable:
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        for other in others:
+            poll.register(other, select.POLLIN)
+        wait_ms = None if wait_s is None else math.ceil(wait_s * 1000)
+        came = dict(poll.poll(wait_ms if wait else 0))
+        while came.get(self._sock.fileno(), 0) & ~select.POLLOUT:
             try:
                 chunk = self._sock.recv(_CHUNK)
             except BlockingIOError:

@@ -13,7 +13,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from nalar.config import UserError
 from nalar.server.config import WorkerConfig
 from nalar.server.engine.messages import (
     IDLE,
@@ -28,13 +27,18 @@ from nalar.server.engine.messages import (
     request_json,
 )
 
-BACKOFF_S = 1.0
-"""Between a death and the next start."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+"""Between a death and the next start; each that comes soon after the one before doubles it."""
 STEADY_S = 60.0
-"""A process that dies sooner after it was ready, for the second time in a row, is not started again."""
+"""A process that dies sooner after it was ready died soon."""
+RETRY_S = 2.0
+"""When to ask again, at the soonest, for whoever asks too soon."""
 STOP_S = 5.0
 """What a process gets to end in when it is told to."""
 _MAX_LINE_BYTES = 1 << 28
+_LOUD_DEATHS = 3
+"""So many in a row are for somebody to look at."""
+_MODULE = "nalar.server.engine.worker"
 _PACKAGES = Path(__file__).parents[3]
 _log = logging.getLogger(__name__)
 
@@ -42,7 +46,11 @@ State = Literal["loading", "ready", "failed", "stopped"]
 
 
 class Unavailable(Exception):
-    """The engine takes no requests: it loads, or has failed for good."""
+    """The engine takes no requests: it loads, is started again after a death, or has failed for good."""
+
+    def __init__(self, reason: str, retry_after_s: float = RETRY_S) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
 
 
 class Engine(Protocol):
@@ -53,6 +61,7 @@ class Engine(Protocol):
     """None: not loaded yet."""
 
     async def ready(self) -> EngineFacts: ...
+    def check(self) -> None: ...
     def stream(self, request: EngineRequest) -> AsyncGenerator[Event]: ...
     async def stats(self) -> EngineStats: ...
     async def close(self) -> None: ...
@@ -97,6 +106,14 @@ class Link:
         self.process_id: int | None = None
         self.facts: EngineFacts | None = None
         self._error: Exception | None = None
+        """Why it cannot be loaded, in the words of the process that tried."""
+        self._reason = ""
+        """What the last process ended of, for everybody."""
+        self._ready_s: float | None = None
+        """Since when this process is ready, by time.monotonic."""
+        self._next_s = 0.0
+        """When the next one is started, by time.monotonic."""
+        self._stopping = asyncio.Event()
         self._settled = asyncio.Event()
         """Ready, failed or stopped: `ready` has an answer."""
         self._numbers = count()
@@ -116,13 +133,20 @@ class Link:
             raise self._error or Unavailable("the engine has stopped")
         return self.facts
 
+    def check(self) -> None:
+        """Unavailable, with the reason, where no request is taken."""
+        if self.state == "ready":
+            return
+        wait_s = max(self._next_s - time.monotonic(), RETRY_S)
+        why = f", {self._reason}" if self._reason and self.state != "stopped" else ""
+        raise Unavailable(f"the engine is {self.state}{why}", wait_s)
+
     async def stream(self, request: EngineRequest) -> AsyncGenerator[Event]:
         """What comes of each choice, until all are finished. Whoever leaves early (`aclose`) ends the work.
 
         Unavailable, UserError for what the engine refuses, EngineError where it died.
         """
-        if self.state != "ready":
-            raise Unavailable(f"the engine is {self.state}")
+        self.check()
         number, box, left = next(self._numbers), _Mailbox(), request.params.n
         self._open[number] = box
         try:
@@ -148,6 +172,7 @@ class Link:
     async def close(self) -> None:
         """End the process, and every request that is open."""
         self.state = "stopped"
+        self._stopping.set()
         self._send({"op": "stop"})
         if self._task is not None:
             with contextlib.suppress(asyncio.CancelledError, TimeoutError):
@@ -159,31 +184,45 @@ class Link:
             self._writer.write(encode_line(document))
 
     async def _supervise(self) -> None:
-        """Start the process, and once more after each death, unless it dies at once."""
-        is_second = False
+        """Start the process, and another after each death. Where the first was never ready there is no other: what it
+        ended of is told to whoever waits for it, and to act on it is for who started the server."""
+        num_soon = 0
         while True:
-            began = time.monotonic()
-            reason = await self._life()
+            self._error = self._ready_s = None
+            try:
+                reason = await self._life()
+            except OSError as error:
+                reason = f"no process could be started: {error}"
+            if self.state != "stopped":
+                self.state = "loading" if self.facts is not None else "failed"
+                self._reason = f"since {reason}"
             self._end_all(EngineError(reason))
             if self.state == "stopped":
                 return
-            is_steady = self.facts is not None and time.monotonic() - began >= STEADY_S
-            if self._error is not None or (is_second and not is_steady):
-                self._error = self._error or EngineError(reason)
-                self.state = "failed"
+            self._error = self._error or EngineError(reason)
+            if self.state == "failed":
                 self._settled.set()
                 _log.error("engine failed: %s", self._error)
                 return
-            _log.error("engine restarts: %s", reason)
-            is_second, self.state = True, "loading"
-            self._settled.clear()
-            await asyncio.sleep(BACKOFF_S)
-            if not self._is_loading:  # told to stop meanwhile
+            lived_s = 0.0 if self._ready_s is None else time.monotonic() - self._ready_s
+            num_soon = 1 if lived_s >= STEADY_S else num_soon + 1
+            if await self._is_stopped_in(self._pause_s(num_soon)):
                 return
 
-    @property
-    def _is_loading(self) -> bool:
-        return self.state == "loading"
+    def _pause_s(self, num_soon: int) -> float:
+        """After so many deaths that came soon; logs the last one."""
+        pause_s = min(FIRST_PAUSE_S * 2.0 ** min(num_soon - 1, 32), LONGEST_PAUSE_S)
+        level = logging.CRITICAL if num_soon >= _LOUD_DEATHS else logging.ERROR
+        message = "engine died (%d in a row), starts again in %g s: %s"
+        _log.log(level, message, num_soon, pause_s, self._error)
+        return pause_s
+
+    async def _is_stopped_in(self, pause_s: float) -> bool:
+        self._settled.clear()
+        self._next_s = time.monotonic() + pause_s
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), pause_s)
+        return self._stopping.is_set()
 
     async def _life(self) -> str:
         """From the start of a process to its end; why it ended."""
@@ -191,7 +230,7 @@ class Link:
         path = os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH", "")]))
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "nalar.server.engine.worker", str(theirs.fileno())),
+                *(sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
@@ -219,12 +258,11 @@ class Link:
             self.facts = EngineFacts(**message["ready"])
             if self.state == "loading":
                 self.state = "ready"
+            self._ready_s, self._reason = time.monotonic(), ""
             self._settled.set()
             return
         if "failed" in message:
-            error = read_error(message["failed"])
-            # A folder that is refused stays so; another kind of death may be of the moment.
-            self._error = error if isinstance(error, UserError) else None
+            self._error = read_error(message["failed"])
             return
         for fields in message["events"]:
             number, event = read_event(fields)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 from nalar.config import UserError
@@ -95,7 +95,7 @@ def request_json(number: int, request: EngineRequest) -> dict[str, Any]:
         "prompt_ids": request.prompt_ids,
         "params": request.params.model_dump(mode="json"),
         "stop": request.stop,
-        "grammar": None if grammar is None else [grammar.kind, grammar.text],
+        "grammar": None if grammar is None else astuple(grammar),
         "cache_salt": request.cache_salt,
         "priority": request.priority,
     }

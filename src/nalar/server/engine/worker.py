@@ -4,7 +4,6 @@ Started by `link.py`, as `python -m nalar.server.engine.worker FD`; the first li
 there is no work it sleeps on the socket. It ends when the socket does, or when the process that started it is gone.
 """
 
-import json
 import os
 import signal
 import socket
@@ -12,25 +11,23 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
 
 from nalar.config import UserError
-from nalar.data.grammar import Grammars, MakeGrammar
 from nalar.data.stopping import StopStrings
 from nalar.engine.engine import Engine
 from nalar.engine.sequence import Completion, Request, StopMatcher
 from nalar.engine.sequence import Event as EngineEvent
 from nalar.model.folder import ModelFolder
 from nalar.model.weights import load_model
-from nalar.server.ask import GrammarSpec
 from nalar.server.config import WorkerConfig
 from nalar.server.dialects.dialect import Dialect
 from nalar.server.engine.channel import Channel
+from nalar.server.engine.grammar_link import Followed, GrammarLink
 from nalar.server.engine.messages import (
     EngineRequest,
     EngineStats,
@@ -43,6 +40,8 @@ from nalar.server.engine.messages import (
 MAX_FAILED_STEPS = 3
 """In a row; then the process ends, and a new one may do better."""
 _PARENT_S = 0.5
+_SILENT_S = 0.001
+"""After a step that gave nothing, while all may be waiting for grammars."""
 
 
 @dataclass(slots=True)
@@ -53,6 +52,7 @@ class _Open:
     stop_ids: tuple[int, ...]
     num_left: int
     """Choices that are not finished."""
+    grammar: Followed | None
     is_silent: bool = True
     """Nothing was drawn yet."""
 
@@ -76,8 +76,9 @@ class Worker:
                 want="a model that knows every id of its tokenizer",
             )
         self._engine = Engine(model, config.engine)
-        self._grammars: Grammars | None = None
-        self._grammar = lru_cache(maxsize=64)(self._compiled)
+        self._grammars = GrammarLink(config.folder, config.grammar)
+        self._compiling: dict[int, EngineRequest] = {}
+        """By number: the engine knows nothing of them yet."""
         self.facts = {
             "max_model_len": self._engine.longest,
             "weight_version": config.weight_version,
@@ -90,14 +91,21 @@ class Worker:
         """Not sent yet, by number and choice; what comes while the other side is slow is joined."""
         self._replies: list[dict[str, Any]] = []
         self._failed_steps = 0
+        self._is_silent = False
 
     def run(self) -> None:
         """Until told to stop; EOFError where the other side went away."""
         while True:
-            for line in self._channel.lines(wait=not self._engine.has_work):
+            has_work, pending = self._engine.has_work, self._grammars.pending
+            wait_s = _SILENT_S if has_work else self._grammars.wait_s
+            wait = not has_work or (self._is_silent and bool(pending))
+            lines = self._channel.lines(wait=wait, others=pending, wait_s=wait_s)
+            for line in lines:
                 if line["op"] == "stop":
                     return
                 self._hear(line)
+            for number, result in self._grammars.settled():
+                self._begin(number, self._compiling.pop(number), result)
             if self._engine.has_work:
                 self._step()
             self._say()
@@ -108,42 +116,57 @@ class Worker:
         elif line["op"] == "abort":
             self._abort(line["id"])
         elif line["op"] == "stats":
-            waiting = sum(request.is_silent for request in self._open.values())
-            stats = EngineStats(len(self._open) - waiting, waiting, self._engine.cache_usage_frac)
+            silent = sum(request.is_silent for request in self._open.values())
+            waiting = silent + len(self._compiling)
+            running = len(self._open) - silent
+            stats = EngineStats(running, waiting, self._engine.cache_usage_frac)
             self._replies.append({"stats": asdict(stats), "id": line["id"]})
 
     def _ask(self, number: int, line: dict[str, Any]) -> None:
         try:
             asked = read_request(line)
-            engine_id = self._engine.add(self._request(asked))
         except Exception as error:
-            # The request's fault, or a bug of ours: either way it ends this one alone.
-            if not isinstance(error, UserError):
-                traceback.print_exc()
-            self._replies.append({"error": error_json(error), "id": number})
+            self._refuse(number, error)
             return
-        self._numbers[engine_id] = number
-        self._open[number] = _Open(engine_id, asked.params.stop_token_ids, asked.params.n)
+        if asked.grammar is None:
+            self._begin(number, asked, None)
+        else:
+            self._compiling[number] = asked
+            self._grammars.ask(number, asked.grammar)
 
-    def _request(self, asked: EngineRequest) -> Request:
+    def _begin(
+        self, number: int, asked: EngineRequest, grammar: Followed | Exception | None
+    ) -> None:
+        if isinstance(grammar, Exception):
+            self._refuse(number, grammar)
+            return
+        try:
+            engine_id = self._engine.add(self._request(asked, grammar))
+        except Exception as error:
+            if grammar is not None:
+                grammar.close()
+            self._refuse(number, error)
+            return
+        params = asked.params
+        self._numbers[engine_id] = number
+        self._open[number] = _Open(engine_id, params.stop_token_ids, params.n, grammar)
+
+    def _refuse(self, number: int, error: Exception) -> None:
+        """The request's fault, or a bug of ours: either way it ends this one alone."""
+        if not isinstance(error, UserError):
+            traceback.print_exception(error)
+        self._replies.append({"error": error_json(error), "id": number})
+
+    def _request(self, asked: EngineRequest, grammar: Followed | None) -> Request:
         return Request(
             asked.prompt_ids,
             asked.params,
             stop_matcher=self._stops(asked) if asked.stop else None,
-            make_grammar=None if asked.grammar is None else self._grammar(asked.grammar),
+            make_grammar=grammar,
+            may_draw=None if grammar is None else grammar.may_draw,
             priority=asked.priority,
             cache_salt=asked.cache_salt,
         )
-
-    def _compiled(self, spec: GrammarSpec) -> MakeGrammar:
-        if self._grammars is None:
-            self._grammars = Grammars(self._tokenizer)
-        if spec.kind == "json_schema":
-            return self._grammars.json_schema(json.loads(spec.text))
-        compile_text: Callable[[str], MakeGrammar] = (
-            self._grammars.regex if spec.kind == "regex" else self._grammars.lark
-        )
-        return compile_text(spec.text)
 
     def _stops(self, asked: EngineRequest) -> StopMatcher:
         """Stop strings end answers, not thoughts. Where a match stands is looked up when there is one."""
@@ -166,14 +189,22 @@ class Worker:
     def _abort(self, number: int) -> None:
         if number in self._open:
             self._engine.abort(self._forget(number))
+        elif self._compiling.pop(number, None) is not None:
+            self._grammars.drop(number)
 
     def _forget(self, number: int) -> int:
         """Nothing more is said about a request; returns the engine's id of it."""
-        engine_id = self._open.pop(number).engine_id
-        del self._numbers[engine_id]
         for key in [key for key in self._events if key[0] == number]:
             del self._events[key]
-        return engine_id
+        return self._close(number)
+
+    def _close(self, number: int) -> int:
+        """Nothing more comes of a request; returns the engine's id of it."""
+        request = self._open.pop(number)
+        del self._numbers[request.engine_id]
+        if request.grammar is not None:
+            request.grammar.close()
+        return request.engine_id
 
     def _step(self) -> None:
         try:
@@ -188,7 +219,7 @@ class Worker:
                 self._abort(number)
                 self._replies.append({"error": error_json(error), "id": number})
             return
-        self._failed_steps = 0
+        self._failed_steps, self._is_silent = 0, not events
         for event in events:
             self._take(event)
 
@@ -217,7 +248,7 @@ class Worker:
         if event.completion is not None:
             request.num_left -= 1
             if not request.num_left:
-                del self._open[number], self._numbers[event.request_id]
+                self._close(number)
 
     def _say(self) -> None:
         if not self._channel.flush() or not (self._events or self._replies):

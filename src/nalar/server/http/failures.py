@@ -1,6 +1,7 @@
 """Whatever goes wrong, as an error of the API's form."""
 
 import logging
+import math
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,7 +17,6 @@ from nalar.server.ledger_writer import RETRY_S
 from nalar.server.wire.errors import ApiError, of_user_error
 from nalar.server.wire.messages import error_json
 
-LOADING_RETRY_S = 2
 _ANTHROPIC = "/v1/messages"
 """Paths whose clients want errors of another form."""
 _log = logging.getLogger(__name__)
@@ -33,12 +33,15 @@ def error_of(error: Exception) -> ApiError:
     if isinstance(error, UserError):
         return of_user_error(error)
     if isinstance(error, Unavailable):
-        headers = {"Retry-After": str(LOADING_RETRY_S)}
+        headers = retry_headers(error)
         return ApiError(
-            503, f"Ask again soon: {error}.", code="engine_unavailable", headers=headers
+            503, f"Ask again later: {error}.", code="engine_unavailable", headers=headers
         )
     if isinstance(error, EngineError):
-        return ApiError(500, "The engine failed on this request.", code="engine_error")
+        # OpenAI's and Anthropic's clients ask again by themselves, and what killed an engine once may do so again.
+        headers = {"x-should-retry": "false"}
+        message = "The engine failed on this request."
+        return ApiError(500, message, code="engine_error", headers=headers)
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), headers=error.headers)
     if isinstance(error, RequestValidationError):
@@ -54,6 +57,10 @@ def told(error: Exception, request: Request) -> ApiError:
     elif known.code == "internal_error":
         _log.error("a bug of the server", exc_info=error, extra=extra)
     return known
+
+
+def retry_headers(error: Unavailable) -> dict[str, str]:
+    return {"Retry-After": str(math.ceil(error.retry_after_s))}
 
 
 async def respond(request: Request, error: Exception) -> JSONResponse:

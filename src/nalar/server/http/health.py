@@ -7,7 +7,8 @@ from typing import Any, cast
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from nalar.server.http.failures import LOADING_RETRY_S
+from nalar.server.engine.link import Unavailable
+from nalar.server.http.failures import retry_headers
 from nalar.server.http.service import service_of
 from nalar.server.ledger import GROUPS, By
 from nalar.server.metrics import CONTENT_TYPE
@@ -20,12 +21,14 @@ router = APIRouter()
 @router.head("/health", include_in_schema=False)  # as some load balancers ask
 @router.get("/health")
 async def health(request: Request) -> Response:
-    """200 once requests are answered, 503 before and after."""
-    state = service_of(request).engine.state
-    if state == "ready":
-        return JSONResponse({"status": "ok"})
-    headers = {"Retry-After": str(LOADING_RETRY_S)}
-    return JSONResponse({"status": state}, status_code=503, headers=headers)
+    """200 once requests are answered, 503 before and after, with the reason."""
+    engine = service_of(request).engine
+    try:
+        engine.check()
+    except Unavailable as error:
+        document = {"status": engine.state, "reason": str(error)}
+        return JSONResponse(document, status_code=503, headers=retry_headers(error))
+    return JSONResponse({"status": "ok"})
 
 
 @router.get("/about")

@@ -23,7 +23,7 @@ from nalar.server.ask import Ask
 from nalar.server.budgets import Budgets
 from nalar.server.config import ServerConfig
 from nalar.server.dialects.dialect import Dialect
-from nalar.server.engine.link import Engine, Unavailable
+from nalar.server.engine.link import Engine
 from nalar.server.http.job import Job
 from nalar.server.http.replies import until_gone
 from nalar.server.http.reviewed import asked_text
@@ -213,8 +213,7 @@ class Service:
     ) -> Job:
         """Admitted, with a place of its own. ApiError: 400, 402, 429 or 503."""
         arrived_s: float = request.scope.get("arrived_s", time.monotonic())
-        if self.engine.state != "ready":
-            raise Unavailable(f"the engine is {self.engine.state}")
+        self.engine.check()
         if key is not None:
             # What others have asked is nobody's to find out by how fast a prompt is read.
             asks = [replace(ask, cache_salt=f"{key.id} {ask.cache_salt}") for ask in asks]
