@@ -43,6 +43,9 @@ class WorkerConfig(Config):
     """None: as torch has it."""
     engine: EngineConfig
     grammar: GrammarConfig = GrammarConfig()
+    hung_after_s: float = Field(default=60.0, gt=0)
+    """A process that says nothing for so long, though it is asked, takes no requests until it does. More than its
+    longest step takes."""
     weight_version: str = ""
     """What the ledger calls these weights."""
 
