@@ -1,6 +1,7 @@
 """What the flags of `nalar serve` come to. That it serves: test_drain.py."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -11,6 +12,11 @@ from nalar.cli.serve import Serve, config_of
 from nalar.config import UserError
 from nalar.recipes.zero import zero_cpu
 from nalar.server.http.listening import listen, url_of
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
 
 
 def test_flags_become_a_config(model_folder, tmp_path):
@@ -57,6 +63,34 @@ def test_beyond_this_machine_it_says_what_it_is_for(model_folder):
     said = {"intended_use": "tests", "incident_contact": "me@example.org"}
     config = config_of(Serve(model=str(model_folder), host="0.0.0.0", **said))
     assert config.incident_contact == "me@example.org"
+
+
+@pytest.mark.anyio
+async def test_one_key_comes_by_the_environment_and_is_nowhere_in_clear(
+    model_folder, make_client, scripted, monkeypatch, tokenizer
+):
+    secret = "0123456789abcdef-secret"
+    monkeypatch.setenv("NALAR_API_KEY", secret)
+    config = config_of(Serve(model=str(model_folder)))
+    assert secret not in config.model_dump_json() and "NALAR_API_KEY" not in os.environ
+    engine = scripted([[tokenizer.end_think_id, 9, tokenizer.end_id]])
+    client = make_client(engine, api_key_sha256=config.api_key_sha256)
+    ask = {"messages": [{"role": "user", "content": "say 12"}]}
+    for wrong in ({}, {"Authorization": f"Bearer {secret}x"}):
+        reply = await client.post("/v1/chat/completions", json=ask, headers=wrong)
+        assert reply.status_code == 401
+    headers = {"Authorization": f"Bearer {secret}", "Origin": "https://elsewhere.example"}
+    assert (await client.post("/v1/chat/completions", json=ask, headers=headers)).is_success
+
+
+def test_a_file_of_keys_stands_alone_and_a_short_key_is_none(model_folder, monkeypatch, tmp_path):
+    """Or a key of the file could be used beside its own limits."""
+    monkeypatch.setenv("NALAR_API_KEY", "0123456789abcdef-secret")
+    config = config_of(Serve(model=str(model_folder), api_keys=tmp_path / "keys.json"))
+    assert config.api_key_sha256 is None
+    monkeypatch.setenv("NALAR_API_KEY", "short")
+    with pytest.raises(UserError, match="16 characters"):
+        config_of(Serve(model=str(model_folder)))
 
 
 def test_told_to_stop_before_it_serves_it_stops(model_folder, monkeypatch):

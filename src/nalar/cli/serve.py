@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from nalar.model.folder import read_json
 from nalar.pipeline.config import RunConfig, TaskRunConfig
 from nalar.policy import PolicyConfig
 from nalar.server.config import GrammarConfig, ServerConfig, WorkerConfig
+from nalar.server.keys import digest_of
 from nalar.server.limits_config import AdmissionConfig
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from nalar.server.engine.link import Link
 
 T = TypeVar("T")
+KEY_VARIABLE = "NALAR_API_KEY"
+_SHORTEST_KEY = 16
 Path_ = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 Int = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 
@@ -54,7 +58,8 @@ class Serve:
     """What requests call the model; replies to GET /v1/models list them. Without it:
     the name of the run or folder."""
     api_keys: Path_ = None
-    """File of `nalar keys create`. None: whoever reaches the server may ask."""
+    """File of `nalar keys create`. None: the one key of NALAR_API_KEY; where that is not set either,
+    whoever reaches the server may ask."""
     admin_key_file: Path_ = None
     """File whose first line is the key to what is not of one user. None: that is closed."""
     allowed_origins: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORIGIN ...")] = ()
@@ -181,6 +186,7 @@ def config_of(asked: Serve) -> ServerConfig:
             ),
             prices=price_table(asked.prices),
             api_keys=asked.api_keys,
+            api_key_sha256=None if asked.api_keys else _one_key(),
             allowed_origins=asked.allowed_origins,
             admin_key_file=asked.admin_key_file,
             policy=None if asked.policy is None else _policy(asked.policy),
@@ -199,6 +205,21 @@ def config_of(asked: Serve) -> ServerConfig:
         first = error.errors()[0]
         flag = "--" + str(first["loc"][-1]).removeprefix("default_").replace("_", "-")
         raise ConfigError(at=flag, got=str(first["input"]), want=first["msg"].lower()) from None
+
+
+def _one_key() -> str | None:
+    """Hash of the key in the environment, which processes of ours are not to inherit."""
+    secret = os.environ.pop(KEY_VARIABLE, "").strip()
+    if not secret:
+        return None
+    if len(secret) < _SHORTEST_KEY:
+        raise UserError(
+            at=KEY_VARIABLE,
+            got=f"{len(secret)} characters",
+            want=f"a key of {_SHORTEST_KEY} characters at least",
+            hint="one of `openssl rand -hex 24`, or unset it",
+        )
+    return digest_of(secret)
 
 
 def _given(value: int | None, default: T) -> int | T:
@@ -257,6 +278,8 @@ async def _serve(config: ServerConfig, listening: "socket.socket", out: Output) 
     server = server_of(create_app(config, link), config)
     url = url_of(listening)
     out.text(f"{url} listens; {config.name} is being loaded from {config.worker.folder}")
+    if config.api_key_sha256 is not None:
+        out.text(f"It wants the key of {KEY_VARIABLE}.")
     announced = asyncio.create_task(_announce(config, link, server, url, out))
     # uvicorn ends in good order and then raises the signal again; here nothing more is to come of it. Until it listens
     # to signals itself they end the process as they always do.
@@ -288,7 +311,7 @@ async def _announce(
     body = json.dumps(
         {"model": config.name, "messages": [{"role": "user", "content": "make 20 from 10 5 2"}]}
     )
-    key = ' -H "Authorization: Bearer $NALAR_API_KEY"' if config.api_keys else ""
+    key = ' -H "Authorization: Bearer $NALAR_API_KEY"' if config.has_keys else ""
     out.text(f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'")
     out.document(
         Serving(

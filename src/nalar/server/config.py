@@ -76,7 +76,9 @@ class ServerConfig(Config):
     """None: replies and ledger say nothing of costs."""
     efforts: EffortConfig = EffortConfig()
     api_keys: Path | None = None
-    """File of hashed keys. None: whoever reaches the server may ask."""
+    """File of hashed keys."""
+    api_key_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the one key, without limits, where there is no file. Without either whoever reaches the server may ask."""
     allowed_origins: tuple[str, ...] = ()
     """Whose pages may ask, beside the server's own, such as `https://chat.example`; "*" is anybody's. Cookies never
     count: what a page asks with is the key that it sends."""
@@ -109,6 +111,10 @@ class ServerConfig(Config):
     def name(self) -> str:
         return self.served_model_names[0]
 
+    @property
+    def has_keys(self) -> bool:
+        return self.api_keys is not None or self.api_key_sha256 is not None
+
     def model_post_init(self, _context: object) -> None:
         self._check_origins()
         missing = [
@@ -129,7 +135,7 @@ class ServerConfig(Config):
 
     def _check_origins(self) -> None:
         for origin in self.allowed_origins:
-            if origin == ANY_ORIGIN and self.api_keys is None:
+            if origin == ANY_ORIGIN and not self.has_keys:
                 raise ConfigError(
                     at="--allowed-origins",
                     got="*, and no keys",

@@ -38,7 +38,7 @@ def create_app(config: ServerConfig, engine: Engine | None = None) -> FastAPI:
     app.include_router(pages.router(authorize=_may_see, runs=config.runs))
     handle_failures(app)
     gather_schemas(app)
-    if config.api_keys is None:
+    if not config.has_keys:
         only_local = config.host in LOOPBACK
         app.add_middleware(Guard, only_local=only_local, allowed_origins=config.allowed_origins)
     app.add_middleware(Trace)

@@ -27,7 +27,7 @@ from nalar.server.engine.link import Engine
 from nalar.server.http.job import Job
 from nalar.server.http.replies import until_gone
 from nalar.server.http.reviewed import asked_text
-from nalar.server.keys import Key, KeyRing, digest_of
+from nalar.server.keys import Key, KeyRing, OneKey, digest_of
 from nalar.server.ledger import Ledger, Row
 from nalar.server.ledger_writer import LedgerWriter
 from nalar.server.limits import NOBODY, Admission, Limits, Refusal
@@ -56,7 +56,7 @@ class Service:
     limits: Limits
     metrics: Metrics
     writer: LedgerWriter | None
-    keys: KeyRing | None
+    keys: KeyRing | OneKey | None
     admin_sha256: str | None
     policy: Policy | None = None
     created: int = field(default_factory=lambda: int(time.time()))
@@ -66,7 +66,7 @@ class Service:
     def of(cls, config: ServerConfig, engine: Engine) -> "Service":
         """UserError where a file that the config names cannot be used."""
         folder = ModelFolder.read(config.worker.folder)
-        keys = None if config.api_keys is None else KeyRing.open(config.api_keys)
+        keys = _keys(config)
         _check_budgets(config, () if keys is None else keys.keys)
         ledger = None if config.ledger is None else Ledger.open(config.ledger)
         writer = None if ledger is None else LedgerWriter(ledger)
@@ -305,6 +305,14 @@ def ask_size(ask: Ask) -> int:
     texts = sum(len(message["content"]) for message in ask.messages or ())
     tools = sum(len(str(tool.parameters)) + len(tool.description) for tool in ask.tools)
     return texts + tools + _MESSAGE_CHARS * len(ask.messages or ())
+
+
+def _keys(config: ServerConfig) -> KeyRing | OneKey | None:
+    """None: nobody is asked for one."""
+    if config.api_keys is not None:
+        return KeyRing.open(config.api_keys)
+    sha256 = config.api_key_sha256
+    return None if sha256 is None else OneKey("NALAR_API_KEY", sha256)
 
 
 def _check_budgets(config: ServerConfig, keys: Sequence[Key]) -> None:
