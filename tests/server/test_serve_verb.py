@@ -59,6 +59,69 @@ def test_numbers_are_those_of_the_run_wherever_it_is_served(model_folder, monkey
     assert (worker.device, worker.dtype) == ("cpu", "bfloat16")
 
 
+def from_file(tmp_path, settings, *flags):
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(settings))
+    return config_of(serve.asked_of(["--config", str(path), *flags]))
+
+
+def test_a_file_says_what_flags_do_not_and_flags_win(model_folder, tmp_path):
+    settings = {
+        "worker": {
+            "folder": str(model_folder),
+            "engine": {"max_num_seqs": 4, "block_size": 16},
+            "hung_after_s": 9,
+        },
+        "served_model_names": ["a", "b"],
+        "port": 9000,
+        "ledger": str(tmp_path / "l.db"),
+        "admission": {"max_running": 7, "max_parallel": 2},
+        "body": {"max_json_depth": 9},
+        "keep_alive_s": 3,
+        "prices": {"input_usd": 1},
+        "policy": {"input": "flag", "words": "w.txt"},
+        "reasoning_key": True,
+    }
+    config = from_file(tmp_path, settings)
+    assert config.worker.folder == model_folder and config.worker.engine.max_model_len == 512
+    assert (config.worker.engine.max_num_seqs, config.worker.engine.block_size) == (4, 16)
+    assert config.worker.hung_after_s == 9 and config.served_model_names == ("a", "b")
+    assert config.port == 9000 and config.ledger == tmp_path / "l.db" and config.reasoning_key
+    assert (config.admission.max_running, config.admission.max_parallel) == (7, 2)
+    assert config.admission.max_queued == 512 and config.keep_alive_s == 3
+    assert config.body.max_json_depth == 9 and config.prices.input_usd == 1
+    assert config.policy.input == "flag" and config.default_max_tokens is None
+    flags = ("--port", "8000", "--max-running", "256", "--prices", "0.5", "0", "2")
+    config = from_file(tmp_path, settings, *flags, "--no-reasoning-key", str(model_folder))
+    assert config.port == 8000 and config.admission.max_running == 256  # as if no file were there
+    assert config.prices.input_usd == 0.5 and not config.reasoning_key
+    assert config.keep_alive_s == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "at"),
+    [
+        ({"prot": 9000}, "prot"),
+        ({"body": {"max_json_depht": 9}}, "body.max_json_depht"),
+        ({"body": {"max_json_depth": 1}}, "body.max_json_depth"),
+        ({"port": "high"}, "port"),
+        ({"port": 70_000}, "port"),
+        ({"worker": {"engine": {"max_num_seqs": 0}}}, "worker.engine.max_num_seqs"),
+        ({"worker": 3}, "worker"),
+        ({"default_temperature": -1}, "default_temperature"),
+    ],
+)
+def test_what_a_file_says_is_checked_and_named(model_folder, tmp_path, settings, at):
+    with pytest.raises(UserError) as error:
+        from_file(tmp_path, settings, str(model_folder))
+    assert error.value.at == f"{tmp_path / 'settings.json'}: {at}"
+
+
+def test_a_file_without_a_model_wants_one(tmp_path):
+    with pytest.raises(UserError, match="MODEL"):
+        from_file(tmp_path, {"port": 0})
+
+
 def test_beyond_this_machine_it_says_what_it_is_for(model_folder):
     said = {"intended_use": "tests", "incident_contact": "me@example.org"}
     config = config_of(Serve(model=str(model_folder), host="0.0.0.0", **said))

@@ -16,6 +16,7 @@ from nalar.cli import flags
 from nalar.cli.choice import RUNS, chosen_model, evals_of
 from nalar.cli.output import Document, Output
 from nalar.cli.prices import price_table
+from nalar.cli.serve_settings import FORMS, PATHS, at_path, defaults, with_settings
 from nalar.config import ConfigError, UserError
 from nalar.engine.config import EngineConfig
 from nalar.model.folder import read_json
@@ -50,6 +51,9 @@ class Serve:
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A run's folder (a name under runs/, or a path), or a folder that is a model."""
+    config: Path_ = None
+    """JSON file of settings, which flags win over (docs/serving.md), such as
+    {"port": 9000, "body": {"max_json_depth": 32}}. None: flags alone."""
     host: str = "127.0.0.1"
     """Where to listen. Beyond this machine --intended-use and --incident-contact are wanted."""
     port: int = 8000
@@ -130,7 +134,7 @@ class Serving(Document):
 
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
-    asked = flags.parse(Serve, args, verb="serve")
+    asked = asked_of(args)
     config = config_of(asked)
     try:
         import fastapi  # noqa: F401
@@ -149,6 +153,15 @@ def run(args: Sequence[str]) -> int:
     return 0
 
 
+def asked_of(args: Sequence[str]) -> Serve:
+    """Flags, and for those that are not given what the file of `--config` says."""
+    path = flags.peek(args, "--config")
+    if path is None:
+        return flags.parse(Serve, args, verb="serve")
+    found = {"model": tyro.MISSING} | defaults(read_json(Path(path)), Serve, Path(path))
+    return flags.parse(Serve, args, verb="serve", default=Serve(**found))
+
+
 def config_of(asked: Serve) -> ServerConfig:
     """UserError where a flag cannot work, or the model is not there."""
     from nalar.model.weights import read_config
@@ -160,8 +173,9 @@ def config_of(asked: Serve) -> ServerConfig:
     device, dtype = _place(asked, run)
     threads = _given(asked.threads, None if run is None else run.threads)
     name = Path(asked.model).name or folder.name
+    settings = {} if asked.config is None else read_json(asked.config)
     try:
-        return ServerConfig(
+        config = ServerConfig(
             host=asked.host,
             port=asked.port,
             served_model_names=asked.served_model_name or (name,),
@@ -203,8 +217,15 @@ def config_of(asked: Serve) -> ServerConfig:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        flag = "--" + str(first["loc"][-1]).removeprefix("default_").replace("_", "-")
-        raise ConfigError(at=flag, got=str(first["input"]), want=first["msg"].lower()) from None
+        name = str(first["loc"][-1]).removeprefix("default_")
+        at = "--" + name.replace("_", "-")
+        if at_path(settings, PATHS.get(name, name)) == first["input"]:
+            at = f"{asked.config}: {PATHS.get(name, name)}"
+        raise ConfigError(at=at, got=str(first["input"]), want=first["msg"].lower()) from None
+    if asked.config is None:
+        return config
+    given = [name for name in FORMS if getattr(asked, name) is not None]
+    return with_settings(config, settings, given, asked.config)
 
 
 def _one_key() -> str | None:
