@@ -89,12 +89,16 @@ def test_an_answer_follows_its_schema_behind_a_free_thought(client):
     )
     assert json.loads(reply.choices[0].message.content)["a"] in (1, 2)
     assert reply.usage.completion_tokens_details.reasoning_tokens == 5
-    with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(
-            model="tiny",
-            messages=MESSAGES,
-            response_format={"type": "json_schema", "json_schema": {"schema": {"type": "nothing"}}},
-        )
+    for bad, message in (
+        ({"type": "nothing"}, "response_format: got Invalid type"),
+        ({"type": "integer", "multipleOf": 999_983}, "response_format: .* longer than 0.5 s"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=message):
+            client.chat.completions.create(
+                model="tiny",
+                messages=MESSAGES,
+                response_format={"type": "json_schema", "json_schema": {"schema": bad}},
+            )
 
 
 def test_a_thought_that_is_cut_is_no_answer(client):
