@@ -4,7 +4,7 @@ import codecs
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from nalar.config import UserError
@@ -233,8 +233,8 @@ async def answer(
             choice = choices[event.choice]
             if choice.is_over:
                 continue
-            pieces, event = _read(prepared, choice.reader, event)
-            tally.completion_tokens += len(event.token_ids)
+            pieces, num_read = _read(prepared, choice.reader, event)
+            tally.completion_tokens += num_read
             if event.choice == 0:  # the others share its prompt
                 tally.cached_tokens = max(tally.cached_tokens, event.num_cached)
             for said in _said(prepared, choice, event, pieces, first_choice + event.choice):
@@ -244,18 +244,19 @@ async def answer(
     yield tally.usage()
 
 
-def _read(prepared: Prepared, reader: Reads, event: Event) -> tuple[list[Piece], Event]:
-    """Its pieces, and the event without ids behind a stop string: how many come there hangs on how fast somebody reads,
-    and what he pays must not."""
+def _read(prepared: Prepared, reader: Reads, event: Event) -> tuple[list[Piece], int]:
+    """Its pieces, and its tokens up to a stop string: how many come behind one hangs on how fast somebody reads, and
+    what he pays must not."""
     logprobs = _logprobs(prepared, event)
     if not prepared.ask.stop or prepared.request.stop:  # the engine stops by itself
-        return reader.feed(event.token_ids, logprobs), event
+        return reader.feed(event.token_ids, logprobs), len(event.token_ids)
     pieces: list[Piece] = []
-    for i, token_id in enumerate(event.token_ids):
-        pieces += reader.feed((token_id,), logprobs[i : i + 1])
-        if reader.stopped is not None:
-            return pieces, replace(event, token_ids=event.token_ids[: i + 1])
-    return pieces, event
+    num_read = 0
+    while num_read < len(event.token_ids) and reader.stopped is None:
+        end = num_read + 1
+        pieces += reader.feed(event.token_ids[num_read:end], logprobs[num_read:end])
+        num_read = end
+    return pieces, num_read
 
 
 def _said(
