@@ -68,7 +68,7 @@ class StandIn:
             case "abort":
                 self._left.pop(number, None)
             case "stats":
-                stats = {"running": len(self._left), "waiting": 0}
+                stats = {"running": len(self._left), "waiting": 0, "cache_usage_frac": 0.0}
                 self._replies.append({"id": number, "stats": stats})
             case "go":
                 self._may_go = True

@@ -16,7 +16,7 @@ from nalar.model.transformer import Transformer
 from nalar.model.weights import save_model
 from nalar.server.config import GrammarConfig, ServerConfig, WorkerConfig
 from nalar.server.engine.link import Link, Unavailable
-from nalar.server.engine.messages import EngineFacts, Event
+from nalar.server.engine.messages import IDLE, EngineFacts, Event
 from nalar.server.http.address import listen, url_of
 from nalar.server.http.app import create_app
 from nalar.server.http.listening import server_of
@@ -97,7 +97,7 @@ class ScriptedLink:
             raise Unavailable(f"the engine is {self.state}", 7.2)
 
     async def stats(self):
-        return {"running": 0, "waiting": 0}
+        return IDLE
 
     async def close(self):
         self.state = "stopped"

@@ -166,6 +166,21 @@ async def test_a_stop_string_ends_the_answer_and_is_not_said(make_client, script
     assert link.aborted  # it would have gone on
 
 
+async def test_what_a_stop_string_costs_does_not_hang_on_how_fast_one_reads(
+    make_client, scripted, said
+):
+    replies_ = []
+    for step in (1, 4, 100):  # tokens that were joined to an event
+        client = make_client(scripted([said("34 is", "ab 34 12 " + "5" * 60)], step=step))
+        for more in ({"tools": TOOLS}, {"tools": TOOLS, "logprobs": True}, {}):
+            reply = (await client.post(PATH, json=ASK | {"stop": "34 1"} | more)).json()
+            replies_.append((reply["usage"]["completion_tokens"], reply["choices"][0]["message"]))
+    up_to = len(said("34 is", "ab 34 1")) - 1
+    with_tools = [reply for i, reply in enumerate(replies_) if i % 3 != 2]
+    assert {num for num, _ in with_tools} == {up_to}
+    assert {message["content"] for _, message in replies_} == {"ab "}
+
+
 async def test_a_prompt_that_is_too_long_says_so_in_the_words_that_clients_look_for(
     make_client, scripted, said
 ):
@@ -303,6 +318,7 @@ async def test_keys_open_what_is_theirs(make_client, scripted, said, tmp_path, m
     headers = {"Authorization": f"Bearer {secret}"}
     assert (await without.get("/metrics", headers=headers)).json()["error"]["code"] == "no_admin"
     assert (await make_client(scripted([said()])).get("/metrics")).status_code == 200
+    assert (await client.head("/health")).status_code == 200
 
 
 async def test_a_row_is_kept_before_the_last_byte_and_a_budget_closes(

@@ -69,6 +69,44 @@ async def test_with_keys_any_name_will_do_since_no_browser_sends_them_by_itself(
     assert (await client.post(PATH, json=ASK, headers=headers)).status_code == 200
 
 
+def preflight(origin):
+    return {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+
+
+@pytest.mark.parametrize("with_keys", [False, True])
+async def test_pages_of_origins_that_are_named_may_ask_and_no_others(
+    make_client, scripted, tokenizer, tmp_path, with_keys
+):
+    engine = scripted([[tokenizer.end_think_id, 9, tokenizer.end_id]])
+    _, secret = KeyRing.open(tmp_path / "keys.json", must_exist=False).create("ann")
+    keys = tmp_path / "keys.json" if with_keys else None
+    named, other = "https://chat.example", "https://evil.example"
+    client = make_client(engine, api_keys=keys, allowed_origins=(named,))
+    as_ann = {"Authorization": f"Bearer {secret}"}
+    said = await client.options(PATH, headers=preflight(named))
+    assert said.status_code == 200
+    assert said.headers["access-control-allow-origin"] == named
+    assert "authorization" in said.headers["access-control-allow-headers"]
+    foreign = {"Origin": named, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
+    for body, status in ((ASK, 200), ({}, 400)):
+        reply = await client.post(PATH, json=body, headers=foreign | as_ann)
+        assert reply.status_code == status
+        assert reply.headers["access-control-allow-origin"] == named
+        assert "access-control-allow-credentials" not in reply.headers
+    assert (await client.options(PATH, headers=preflight(other))).status_code == 400
+    reply = await client.post(PATH, json=ASK, headers=foreign | as_ann | {"Origin": other})
+    assert "access-control-allow-origin" not in reply.headers
+    assert reply.status_code == (200 if with_keys else 403)
+    plain = make_client(engine, api_keys=keys)
+    reply = await plain.options(PATH, headers=preflight(named))
+    assert reply.status_code in (403, 405)
+    assert "access-control-allow-origin" not in reply.headers
+
+
 async def test_who_leaves_while_his_row_is_written_is_charged_all_the_same(
     make_client, scripted, tokenizer, tmp_path, monkeypatch
 ):

@@ -8,6 +8,7 @@ import pytest
 from nalar.config import UserError
 from nalar.server import keys
 from nalar.server.keys import KeyRing, digest_of
+from nalar.server.prices_config import PriceTable
 
 
 @pytest.fixture
@@ -129,3 +130,17 @@ def test_keys_that_make_no_sense_are_refused_and_leave_no_file(path, name, limit
     assert not path.exists()
     with pytest.raises(UserError, match="nalar keys create"):
         KeyRing.open(path)
+
+
+def test_a_budget_that_nothing_would_spend_is_refused(tmp_path, make_client, scripted, caplog):
+    ring = KeyRing.open(tmp_path / "keys.json", must_exist=False)
+    ring.create("bob")
+    make_client(scripted([]), api_keys=ring.path)
+    key, _ = ring.create("ann", monthly_budget_usd=5)
+    with pytest.raises(UserError, match="a budget of ann, and no prices"):
+        make_client(scripted([]), api_keys=ring.path)
+    assert "forgotten" not in caplog.text
+    make_client(scripted([]), api_keys=ring.path, prices=PriceTable(output_usd=1))
+    assert "forgotten" in caplog.text
+    ring.revoke(key.id)
+    make_client(scripted([]), api_keys=ring.path)

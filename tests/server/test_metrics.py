@@ -1,11 +1,18 @@
 """What Prometheus reads of requests that ended and of those refused."""
 
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from nalar.server.engine.messages import EngineStats
 from nalar.server.ledger import Row
 from nalar.server.limits import Refusal
 from nalar.server.metrics import CONTENT_TYPE, Metrics
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
 
 
 def test_figures_are_those_of_the_rows():
@@ -58,3 +65,15 @@ def test_figures_are_those_of_the_rows():
     }
     assert {name: found[name] for name in expected} == expected
     assert "secret-key-id" not in text and CONTENT_TYPE.startswith("text/plain")
+
+
+@pytest.mark.anyio
+async def test_the_engines_figures_come_through(make_client, scripted):
+    class Busy(scripted):
+        async def stats(self):
+            return EngineStats(running=3, waiting=2, cache_usage_frac=0.25)
+
+    text = (await make_client(Busy([])).get("/metrics")).text
+    assert 'nalar:num_requests_running{model_name="tiny"} 3.0' in text
+    assert 'nalar:num_requests_waiting{model_name="tiny"} 2.0' in text
+    assert 'nalar:kv_cache_usage_perc{model_name="tiny"} 0.25' in text

@@ -286,6 +286,7 @@ def test_a_tool_call_is_shown_and_answered(new_page, script):
         (refusal(402, "insufficient_quota"), "budget of this key is used up"),
         (refusal(400, "context_length_exceeded"), "longer than the model can read"),
         (refusal(500, "server_error"), "met an error"),
+        (refusal(503, "ledger_unavailable", **{"Retry-After": "1"}), "met an error"),
     ],
 )
 def test_errors_are_said_in_words(new_page, script, answer, words):
@@ -297,7 +298,7 @@ def test_errors_are_said_in_words(new_page, script, answer, words):
 
 @pytest.mark.slow
 def test_a_model_that_is_loading_is_asked_again(new_page, script):
-    script.refusals = [refusal(503, "loading", **{"Retry-After": "1"})]
+    script.refusals = [refusal(503, "engine_unavailable", **{"Retry-After": "1"})]
     page = new_page(allowed="Failed to load resource")
     ask(page)
     page.wait_for_selector(".waiting:has-text('The model is still loading')")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -22,6 +23,11 @@ from nalar.cli.main import main
 code = main(sys.argv[1:])
 print(code, [name for name in ("torch", "fastapi", "uvicorn") if name in sys.modules])
 """
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
 
 
 def test_flags_become_a_config(model_folder, tmp_path):
@@ -52,6 +58,8 @@ def test_flags_become_a_config(model_folder, tmp_path):
         ({"efforts": ("lo=512",)}, "--efforts"),
         ({"efforts": ("low=-1",)}, "--efforts"),
         ({"efforts": ("low",)}, "--efforts"),
+        ({"allowed_origins": ("*",)}, "--allowed-origins"),
+        ({"allowed_origins": ("https://a.example/chat",)}, "--allowed-origins"),
     ],
 )
 def test_what_cannot_work_is_refused(model_folder, changes, at):
@@ -68,10 +76,122 @@ def test_numbers_are_those_of_the_run_wherever_it_is_served(model_folder, monkey
     assert (worker.device, worker.dtype) == ("cpu", "bfloat16")
 
 
+def from_file(tmp_path, settings, *flags):
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(settings))
+    return config_of(serve.asked_of(["--config", str(path), *flags]))
+
+
+def test_a_file_says_what_flags_do_not_and_flags_win(model_folder, tmp_path):
+    settings = {
+        "worker": {
+            "folder": str(model_folder),
+            "engine": {"max_num_seqs": 4, "block_size": 16},
+            "hung_after_s": 9,
+        },
+        "served_model_names": ["a", "b"],
+        "port": 9000,
+        "ledger": str(tmp_path / "l.db"),
+        "admission": {"max_running": 7, "max_parallel": 2},
+        "body": {"max_json_depth": 9},
+        "keep_alive_s": 3,
+        "prices": {"input_usd": 1},
+        "policy": {"input": "flag", "words": "w.txt"},
+        "reasoning_key": True,
+    }
+    config = from_file(tmp_path, settings)
+    assert config.worker.folder == model_folder and config.worker.engine.max_model_len == 512
+    assert (config.worker.engine.max_num_seqs, config.worker.engine.block_size) == (4, 16)
+    assert config.worker.hung_after_s == 9 and config.served_model_names == ("a", "b")
+    assert config.port == 9000 and config.ledger == tmp_path / "l.db" and config.reasoning_key
+    assert (config.admission.max_running, config.admission.max_parallel) == (7, 2)
+    assert config.admission.max_queued == 512 and config.keep_alive_s == 3
+    assert config.body.max_json_depth == 9 and config.prices.input_usd == 1
+    assert config.policy.input == "flag" and config.default_max_tokens is None
+    flags = ("--port", "8000", "--max-running", "256", "--prices", "0.5", "0", "2")
+    config = from_file(tmp_path, settings, *flags, "--no-reasoning-key", str(model_folder))
+    assert config.port == 8000 and config.admission.max_running == 256  # as if no file were there
+    assert config.prices.input_usd == 0.5 and not config.reasoning_key
+    assert config.keep_alive_s == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "at"),
+    [
+        ({"prot": 9000}, "prot"),
+        ({"body": {"max_json_depht": 9}}, "body.max_json_depht"),
+        ({"body": {"max_json_depth": 1}}, "body.max_json_depth"),
+        ({"port": "high"}, "port"),
+        ({"port": 70_000}, "port"),
+        ({"worker": {"engine": {"max_num_seqs": 0}}}, "worker.engine.max_num_seqs"),
+        ({"worker": 3}, "worker"),
+        ({"default_temperature": -1}, "default_temperature"),
+    ],
+)
+def test_what_a_file_says_is_checked_and_named(model_folder, tmp_path, settings, at):
+    with pytest.raises(UserError) as error:
+        from_file(tmp_path, settings, str(model_folder))
+    assert error.value.at == f"{tmp_path / 'settings.json'}: {at}"
+
+
+def test_a_file_without_a_model_wants_one(tmp_path):
+    with pytest.raises(UserError, match="MODEL"):
+        from_file(tmp_path, {"port": 0})
+
+
 def test_beyond_this_machine_it_says_what_it_is_for(model_folder):
     said = {"intended_use": "tests", "incident_contact": "me@example.org"}
     config = config_of(Serve(model=str(model_folder), host="0.0.0.0", **said))
     assert config.incident_contact == "me@example.org"
+
+
+@pytest.mark.anyio
+async def test_one_key_comes_by_the_environment_and_is_nowhere_in_clear(
+    model_folder, make_client, scripted, monkeypatch, tokenizer
+):
+    secret = "0123456789abcdef-secret"
+    monkeypatch.setenv("NALAR_API_KEY", secret)
+    config = config_of(Serve(model=str(model_folder)))
+    assert secret not in config.model_dump_json() and "NALAR_API_KEY" not in os.environ
+    engine = scripted([[tokenizer.end_think_id, 9, tokenizer.end_id]])
+    client = make_client(engine, api_key_sha256=config.api_key_sha256)
+    ask = {"messages": [{"role": "user", "content": "say 12"}]}
+    for wrong in ({}, {"Authorization": f"Bearer {secret}x"}):
+        reply = await client.post("/v1/chat/completions", json=ask, headers=wrong)
+        assert reply.status_code == 401
+    headers = {"Authorization": f"Bearer {secret}", "Origin": "https://elsewhere.example"}
+    assert (await client.post("/v1/chat/completions", json=ask, headers=headers)).is_success
+
+
+def test_a_file_of_keys_stands_alone_and_a_short_key_is_none(model_folder, monkeypatch, tmp_path):
+    """Or a key of the file could be used beside its own limits."""
+    monkeypatch.setenv("NALAR_API_KEY", "0123456789abcdef-secret")
+    config = config_of(Serve(model=str(model_folder), api_keys=tmp_path / "keys.json"))
+    assert config.api_key_sha256 is None
+    monkeypatch.setenv("NALAR_API_KEY", "short")
+    with pytest.raises(UserError, match="16 characters"):
+        config_of(Serve(model=str(model_folder)))
+
+
+def test_told_to_stop_before_it_serves_it_stops(model_folder, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop(number, _frame):
+        raise Stopped
+
+    def create_app(config, link):
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("nobody heard it")
+
+    monkeypatch.setattr("nalar.server.http.app.create_app", create_app)
+    monkeypatch.setattr("nalar.server.http.logs.log_json", lambda level: None)
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(Stopped):
+            serve.run([str(model_folder), "--port", "0"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_port_that_is_taken_is_told_before_anything_heavy_is_imported():

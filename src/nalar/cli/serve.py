@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from nalar.cli.choice import RUNS, chosen_model, evals_of
 from nalar.cli.efforts import effort_config
 from nalar.cli.output import Document, Output
 from nalar.cli.prices import price_table
+from nalar.cli.serve_settings import FORMS, PATHS, at_path, defaults, with_settings
 from nalar.config import ConfigError, UserError
 from nalar.engine.config import EngineConfig
 from nalar.model.folder import read_json
@@ -23,6 +25,7 @@ from nalar.pipeline.config import RunConfig, TaskRunConfig
 from nalar.policy import PolicyConfig
 from nalar.server.config import GrammarConfig, ServerConfig, WorkerConfig
 from nalar.server.http.address import listen, url_of
+from nalar.server.keys import digest_of
 from nalar.server.limits_config import AdmissionConfig
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from nalar.server.engine.link import Link
 
 T = TypeVar("T")
+KEY_VARIABLE = "NALAR_API_KEY"
+_SHORTEST_KEY = 16
 Path_ = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 Int = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 
@@ -48,6 +53,9 @@ class Serve:
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A run's folder (a name under runs/, or a path), or a folder that is a model."""
+    config: Path_ = None
+    """JSON file of settings, which flags win over (docs/serving.md), such as
+    {"port": 9000, "body": {"max_json_depth": 32}}. None: flags alone."""
     host: str = "127.0.0.1"
     """Where to listen. Beyond this machine --intended-use and --incident-contact are wanted."""
     port: int = 8000
@@ -56,10 +64,14 @@ class Serve:
     """What requests call the model; replies to GET /v1/models list them. Without it:
     the name of the run or folder."""
     api_keys: Path_ = None
-    """File of `nalar keys create`. None: whoever reaches the server may ask."""
+    """File of `nalar keys create`. None: the one key of NALAR_API_KEY; where that is not set either,
+    whoever reaches the server may ask."""
     admin_key_file: Path_ = None
     """File whose first line is the key to what is not of one user: all usage, metrics, runs.
     None: with --api-keys these are closed."""
+    allowed_origins: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORIGIN ...")] = ()
+    """Whose web pages may ask, such as https://chat.example; "*", with keys: anybody's. Without it:
+    none but the server's own."""
     ledger: Path_ = None
     """SQLite file with a row for each request. None: none is kept."""
     policy: Path_ = None
@@ -130,7 +142,7 @@ class Serving(Document):
 
 def run(args: Sequence[str]) -> int:
     out = Output(json="--json" in args)
-    asked = flags.parse(Serve, args, verb="serve")
+    asked = asked_of(args)
     # First of all: what follows imports torch, and takes long. Whoever connects meanwhile waits.
     with listen(asked.host, asked.port) as listening:
         _run(asked, listening, out)
@@ -149,10 +161,16 @@ def _run(asked: Serve, listening: "socket.socket", out: Output) -> None:
             hint="pip install 'nalar[serve]'",
         ) from error
     config = config_of(asked)
-    # uvicorn ends in good order and then raises the signal again; here nothing more is to come of it.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
     asyncio.run(_serve(config, listening, out))
+
+
+def asked_of(args: Sequence[str]) -> Serve:
+    """Flags, and for those that are not given what the file of `--config` says."""
+    path = flags.peek(args, "--config")
+    if path is None:
+        return flags.parse(Serve, args, verb="serve")
+    found = {"model": tyro.MISSING} | defaults(read_json(Path(path)), Serve, Path(path))
+    return flags.parse(Serve, args, verb="serve", default=Serve(**found))
 
 
 def config_of(asked: Serve) -> ServerConfig:
@@ -166,8 +184,9 @@ def config_of(asked: Serve) -> ServerConfig:
     device, dtype = _place(asked, run)
     threads = _given(asked.threads, None if run is None else run.threads)
     name = Path(asked.model).name or folder.name
+    settings = {} if asked.config is None else read_json(asked.config)
     try:
-        return ServerConfig(
+        config = ServerConfig(
             host=asked.host,
             port=asked.port,
             served_model_names=asked.served_model_name or (name,),
@@ -192,6 +211,8 @@ def config_of(asked: Serve) -> ServerConfig:
             ),
             prices=price_table(asked.prices),
             api_keys=asked.api_keys,
+            api_key_sha256=None if asked.api_keys else _one_key(),
+            allowed_origins=asked.allowed_origins,
             admin_key_file=asked.admin_key_file,
             policy=None if asked.policy is None else _policy(asked.policy),
             runs=asked.runs if asked.runs.is_dir() else None,
@@ -209,8 +230,30 @@ def config_of(asked: Serve) -> ServerConfig:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        flag = "--" + str(first["loc"][-1]).removeprefix("default_").replace("_", "-")
-        raise ConfigError(at=flag, got=str(first["input"]), want=first["msg"].lower()) from None
+        name = str(first["loc"][-1]).removeprefix("default_")
+        at = "--" + name.replace("_", "-")
+        if at_path(settings, PATHS.get(name, name)) == first["input"]:
+            at = f"{asked.config}: {PATHS.get(name, name)}"
+        raise ConfigError(at=at, got=str(first["input"]), want=first["msg"].lower()) from None
+    if asked.config is None:
+        return config
+    given = [name for name in FORMS if getattr(asked, name)]
+    return with_settings(config, settings, given, asked.config)
+
+
+def _one_key() -> str | None:
+    """Hash of the key in the environment, which processes of ours are not to inherit."""
+    secret = os.environ.pop(KEY_VARIABLE, "").strip()
+    if not secret:
+        return None
+    if len(secret) < _SHORTEST_KEY:
+        raise UserError(
+            at=KEY_VARIABLE,
+            got=f"{len(secret)} characters",
+            want=f"a key of {_SHORTEST_KEY} characters at least",
+            hint="one of `openssl rand -hex 24`, or unset it",
+        )
+    return digest_of(secret)
 
 
 def _given(value: int | None, default: T) -> int | T:
@@ -269,7 +312,13 @@ async def _serve(config: ServerConfig, listening: "socket.socket", out: Output) 
     server = server_of(create_app(config, link), config)
     url = url_of(listening)
     out.text(f"{url} listens; {config.name} is being loaded from {config.worker.folder}")
+    if config.api_key_sha256 is not None:
+        out.text(f"It wants the key of {KEY_VARIABLE}.")
     announced = asyncio.create_task(_announce(config, link, server, url, out))
+    # uvicorn ends in good order and then raises the signal again; here nothing more is to come of it. Until it listens
+    # to signals itself they end the process as they always do.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     try:
         await server.serve(sockets=[listening])
     finally:
@@ -296,7 +345,7 @@ async def _announce(
     body = json.dumps(
         {"model": config.name, "messages": [{"role": "user", "content": "make 20 from 10 5 2"}]}
     )
-    key = ' -H "Authorization: Bearer $NALAR_API_KEY"' if config.api_keys else ""
+    key = ' -H "Authorization: Bearer $NALAR_API_KEY"' if config.has_keys else ""
     out.text(f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'")
     out.document(
         Serving(

@@ -108,6 +108,12 @@ class Engine:
         return min(self.config.max_model_len, capacity)
 
     @property
+    def cache_usage_frac(self) -> float:
+        """Share of the cache's blocks that requests under way hold, 0 to 1; what is kept to be found again is free."""
+        usable = self._num_blocks - 1
+        return 1 - self._scheduler.pool.num_free / usable
+
+    @property
     def has_work(self) -> bool:
         """Whether a step would do or say something."""
         return bool(self._events) or self._is_busy

@@ -216,8 +216,9 @@ class Tally:
     def reasoning_tokens(self) -> int:
         return sum(reader.num_thought_tokens for reader in self.readers)
 
-    def count(self, event: Event) -> None:
-        self.completion_tokens += len(event.token_ids)
+    def count(self, event: Event, num_read: int) -> None:
+        """num_read: of its tokens, as `_read` has it."""
+        self.completion_tokens += num_read
         if event.choice == 0:  # the others share its prompt
             self.cached_tokens = max(self.cached_tokens, event.num_cached)
 
@@ -247,22 +248,40 @@ async def answer(
                 choice = choices[event.choice]
                 if choice.is_over:
                     continue
-                tally.count(event)
-                for said in _said(prepared, choice, event, first_choice + event.choice):
+                pieces, num_read = _read(prepared, choice.reader, event)
+                tally.count(event, num_read)
+                for said in _said(prepared, choice, event, pieces, first_choice + event.choice):
                     yield said
                 if all(choice.is_over for choice in choices):
                     break
     finally:
         for event in unread:  # the engine was ahead of a reader who is gone
             if not (choice := choices[event.choice]).is_over:
-                tally.count(event)
-                choice.reader.feed(event.token_ids)
+                _, num_read = _read(prepared, choice.reader, event)
+                tally.count(event, num_read)
     yield tally.usage()
 
 
-def _said(prepared: Prepared, choice: _Choice, event: Event, index: int) -> list[Said]:
+def _read(prepared: Prepared, reader: Reads, event: Event) -> tuple[list[Piece], int]:
+    """Its pieces, and its tokens up to a stop string: how many come behind one hangs on how fast somebody reads, and
+    what he pays must not."""
+    logprobs = _logprobs(prepared, event)
+    if not prepared.ask.stop or prepared.request.stop:  # the engine stops by itself
+        return reader.feed(event.token_ids, logprobs), len(event.token_ids)
+    pieces: list[Piece] = []
+    num_read = 0
+    while num_read < len(event.token_ids) and reader.stopped is None:
+        end = num_read + 1
+        pieces += reader.feed(event.token_ids[num_read:end], logprobs[num_read:end])
+        num_read = end
+    return pieces, num_read
+
+
+def _said(
+    prepared: Prepared, choice: _Choice, event: Event, read: Sequence[Piece], index: int
+) -> list[Said]:
     reader = choice.reader
-    pieces: list[Said] = list(reader.feed(event.token_ids, _logprobs(prepared, event)))
+    pieces: list[Said] = list(read)
     if event.prompt_logprobs:
         pieces.append(Scored(index, event.prompt_logprobs))
     if event.finish_reason is None and reader.stopped is None:

@@ -1,5 +1,6 @@
 """What a server is started with. Imports no torch."""
 
+import re
 from pathlib import Path
 
 from pydantic import Field
@@ -11,6 +12,8 @@ from nalar.server.limits_config import AdmissionConfig
 from nalar.server.prices_config import PriceTable
 from nalar.server.thinking_config import EffortConfig
 
+ANY_ORIGIN = "*"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:-]+")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -40,6 +43,9 @@ class WorkerConfig(Config):
     """None: as torch has it."""
     engine: EngineConfig
     grammar: GrammarConfig = GrammarConfig()
+    hung_after_s: float = Field(default=60.0, gt=0)
+    """A process that says nothing for so long, though it is asked, takes no requests until it does. More than its
+    longest step takes."""
     weight_version: str = ""
     """What the ledger calls these weights."""
 
@@ -70,7 +76,12 @@ class ServerConfig(Config):
     """None: replies and ledger say nothing of costs."""
     efforts: EffortConfig = EffortConfig()
     api_keys: Path | None = None
-    """File of hashed keys. None: whoever reaches the server may ask."""
+    """File of hashed keys."""
+    api_key_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the one key, without limits, where there is no file. Without either whoever reaches the server may ask."""
+    allowed_origins: tuple[str, ...] = ()
+    """Whose pages may ask, beside the server's own, such as `https://chat.example`; "*" is anybody's. Cookies never
+    count: what a page asks with is the key that it sends."""
     admin_key_file: Path | None = None
     """File whose first line is the key to what is not of one user. None: with `api_keys` that is closed."""
     policy: PolicyConfig | None = None
@@ -102,7 +113,12 @@ class ServerConfig(Config):
     def name(self) -> str:
         return self.served_model_names[0]
 
+    @property
+    def has_keys(self) -> bool:
+        return self.api_keys is not None or self.api_key_sha256 is not None
+
     def model_post_init(self, _context: object) -> None:
+        self._check_origins()
         missing = [
             flag
             for flag, value in (
@@ -118,3 +134,20 @@ class ServerConfig(Config):
                 want="what the server is for and whom to tell where it does harm (GET /about shows both)",
                 hint='--intended-use "homework help, no medical advice" --incident-contact you@example.org',
             )
+
+    def _check_origins(self) -> None:
+        for origin in self.allowed_origins:
+            if origin == ANY_ORIGIN and not self.has_keys:
+                raise ConfigError(
+                    at="--allowed-origins",
+                    got="*, and no keys",
+                    want="origins by name: every page that a browser here shows could ask",
+                    hint="--allowed-origins https://chat.example, or --api-keys FILE",
+                )
+            if origin != ANY_ORIGIN and not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    at="--allowed-origins",
+                    got=repr(origin),
+                    want="scheme, host and port as a browser says them, in small letters and no path",
+                    hint="https://chat.example, or http://localhost:3000",
+                )

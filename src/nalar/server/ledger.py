@@ -101,7 +101,7 @@ class Row:
     total_s: float = 0.0
     finish_reason: str | None = None
     status: int = 200
-    """Of HTTP; 499 where the client went away."""
+    """Of HTTP, or of the error that ended a stream; 499 where the client went away."""
     cost_usd: float | None = None
     """None: the server had no prices. It adds nothing to a sum."""
     verdict: str | None = None

@@ -4,6 +4,7 @@ No page loads anything from elsewhere, and none runs a script or a style that is
 Content-Security-Policy says so to the browser.
 """
 
+import asyncio
 import hashlib
 import json
 import mimetypes
@@ -26,6 +27,8 @@ from nalar.server.wire.errors import ApiError
 FOLDER = Path(__file__).parent / "page"
 MAX_BODY_BYTES = 1_000_000
 """Of a text to render."""
+_READ_S = 60.0
+"""What it gets to come in."""
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -122,10 +125,14 @@ def _add_markdown(data: APIRouter) -> None:
 async def _text_of(request: Request) -> str | Response:
     """The field `text` of the body; a refusal where it has none."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            return _refusal(413, f"the text is longer than {MAX_BODY_BYTES} bytes")
+    try:
+        async with asyncio.timeout(_READ_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    return _refusal(413, f"the text is longer than {MAX_BODY_BYTES} bytes")
+    except TimeoutError:
+        return _refusal(408, f"the text is not here after {_READ_S:g} s")
     try:
         document = json.loads(body)
         text = document["text"]

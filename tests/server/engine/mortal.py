@@ -26,3 +26,6 @@ for line in lines:
     if asked["op"] == "ask":
         event = [asked["id"], 0, asked["prompt_ids"][-1:], 0, [-0.5], [], "stop", None, []]
         say(events=[event], replies=[])
+    if asked["op"] == "stats":
+        stats = {"running": 1, "waiting": 0, "cache_usage_frac": 0.5}
+        say(events=[], replies=[{"stats": stats, "id": asked["id"]}])

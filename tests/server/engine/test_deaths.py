@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -112,5 +114,47 @@ async def test_who_was_under_way_is_told_once_and_counted(server_config, tmp_pat
         assert reply.status_code == 503 and "exit status 9" in reply.json()["reason"]
     ledger = app.state.service.writer.ledger
     (only,) = ledger.sums([], None, None, None)
-    assert only.num_requests == 1 and only.prompt_tokens == 2
+    assert only.num_requests == 1 and only.prompt_tokens == 0  # nothing came of it
     await app.state.service.close()
+
+
+async def test_one_that_hangs_is_noticed_while_nobody_asks_and_taken_back_when_it_answers(
+    worker_config, server_config, monkeypatch, caplog
+):
+    monkeypatch.setattr(link_module, "STATS_S", 0.1)
+    link = Link(worker_config.model_copy(update={"hung_after_s": 0.4}))
+    app = create_app(server_config, link)
+    link.start()
+    await link.ready()
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+
+        async def health():
+            return (await client.get("/health")).status_code
+
+        known = await link.stats()
+        assert known.cache_usage_frac == 0.5
+        await asyncio.sleep(0.8)
+        assert await health() == 200  # it says nothing by itself, and answers all the same
+        os.kill(link.process_id, signal.SIGSTOP)
+        began = time.monotonic()
+        assert await link.stats() == known and time.monotonic() - began < 1
+        assert (await client.get("/metrics")).status_code == 200
+        async with asyncio.timeout(10):
+            while await health() == 200:
+                await asyncio.sleep(0.02)
+        reply = await client.get("/health")
+        assert reply.json()["status"] == "hung" and "retry-after" in reply.headers
+        with pytest.raises(Unavailable, match="hung"):
+            await ask(link, 5)
+        assert await link.stats() == known
+        os.kill(link.process_id, signal.SIGCONT)
+        async with asyncio.timeout(10):
+            while await health() != 200:
+                await asyncio.sleep(0.02)
+    assert await ask(link, 5, 6) == (6,)
+    assert [r.levelno for r in caplog.records if r.name == link_module.__name__] == [
+        logging.CRITICAL,
+        logging.WARNING,
+    ]
+    await link.close()

@@ -12,7 +12,7 @@ from nalar.engine.sequence import SamplingParams
 from nalar.server.ask import GrammarSpec
 from nalar.server.engine import link as link_module
 from nalar.server.engine.link import Link, Unavailable
-from nalar.server.engine.messages import EngineError, EngineRequest
+from nalar.server.engine.messages import IDLE, EngineError, EngineRequest, EngineStats
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ async def gathered(link, request):
 
 
 async def quiet(link):
-    while any((await link.stats()).values()):
+    while await link.stats() != IDLE:
         await asyncio.sleep(0.02)
 
 
@@ -85,7 +85,7 @@ async def _compiles_beside(link):
         for one in costly
     ]
     assert len((await gathered(link, asked()))[0]) == 8
-    assert await link.stats() == {"running": 0, "waiting": 2}
+    assert await link.stats() == EngineStats(running=0, waiting=2, cache_usage_frac=0.0)
     compiling[1].cancel()
     with pytest.raises(UserError, match=r"response_format: got .* longer than 0\.5 s"):
         await compiling[0]
@@ -95,7 +95,10 @@ async def _compiles_beside(link):
 async def _is_left(link):
     async with aclosing(link.stream(asked(max_tokens=400, min_tokens=400, n=3))) as events:
         await anext(events)
-        assert (await link.stats())["running"] == 1
+        stats = await link.stats()
+        assert stats.running == 1 and stats.waiting == 0
+        # 16 sequences of 512 tokens fit, in 256 blocks: three choices hold one each at least, 13 at most
+        assert 3 / 256 <= stats.cache_usage_frac <= 39 / 256
     await asyncio.wait_for(quiet(link), 10)
     unread = []
     async with aclosing(link.stream(asked(max_tokens=40, min_tokens=40, n=3), unread)) as events:
@@ -109,7 +112,7 @@ async def _is_left(link):
 
 async def _dies(link):
     long = asyncio.create_task(gathered(link, asked(max_tokens=400, min_tokens=400)))
-    while not (await link.stats())["running"]:
+    while not (await link.stats()).running:
         await asyncio.sleep(0.01)
     died = link.process_id
     os.kill(died, signal.SIGKILL)

@@ -15,9 +15,11 @@ from typing import Any, Literal, Protocol
 
 from nalar.server.config import WorkerConfig
 from nalar.server.engine.messages import (
+    IDLE,
     EngineError,
     EngineFacts,
     EngineRequest,
+    EngineStats,
     Event,
     encode_line,
     read_error,
@@ -32,6 +34,10 @@ STEADY_S = 60.0
 RETRY_S = 2.0
 """When to ask again, at the soonest, for whoever asks too soon."""
 WORKER = (sys.executable, "-P", "-m", "nalar.server.engine.worker")
+PING_S = 5.0
+"""Between questions to a process whether it is there, while it says nothing by itself."""
+STATS_S = 2.0
+"""What a process gets to say how it is; then the last that it said has to do."""
 STOP_S = 5.0
 """What a process gets to end in when it is told to."""
 _MAX_LINE_BYTES = 1 << 28
@@ -40,11 +46,11 @@ _LOUD_DEATHS = 3
 _PACKAGES = Path(__file__).parents[3]
 _log = logging.getLogger(__name__)
 
-State = Literal["loading", "ready", "failed", "stopped"]
+State = Literal["loading", "ready", "hung", "failed", "stopped"]
 
 
 class Unavailable(Exception):
-    """The engine takes no requests: it loads, is started again after a death, or has failed for good."""
+    """The engine takes no requests: it loads, is started again after a death, hangs, or has failed for good."""
 
     def __init__(self, reason: str, retry_after_s: float = RETRY_S) -> None:
         super().__init__(reason)
@@ -63,7 +69,7 @@ class Engine(Protocol):
     def stream(
         self, request: EngineRequest, unread: list[Event] | None = None
     ) -> AsyncGenerator[Event]: ...
-    async def stats(self) -> dict[str, int]: ...
+    async def stats(self) -> EngineStats: ...
     async def close(self) -> None: ...
 
 
@@ -128,9 +134,14 @@ class Link:
         """Ready, failed or stopped: `ready` has an answer."""
         self._numbers = count()
         self._open: dict[int, _Mailbox] = {}
-        self._asked: dict[int, asyncio.Future[dict[str, int]]] = {}
+        self._asked: dict[int, asyncio.Future[EngineStats]] = {}
+        self._stats = IDLE
+        """The last that is known."""
+        self._silent_since_s: float | None = None
+        """When it was asked what it has not answered, by time.monotonic."""
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
+        self._beats: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to load. Call it once, inside the loop."""
@@ -177,15 +188,33 @@ class Link:
             if unread is not None:
                 unread += taken + box.left()
 
-    async def stats(self) -> dict[str, int]:
-        """Requests that `running` and `waiting` count; zeros where no engine is there."""
-        if self.state != "ready":
-            return {"running": 0, "waiting": 0}
+    async def stats(self) -> EngineStats:
+        """Zeros where no engine is there; the last that is known of one that does not answer soon."""
+        if self.state == "ready":
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(self._ask(), STATS_S)
+        return self._stats
+
+    def _ask(self) -> "asyncio.Future[EngineStats]":
         number = next(self._numbers)
-        future: asyncio.Future[dict[str, int]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
         self._asked[number] = future
         self._send({"op": "stats", "id": number})
-        return await future
+        if self._silent_since_s is None:
+            self._silent_since_s = time.monotonic()
+        return future
+
+    async def _beat(self) -> None:
+        """Ask now and then, so that a process that hangs is noticed: it is there, and nobody would restart it."""
+        while True:
+            await asyncio.sleep(min(PING_S, self._config.hung_after_s / 4))
+            if self._silent_since_s is None:
+                self._ask()
+            elif self.state == "ready":
+                silent_s = time.monotonic() - self._silent_since_s
+                if silent_s >= self._config.hung_after_s:
+                    self.state = "hung"
+                    _log.critical("engine hangs: it has said nothing for %d s", silent_s)
 
     async def close(self) -> None:
         """End the process, and every request that is open."""
@@ -261,16 +290,23 @@ class Link:
         try:
             self._writer.write(self._config.model_dump_json().encode() + b"\n")
             while line := await reader.readline():
+                self._silent_since_s = None
+                if self.state == "hung":
+                    self.state = "ready"
+                    _log.warning("engine answers again")
                 self._hear(json.loads(line))
             code = await process.wait()
             return f"its process ended with exit status {code}"
         except (ConnectionError, ValueError) as error:  # ValueError: a line that is too long
             return f"its process went away: {error}"
         finally:
+            if self._beats is not None:
+                self._beats.cancel()
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             self._writer.close()
             self._writer, self.process_id = None, None
+            self._silent_since_s = None
 
     def _hear(self, message: dict[str, Any]) -> None:
         if "ready" in message:
@@ -278,6 +314,7 @@ class Link:
             if self.state == "loading":
                 self.state = "ready"
             self._ready_s, self._reason = time.monotonic(), ""
+            self._beats = asyncio.create_task(self._beat())
             self._settled.set()
             return
         if "failed" in message:
@@ -289,9 +326,10 @@ class Link:
                 box.put(event)
         for reply in message["replies"]:
             if "stats" in reply:
+                self._stats = EngineStats(**reply["stats"])
                 future = self._asked.pop(reply["id"])
                 if not future.done():
-                    future.set_result(reply["stats"])
+                    future.set_result(self._stats)
             elif (box := self._open.pop(reply["id"], None)) is not None:
                 box.fail(read_error(reply["error"]))
 
@@ -299,7 +337,7 @@ class Link:
         boxes, self._open = self._open, {}
         for box in boxes.values():
             box.fail(error)
-        asked, self._asked = self._asked, {}
+        asked, self._asked, self._stats = self._asked, {}, IDLE
         for future in asked.values():
             if not future.done():
-                future.set_result({"running": 0, "waiting": 0})
+                future.set_result(IDLE)

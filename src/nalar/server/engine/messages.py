@@ -24,6 +24,21 @@ class EngineFacts:
 
 
 @dataclass(frozen=True)
+class EngineStats:
+    """What an engine does at the moment."""
+
+    running: int
+    """Requests that something was drawn for."""
+    waiting: int
+    """Those that nothing was drawn for yet."""
+    cache_usage_frac: float
+    """Share of the cache that they hold, 0 to 1."""
+
+
+IDLE = EngineStats(0, 0, 0.0)
+
+
+@dataclass(frozen=True)
 class EngineRequest:
     """A prompt for the engine's process."""
 

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from nalar.server.engine.channel import Channel
 from nalar.server.engine.grammar_link import Followed, GrammarLink
 from nalar.server.engine.messages import (
     EngineRequest,
+    EngineStats,
     Event,
     error_json,
     event_json,
@@ -119,8 +120,9 @@ class Worker:
         elif line["op"] == "stats":
             silent = sum(request.is_silent for request in self._open.values())
             waiting = silent + len(self._compiling)
-            stats = {"running": len(self._open) - silent, "waiting": waiting}
-            self._replies.append({"stats": stats, "id": line["id"]})
+            running = len(self._open) - silent
+            stats = EngineStats(running, waiting, self._engine.cache_usage_frac)
+            self._replies.append({"stats": asdict(stats), "id": line["id"]})
 
     def _ask(self, number: int, line: dict[str, Any]) -> None:
         try:

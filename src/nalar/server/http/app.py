@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
+from starlette.middleware.cors import CORSMiddleware
 
 from nalar.server import pages
 from nalar.server.config import LOOPBACK, ServerConfig
@@ -39,9 +40,18 @@ def create_app(config: ServerConfig, engine: Engine | None = None) -> FastAPI:
     )
     handle_failures(app)
     gather_schemas(app)
-    if config.api_keys is None:
-        app.add_middleware(Guard, only_local=config.host in LOOPBACK)
+    if not config.has_keys:
+        only_local = config.host in LOOPBACK
+        app.add_middleware(Guard, only_local=only_local, allowed_origins=config.allowed_origins)
     app.add_middleware(Trace)
+    if config.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
     return app
 
 

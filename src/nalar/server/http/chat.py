@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 from nalar.server.answer import random_seed
 from nalar.server.ask import Piece, Usage
 from nalar.server.http.endpoint import read, reply
-from nalar.server.http.failures import error_event
 from nalar.server.http.job import Job
 from nalar.server.http.openapi import json_body
 from nalar.server.http.replies import DONE, PlainTexts, event
@@ -42,7 +41,6 @@ async def chat(request: Request) -> Response:
         stream=body.stream,
         fold=lambda job: _fold(job, writer),
         chunks=lambda job: _chunks(job, writer),
-        on_error=error_event,
     )
 
 

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request, Response
 from nalar.server.answer import random_seed
 from nalar.server.ask import Usage
 from nalar.server.http.endpoint import read, reply
-from nalar.server.http.failures import error_event
 from nalar.server.http.job import Job
 from nalar.server.http.openapi import json_body
 from nalar.server.http.replies import DONE, event
@@ -45,7 +44,6 @@ async def completions(request: Request) -> Response:
         stream=body.stream,
         fold=lambda job: _fold(job, writer),
         chunks=lambda job: _chunks(job, writer),
-        on_error=error_event,
     )
 
 

@@ -6,9 +6,9 @@ from typing import Any, Generic, TypeVar
 
 from fastapi import Request, Response
 
-from nalar.server.http.failures import error_of
+from nalar.server.http.failures import told
 from nalar.server.http.job import Job
-from nalar.server.http.replies import EventStream, whole
+from nalar.server.http.replies import EventStream, event, whole
 from nalar.server.http.service import Service, service_of
 from nalar.server.http.unknown import note_unknown
 from nalar.server.keys import Key
@@ -45,14 +45,14 @@ async def reply(
     stream: bool,
     fold: Callable[[Job], Awaitable[dict[str, Any]]],
     chunks: Callable[[Job], AsyncGenerator[bytes]],
-    on_error: Callable[[ApiError], bytes],
+    on_error: Callable[[ApiError], bytes] = lambda error: event(error.body),
 ) -> Response:
-    """on_error: the last event of a stream that breaks."""
+    """on_error: the last event of a stream that breaks: its status has long been 200."""
     if not stream:
         return await whole(request, job, fold)
     return EventStream(
         job,
         chunks,
         keep_alive_s=service_of(request).config.keep_alive_s,
-        on_error=lambda error: on_error(error_of(error)),
+        on_error=lambda error: on_error(told(error, request)),
     )

@@ -5,6 +5,7 @@ form or a fetch (its `Origin` tells), or under a name of its own that it has poi
 """
 
 import ipaddress
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -15,10 +16,13 @@ from nalar.server.wire.errors import ApiError
 
 
 class Guard:
-    """Around the application. only_local: whether it is reached at this machine's own names alone."""
+    """Around the application. only_local: whether it is reached at this machine's own names alone. allowed_origins: of
+    pages elsewhere that may ask."""
 
-    def __init__(self, app: ASGIApp, *, only_local: bool) -> None:
-        self._app, self._only_local = app, only_local
+    def __init__(
+        self, app: ASGIApp, *, only_local: bool, allowed_origins: Collection[str] = ()
+    ) -> None:
+        self._app, self._only_local, self._allowed = app, only_local, allowed_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (error := self._refusal(Headers(scope=scope))):
@@ -31,6 +35,8 @@ class Guard:
         if self._only_local and host and not is_local(host):
             message = "This server without keys is asked at 127.0.0.1 or localhost alone."
             return ApiError(403, message, code="foreign_host")
+        if origin in self._allowed:
+            return None
         is_foreign = headers.get("sec-fetch-site") == "cross-site"
         if (origin is not None and urlsplit(origin).netloc.lower() != host.lower()) or (
             is_foreign and headers.get("sec-fetch-mode") != "navigate"

@@ -18,6 +18,7 @@ from nalar.server.wire.models import model_card, model_list
 router = APIRouter()
 
 
+@router.head("/health", include_in_schema=False)  # as some load balancers ask
 @router.get("/health")
 async def health(request: Request) -> Response:
     """200 once requests are answered, 503 before and after, with the reason."""
@@ -50,9 +51,9 @@ async def metrics(request: Request) -> Response:
     stats = await service.engine.stats()
     limits = service.limits
     service.metrics.now(
-        running=stats["running"],
-        waiting=stats["waiting"] + limits.queued,
-        cache_usage_frac=stats.get("cache_usage_frac", 0.0),
+        running=stats.running,
+        waiting=stats.waiting + limits.queued,
+        cache_usage_frac=stats.cache_usage_frac,
     )
     return Response(service.metrics.render(), media_type=CONTENT_TYPE)
 

@@ -16,20 +16,21 @@ from nalar.policy import Policy
 from nalar.server.answer import Prepared, Tally, answer
 from nalar.server.ask import Ended, Said, Usage
 from nalar.server.config import ServerConfig
-from nalar.server.engine.link import Engine, Unavailable
-from nalar.server.engine.messages import EngineError
+from nalar.server.engine.link import Engine
+from nalar.server.http.failures import error_of
 from nalar.server.http.reviewed import Reviewed
 from nalar.server.keys import Key
 from nalar.server.ledger import LedgerError, Row
 from nalar.server.ledger_writer import LedgerWriter
 from nalar.server.limits import NOBODY, Admission
 from nalar.server.metrics import Metrics
-from nalar.server.wire.errors import ApiError
 
 _log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
 READER_STUCK = 408
+BROKEN_OFF = 503
+"""By the server, which is told to stop."""
 
 
 class Counting(Protocol):
@@ -94,6 +95,30 @@ class Job:
         """For its row: it ends because nobody reads what it says."""
         self._status, self._reason = READER_STUCK, "send_timeout"
 
+    @property
+    def status(self) -> int:
+        return self._status
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """For the log, to find its row by; nothing of what was said."""
+        usage = self._usage()
+        return {
+            "reply": self.id,
+            "model": self.model,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+        }
+
+    def failed(self, error: BaseException) -> None:
+        """For its row: what ends it, where it is not the reader who leaves."""
+        if self._status != CLIENT_GONE:
+            return
+        if isinstance(error, asyncio.CancelledError):  # a reader who leaves cancels nothing
+            self._status = BROKEN_OFF
+        elif isinstance(error, Exception):
+            self._status = error_of(error).status
+
     async def __aenter__(self) -> "Job":
         return self
 
@@ -104,6 +129,8 @@ class Job:
         trace: TracebackType | None,
     ) -> None:
         """Count what is not counted yet; in a task of its own, since whoever leaves may be cancelled again."""
+        if error is not None:
+            self.failed(error)
         if not self._is_recorded:
             self._is_recorded = True
             self._service.keep(asyncio.create_task(self._record_broken()))
@@ -128,16 +155,8 @@ class Job:
                     yield said
             self._status, self._is_recorded = 200, True
             usage = await self._recorded()
-        except LedgerError as error:
-            self._status = 503
-            _log.error("a row could not be kept: %s", error)
-            message = "The server cannot record usage at the moment, so it answers nothing."
-            raise ApiError(503, message, code="ledger_unavailable") from error
-        except EngineError:
-            self._status = 500
-            raise
         except Exception as error:
-            self._status = 503 if isinstance(error, Unavailable) else 400
+            self.failed(error)
             raise
         yield usage
 
@@ -194,10 +213,10 @@ class Job:
         return self._asked_verdict or label
 
     def _usage(self) -> Usage:
-        each = [tally.usage() for tally in self._tallies]
+        """What the server refused or failed at costs nothing where no token came of a prompt; who leaves pays for what
+        was begun for him."""
         is_ours = self._status not in (200, CLIENT_GONE, READER_STUCK)
-        if is_ours and not any(one.completion_tokens for one in each):
-            each = []  # refused by the engine, or failed by it: nobody pays for that
+        each = [tally.usage() for tally in self._tallies if tally.completion_tokens or not is_ours]
         usage = Usage(
             sum(one.prompt_tokens for one in each),
             sum(one.cached_tokens for one in each),

@@ -14,7 +14,7 @@ from nalar.server.http.replies import STUCK
 _IDLE_S = 75
 """How long a connection without a request is kept."""
 _HEAD_S = 30.0
-"""What a new connection gets to say its first request's head in: uvicorn alone would wait for ever."""
+"""What a head gets to come in, from the start of a connection or its own: uvicorn alone would wait for ever."""
 _MOST_HEAD_BYTES = 65_536
 _MOST_AHEAD = 16
 """Requests that a connection may send while one of its own is being answered."""
@@ -51,7 +51,9 @@ class Bounded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
 
 class Impatient(Bounded):
-    """Closes connections that never ask, and those that do not read what they asked for."""
+    """Closes connections that never ask, that begin to and do not go on, and that do not read what they asked for."""
+
+    _silent: asyncio.TimerHandle | None = None
 
     def __init__(self, *args: Any, send_timeout_s: float | None, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -62,10 +64,25 @@ class Impatient(Bounded):
         super().connection_made(transport)
         # Whoever writes waits as soon as the system takes no more, and from then on the reader is watched.
         transport.set_write_buffer_limits(high=0)
-        asyncio.get_running_loop().call_later(_HEAD_S, self._close_silent)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_asked and self._silent is not None:
+            self._silent.cancel()
+            self._silent = None
+        elif not self._is_asked and self._silent is None:  # a part of the next head
+            self._wait_for_head()
+
+    @property
+    def _is_asked(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait_for_head(self) -> None:
+        self._silent = asyncio.get_running_loop().call_later(_HEAD_S, self._close_silent)
 
     def _close_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        if not self._is_asked and not self.transport.is_closing():
             self.transport.close()
 
     def pause_writing(self) -> None:

@@ -6,7 +6,10 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-_OWN = ("id", "method", "path", "status", "ms", "body")
+_OWN = (
+    *("id", "method", "path", "status", "ms", "body"),
+    *("key", "reply", "model", "prompt_tokens", "completion_tokens"),
+)
 """What lines of ours say beside their message."""
 
 

@@ -119,6 +119,7 @@ class EventStream(Response):
                 async for one in events:
                     await self._send(send, one)
         except Exception as error:
+            self._job.failed(error)
             if not self._is_begun:
                 raise
             await self._send(send, self._on_error(error))

@@ -28,7 +28,7 @@ from nalar.server.engine.link import Engine
 from nalar.server.http.job import Job
 from nalar.server.http.replies import until_gone
 from nalar.server.http.reviewed import asked_text
-from nalar.server.keys import Key, KeyRing, digest_of
+from nalar.server.keys import Key, KeyRing, OneKey, digest_of
 from nalar.server.ledger import Ledger, Row
 from nalar.server.ledger_writer import LedgerWriter
 from nalar.server.limits import NOBODY, Admission, Limits, Refusal
@@ -62,7 +62,7 @@ class Service:
     limits: Limits
     metrics: Metrics
     writer: LedgerWriter | None
-    keys: KeyRing | None
+    keys: KeyRing | OneKey | None
     admin_sha256: str | None
     policy: Policy | None = None
     created: int = field(default_factory=lambda: int(time.time()))
@@ -72,6 +72,8 @@ class Service:
     def of(cls, config: ServerConfig, engine: Engine) -> "Service":
         """UserError where a file that the config names cannot be used."""
         folder = ModelFolder.read(config.worker.folder)
+        keys = _keys(config)
+        _check_budgets(config, () if keys is None else keys.keys)
         ledger = None if config.ledger is None else Ledger.open(config.ledger)
         writer = None if ledger is None else LedgerWriter(ledger)
         budgets = Budgets({}) if ledger is None else Budgets.of(ledger, time.time())
@@ -89,7 +91,7 @@ class Service:
             limits,
             Metrics(CollectorRegistry(), config.name),
             writer,
-            None if config.api_keys is None else KeyRing.open(config.api_keys),
+            keys,
             _admin_digest(config.admin_key_file),
             None if config.policy is None else Policy(config.policy),
         )
@@ -134,6 +136,7 @@ class Service:
         key = self.keys.find(secret_of(request))
         if key is None:
             raise _unauthorized("Incorrect API key provided." if secret_of(request) else None)
+        request.scope["key_id"] = key.id
         return key
 
     def is_admin(self, request: Request) -> bool:
@@ -243,7 +246,7 @@ class Service:
         except BaseException:
             admission.release()
             raise
-        return Job(
+        request.scope["job"] = job = Job(
             self,
             request_id=request_id,
             endpoint=endpoint,
@@ -254,6 +257,7 @@ class Service:
             arrived_s=arrived_s,
             asked_verdict=verdict,
         )
+        return job
 
     async def _admitted(
         self, request: Request, key: Key | None, prepared: Sequence[Prepared]
@@ -326,6 +330,28 @@ def ask_size(ask: Ask) -> int:
     tools = [[tool.description, tool.parameters] for tool in ask.tools]
     texts = texts_in([said, tools, ask.template_kwargs])
     return sum(map(len, texts)) + _MESSAGE_CHARS * len(messages)
+
+
+def _keys(config: ServerConfig) -> KeyRing | OneKey | None:
+    """None: nobody is asked for one."""
+    if config.api_keys is not None:
+        return KeyRing.open(config.api_keys)
+    sha256 = config.api_key_sha256
+    return None if sha256 is None else OneKey("NALAR_API_KEY", sha256)
+
+
+def _check_budgets(config: ServerConfig, keys: Sequence[Key]) -> None:
+    """UserError where a budget would never be spent. Keys that are made later are not looked at."""
+    names = [k.name for k in keys if k.revoked is None and k.monthly_budget_usd is not None]
+    if names and config.prices is None:
+        raise UserError(
+            at="--api-keys",
+            got=f"a budget of {names[0]}, and no prices",
+            want="prices, by which a budget is spent",
+            hint="--prices 0.56 0.14 2.24",
+        )
+    if names and config.ledger is None:
+        _log.warning("without --ledger what keys have spent is forgotten when the server ends")
 
 
 def service_of(request: Request) -> Service:

@@ -5,7 +5,10 @@ import re
 import time
 import uuid
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nalar.server.http.failures import respond
 
 _log = logging.getLogger("nalar.server.requests")
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -13,7 +16,7 @@ _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 class Trace:
     """Gives every reply an `X-Request-Id`, the client's own where it sent one that can stand in a log, and logs method,
-    path, status and time. Queries and bodies are not looked at.
+    path, status and time, and of a `Job` what its bill has too. Queries and bodies are not looked at.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -37,6 +40,11 @@ class Trace:
 
         try:
             await self._app(scope, receive, stamped)
+        except Exception as error:  # a bug: all else has its answer by now
+            reply = await respond(Request(scope), error)
+            if status:
+                raise
+            await reply(scope, receive, stamped)
         finally:
             facts = {
                 "id": request_id,
@@ -45,6 +53,10 @@ class Trace:
                 "status": status,
                 "ms": round((time.monotonic() - began_s) * 1000, 1),
             }
+            if "key_id" in scope:
+                facts["key"] = scope["key_id"]
+            if (job := scope.get("job")) is not None:
+                facts |= job.facts | {"status": max(status, job.status)}  # a stream begins with 200
             _log.info("request", extra=facts)
 
 

@@ -39,7 +39,7 @@ export class ApiError extends Error {
     if (this.code === "context_length_exceeded") return t("errorLong");
     if (this.code === "model_not_found") return t("errorModel");
     if (this.status === 429) return t("errorBusy");
-    if (this.status === 503) return t("errorLoading");
+    if (this.code === "engine_unavailable") return t("errorLoading");
     if (this.status >= 500) return `${t("errorServer")} ${this.message}`.trim();
     return this.message || t("errorServer");
   }

@@ -130,7 +130,7 @@ async function untilReady(node, body, signal, view) {
   };
   for (;;) {
     await stream(node, body, { signal, changed });
-    if (node.error?.status !== 503 || node.content || node.reasoning) return;
+    if (node.error?.code !== "engine_unavailable" || node.content || node.reasoning) return;
     const waitS = Math.max(1, Math.round(node.error.retryAfterS ?? LOADING_RETRY_S));
     Object.assign(node, { state: "waiting", error: null });
     for (let left = waitS; left > 0; left--) {
