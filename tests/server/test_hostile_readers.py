@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from nalar.policy import PolicyConfig
-from nalar.server.http import listening
+from nalar.server.http import listening, service
 from nalar.server.http.app import create_app
 from nalar.server.keys import KeyRing
 from nalar.server.ledger_writer import LedgerWriter
@@ -16,8 +16,15 @@ from nalar.server.prices_config import PriceTable
 
 PATH = "/v1/chat/completions"
 ASK = {"messages": [{"role": "user", "content": "say 12"}]}
+THOUGHT = {"role": "assistant", "content": "12"}
+OUTPUT = {"role": "tool", "content": "12"}
 TOOL = {"name": "f", "parameters": {"properties": {"id": {"description": "a bomb"}}}}
 pytestmark = pytest.mark.anyio
+
+
+def calling(arguments):
+    function = {"name": "f", "arguments": arguments}
+    return {"role": "assistant", "tool_calls": [{"id": "c", "function": function}]}
 
 
 @pytest.fixture
@@ -121,8 +128,41 @@ async def test_texts_that_no_context_holds_are_not_encoded(make_client, scripted
         ("/v1/completions", {"prompt": long}),
         ("/v1/completions", {"prompt": ["a"] * 5_000}),
         (PATH, {"messages": [{"role": "user", "content": long}]}),
+        ("/tokenize", {"messages": [THOUGHT | {"reasoning_content": long}]}),
+        (PATH, {"messages": [THOUGHT | {"reasoning_content": long}]}),
+        (PATH, {"messages": [calling(long), OUTPUT]}),
+        (
+            PATH,
+            ASK | {"tools": [{"function": {"name": "f", "parameters": {"enum": [1] * 50_000}}}]},
+        ),
+        (PATH, ASK | {"chat_template_kwargs": {"x": [long]}}),
     ):
         assert (await client.post(path, json=body)).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": "5" * 200}],
+        [ASK["messages"][0], THOUGHT | {"reasoning_content": "5" * 200}],
+        [ASK["messages"][0], calling("5" * 200), OUTPUT],
+    ],
+)
+async def test_long_texts_are_encoded_beside_the_loop(
+    make_client, scripted, tokenizer, monkeypatch, messages
+):
+    client = make_client(scripted([[tokenizer.end_think_id, 9, tokenizer.end_id]]))
+    monkeypatch.setattr(service, "_LONG_CHARS", 150)
+    threads, encode = [], type(tokenizer).encode
+
+    def noted(*args, **settings):
+        threads.append(threading.current_thread())
+        return encode(*args, **settings)
+
+    monkeypatch.setattr(type(tokenizer), "encode", noted)
+    for path in ("/tokenize", PATH):
+        assert (await client.post(path, json={"messages": messages})).status_code == 200
+    assert threads and threading.main_thread() not in threads
 
 
 def test_connections_that_do_not_ask_are_closed(server_config, scripted, monkeypatch):

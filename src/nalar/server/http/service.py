@@ -2,10 +2,11 @@
 
 import asyncio
 import hmac
+import itertools
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,9 +43,6 @@ _COUNTING_S = 10.0
 """What requests that were broken off get to be counted in."""
 _LONG_CHARS = 20_000
 """Of a prompt: from here on it is encoded beside the loop, which others wait for."""
-
-_MESSAGE_CHARS = 10
-"""What a message without a word is taken for."""
 
 
 @dataclass(eq=False)
@@ -193,10 +191,14 @@ class Service:
             raise of_user_error(error) from None
 
     async def _encoded(self, ask: Ask, encode: Callable[[], T]) -> T:
-        """Beside the loop where that takes long."""
-        size = ask_size(ask)
-        self.check_length(size, "messages")
-        return await asyncio.to_thread(encode) if size > _LONG_CHARS else encode()
+        """Beside the loop where that takes long. ApiError (400) for what no context holds."""
+
+        def checked() -> T:
+            self.check_length(sum(_sizes(ask)), "messages")
+            return encode()
+
+        is_long = any(size > _LONG_CHARS for size in itertools.accumulate(_sizes(ask)))
+        return await asyncio.to_thread(checked) if is_long else checked()
 
     async def open_job(
         self,
@@ -297,11 +299,21 @@ class Service:
         raise ApiError(400, "The policy of this server does not allow this.", code="content_filter")
 
 
-def ask_size(ask: Ask) -> int:
-    """Characters that are to be encoded, about; a message costs some of its own."""
-    texts = sum(len(message["content"]) for message in ask.messages or ())
-    tools = sum(len(str(tool.parameters)) + len(tool.description) for tool in ask.tools)
-    return texts + tools + _MESSAGE_CHARS * len(ask.messages or ())
+def _sizes(ask: Ask) -> Iterator[int]:
+    """Characters of whatever a template may render, text by text, about: a text without a word costs some too."""
+    tools = [(tool.name, tool.description, tool.parameters) for tool in ask.tools]
+    return _sizes_in([ask.messages or (), tools, ask.template_kwargs])
+
+
+def _sizes_in(value: Any) -> Iterator[int]:
+    yield 1 + (len(value) if isinstance(value, str) else 0)
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            yield len(str(name))
+            yield from _sizes_in(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _sizes_in(one)
 
 
 def service_of(request: Request) -> Service:
