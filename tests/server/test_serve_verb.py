@@ -9,6 +9,7 @@ from nalar.cli.main import main
 from nalar.cli.serve import Serve, config_of
 from nalar.config import UserError
 from nalar.recipes.zero import zero_cpu
+from nalar.server.http.app import create_app
 from nalar.server.http.listening import listen, url_of
 
 
@@ -21,6 +22,15 @@ def test_flags_become_a_config(model_folder, tmp_path):
     assert config.worker.folder == model_folder and config.worker.engine.max_model_len == 512
     assert config.prices.cached_input_usd == 0.14 and config.policy.input == "flag"
     assert config.default_max_tokens is None  # no run says how long its answers are
+
+
+def test_another_template_is_for_models_of_others(model_folder, server_config, tmp_path):
+    (tmp_path / "t.jinja").write_text("{{ messages }}")
+    asked = Serve(model=str(model_folder), chat_template=tmp_path / "t.jinja")
+    worker = config_of(asked).worker
+    assert worker.chat_template == tmp_path / "t.jinja"
+    with pytest.raises(UserError, match="--chat-template: got .*t.jinja"):
+        create_app(server_config.model_copy(update={"worker": worker}))
 
 
 @pytest.mark.parametrize(

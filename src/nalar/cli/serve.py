@@ -66,6 +66,8 @@ class Serve:
         None
     )
     """USD per million tokens of input, cached input, and output, such as 0.56 0.14 2.24. None: no costs."""
+    chat_template: Path_ = None
+    """Jinja in place of the model's own template: one that shows tools, say. None: the model's."""
     max_num_seqs: int = 64
     """Sequences decoded together; further ones wait."""
     max_model_len: Int = None
@@ -160,6 +162,9 @@ def config_of(asked: Serve) -> ServerConfig:
             served_model_names=asked.served_model_name or (name,),
             worker=WorkerConfig(
                 folder=folder,
+                chat_template=None
+                if asked.chat_template is None
+                else asked.chat_template.resolve(),
                 device=device,
                 dtype=dtype,
                 threads=threads,

@@ -19,6 +19,8 @@ class WorkerConfig(Config):
 
     folder: Path
     """Of the model, in Hugging Face form."""
+    chat_template: Path | None = None
+    """Taken in place of the folder's own. None: that one."""
     device: str = "cpu"
     dtype: str = "float32"
     threads: int | None = Field(default=None, ge=1)

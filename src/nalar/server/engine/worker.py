@@ -67,7 +67,8 @@ class Worker:
         dtype = getattr(torch, config.dtype)
         model = load_model(config.folder, device=config.device, dtype=dtype, with_mtp=with_mtp)
         model.eval().requires_grad_(False)
-        self._tokenizer = Dialect.of(ModelFolder.read(config.folder)).tokenizer
+        folder = ModelFolder.read(config.folder, config.chat_template)
+        self._tokenizer = Dialect.of(folder).tokenizer
         if self._tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
                 at=str(config.folder),

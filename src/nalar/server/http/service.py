@@ -24,6 +24,7 @@ from nalar.server.ask import Ask
 from nalar.server.budgets import Budgets
 from nalar.server.config import ServerConfig
 from nalar.server.dialects.dialect import Dialect
+from nalar.server.dialects.own import OwnWriter
 from nalar.server.engine.link import Engine, Unavailable
 from nalar.server.http.job import Job
 from nalar.server.http.replies import until_gone
@@ -63,7 +64,11 @@ class Service:
     @classmethod
     def of(cls, config: ServerConfig, engine: Engine) -> "Service":
         """UserError where a file that the config names cannot be used."""
-        folder = ModelFolder.read(config.worker.folder)
+        folder = ModelFolder.read(config.worker.folder, config.worker.chat_template)
+        dialect = Dialect.of(folder)
+        if config.worker.chat_template is not None and isinstance(dialect.writer, OwnWriter):
+            want = "none: models of our own have one form, which they were trained with"
+            raise UserError(at="--chat-template", got=str(config.worker.chat_template), want=want)
         ledger = None if config.ledger is None else Ledger.open(config.ledger)
         writer = None if ledger is None else LedgerWriter(ledger)
         budgets = Budgets({}) if ledger is None else Budgets.of(ledger, time.time())
@@ -76,7 +81,7 @@ class Service:
         return cls(
             config,
             folder,
-            Dialect.of(folder),
+            dialect,
             engine,
             limits,
             Metrics(CollectorRegistry(), config.name),
