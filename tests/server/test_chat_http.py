@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from nalar.data.dialogue import encode_call
 from nalar.policy import PolicyConfig
 from nalar.server.engine.messages import EngineError
 from nalar.server.http import replies
@@ -98,6 +99,29 @@ async def test_the_whole_reply_is_the_stream_put_together(
     assert written.replace("\ufffd", "") == "34 !"
     assert [e["choices"][0]["delta"].get("role") for e in events[:2]] == ["assistant"] * 2
     assert all("usage" not in event for event in events)
+
+
+@pytest.mark.parametrize("step", [1, 100])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_one_call_is_all_where_no_more_are_wanted(
+    make_client, scripted, calling, tokenizer, step, stream
+):
+    drawn = [*calling, *calling[-len(encode_call(tokenizer, "add", '{"a": 12}')) :], 9]
+    link = scripted([[*drawn, *tokenizer.encode("Oslo"), tokenizer.end_id]], step=step)
+    client = make_client(link)
+    tool = {"name": "add", "input_schema": {"type": "object"}}
+    chat = ASK | {"tools": TOOLS, "stream": stream}
+    one = await client.post(PATH, json=chat | {"parallel_tool_calls": False})
+    two = await client.post(PATH, json=chat)
+    choice = {"type": "auto", "disable_parallel_tool_use": True}
+    body = ASK | {"tools": [tool], "tool_choice": choice, "stream": stream}
+    message = await client.post("/v1/messages", json=body)
+    assert (one.text.count('"add"'), two.text.count('"add"')) == (1, 2)
+    assert message.text.count('"add"') == 1 and '"tool_use"' in message.text
+    assert "Oslo" not in one.text + message.text
+    assert step == 1 or "Oslo" in two.text
+    assert '"finish_reason":"tool_calls"' in one.text
+    assert link.aborted == ([0, 2] if step == 1 else [])
 
 
 async def test_usage_comes_last_and_alone_where_it_is_asked_for(make_client, scripted, said):

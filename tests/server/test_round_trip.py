@@ -1,6 +1,7 @@
 """What a model drew comes back in the history as the ids that it drew, whichever API the history came by."""
 
 import json
+from typing import ClassVar
 
 import pytest
 
@@ -17,7 +18,7 @@ def anyio_backend():
 
 class Chat:
     path = "/v1/chat/completions"
-    off = {"thinking": {"type": "disabled"}}
+    off: ClassVar = {"thinking": {"type": "disabled"}}
 
     def __init__(self):
         self.history = [{"role": "user", "content": "say 12"}]
@@ -57,7 +58,7 @@ class Messages(Chat):
 
 class Responses(Chat):
     path = "/v1/responses"
-    off = {"reasoning": {"effort": "none"}}
+    off: ClassVar = {"reasoning": {"effort": "none"}}
 
     def body(self):
         tool = {"type": "function", "name": "f", "parameters": SCHEMA}

@@ -29,7 +29,7 @@ def test_another_template_is_for_models_of_others(model_folder, server_config, t
     asked = Serve(model=str(model_folder), chat_template=tmp_path / "t.jinja")
     worker = config_of(asked).worker
     assert worker.chat_template == tmp_path / "t.jinja"
-    with pytest.raises(UserError, match="--chat-template: got .*t.jinja"):
+    with pytest.raises(UserError, match="--chat-template"):
         create_app(server_config.model_copy(update={"worker": worker}))
 
 

@@ -248,11 +248,18 @@ def _said(prepared: Prepared, choice: _Choice, event: Event, index: int) -> list
     pieces: list[Said] = list(reader.feed(event.token_ids, _logprobs(prepared, event)))
     if event.prompt_logprobs:
         pieces.append(Scored(index, event.prompt_logprobs))
-    if event.finish_reason is None and reader.stopped is None:
-        return pieces
-    choice.is_over = True
     is_cut = event.finish_reason == "length" and reader.stopped is None
-    pieces += reader.finish(cut=is_cut or reader.stopped is not None)
+    choice.is_over = event.finish_reason is not None or reader.stopped is not None
+    if choice.is_over:
+        pieces += reader.finish(cut=is_cut or reader.stopped is not None)
+    if not prepared.ask.parallel_tool_calls:
+        ends = (
+            i for i, one in enumerate(pieces) if isinstance(one, Piece) and one.kind == "call_end"
+        )
+        if (end := next(ends, None)) is not None:
+            pieces, choice.is_over, is_cut = pieces[: end + 1], True, False
+    if not choice.is_over:
+        return pieces
     stop: str | int | None = reader.stopped
     if stop is None and event.stop_id in prepared.ask.params.stop_token_ids:
         stop = event.stop_id
