@@ -137,6 +137,59 @@ async def test_usage_comes_last_and_alone_where_it_is_asked_for(make_client, scr
     assert usage["cost"] == pytest.approx((fresh + 3 * 0.5 + len(said()) * 2) / 1e6)
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "names"),
+    [
+        (PATH, ASK | {"guided_json": {}}, "guided_json"),
+        (PATH, {"messages": [ASK["messages"][0] | {"reasonin": 1}] * 2}, "messages.reasonin"),
+        (
+            PATH,
+            ASK | {"tools": [{"function": {"name": "f", "returns": 1}}]},
+            "tools.function.returns",
+        ),
+        ("/v1/messages", ASK | {"response_format": {}}, "response_format"),
+        ("/v1/responses", {"input": "a", "response_format": {}}, "response_format"),
+        ("/tokenize", {"prompt": "a", "truncate": 1}, "truncate"),
+        ("/detokenize", {"tokens": [9], "skip": 1}, "skip"),
+    ],
+)
+async def test_fields_that_are_not_known_are_named_in_the_log(
+    make_client, scripted, said, caplog, path, body, names
+):
+    client = make_client(scripted([said()]))
+    assert (await client.post(path, json=body)).status_code == 200
+    assert [record.args[0] for record in caplog.records if "not known" in record.msg] == [names]
+
+
+async def test_a_reply_that_comes_back_has_nothing_unknown(make_client, scripted, calling, caplog):
+    client = make_client(scripted([calling]))
+    message = (await client.post(PATH, json=ASK | {"tools": TOOLS})).json()["choices"][0]["message"]
+    output = {"role": "tool", "content": "1", "tool_call_id": message["tool_calls"][0]["id"]}
+    history = [*ASK["messages"], message, output]
+    await client.post(PATH, json=ASK | {"tools": TOOLS, "messages": history})
+    assert not caplog.records
+
+
+async def test_a_refusal_is_what_was_said(make_client, scripted, said):
+    link = scripted([said()])
+    client = make_client(link)
+    for refused in ({"content": "34"}, {"content": None, "refusal": "34"}):
+        history = [*ASK["messages"], {"role": "assistant"} | refused, *ASK["messages"]]
+        await client.post(PATH, json={"messages": history})
+    assert link.requests[0].prompt_ids == link.requests[1].prompt_ids
+
+
+async def test_messages_are_tokenized_as_the_chat_would_ask(make_client, scripted, said):
+    link = scripted([said()])
+    client = make_client(link)
+    asked = ASK | {"chat_template_kwargs": {"enable_thinking": False}}
+    goes_on = {"messages": [*ASK["messages"], {"role": "assistant", "content": "3"}]}
+    for body in (asked, goes_on | {"continue_final_message": True}):
+        await client.post(PATH, json=body)
+        reply = await client.post("/tokenize", json=body)
+        assert tuple(reply.json()["tokens"]) == link.requests[-1].prompt_ids
+
+
 async def test_names_of_thoughts_and_whether_they_are_shown(make_client, scripted, said):
     client = make_client(scripted([said()]), reasoning_key=True)
     message = (await client.post(PATH, json=ASK)).json()["choices"][0]["message"]

@@ -33,6 +33,7 @@ class CompletionRequest(SamplingFields):
     """0: nothing new, for an echo alone."""
     echo: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    response_format: dict[str, Any] | None = None
     best_of: int | None = None
     suffix: str | None = None
 

@@ -43,7 +43,6 @@ class SamplingFields(Wire):
     cache_salt: str = Field(default="", max_length=512)
     priority: int = Field(default=0, ge=0, le=2**31 - 1)
     """Higher is later: nobody can put himself before others."""
-    response_format: dict[str, Any] | None = None
     user: str | None = None
     metadata: Any = None
     store: Any = None
