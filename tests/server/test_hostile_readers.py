@@ -53,6 +53,23 @@ async def test_a_page_of_another_site_is_not_answered(
     assert (await client.post(PATH, json=ASK, headers=headers)).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("change", "status", "kind"),
+    [
+        ({"headers": {"Origin": "null"}}, 403, "permission_error"),
+        ({"json": ASK | {"model": "another"}}, 404, "not_found_error"),
+        ({"json": {"messages": 1}}, 400, "invalid_request_error"),
+    ],
+)
+async def test_errors_at_anthropics_paths_have_its_form_and_the_requests_id(
+    make_client, scripted, change, status, kind
+):
+    reply = await make_client(scripted([])).post("/v1/messages", **({"json": ASK} | change))
+    told = reply.json()
+    assert (reply.status_code, told["type"], told["error"]["type"]) == (status, "error", kind)
+    assert told["request_id"] == reply.headers["x-request-id"]
+
+
 async def test_with_keys_any_name_will_do_since_no_browser_sends_them_by_itself(
     make_client, scripted, tokenizer, tmp_path
 ):
