@@ -14,6 +14,7 @@ from nalar.model.folder import ModelFolder
 from nalar.server.ask import ToolSpec
 from nalar.server.dialects.dialect import Dialect
 from nalar.server.dialects.reader import Prompt
+from nalar.server.dialects.veil import Veil
 
 FAMILIES = (
     "qwen3",
@@ -451,6 +452,14 @@ def test_a_plain_template_has_thoughts_by_its_tokenizer_and_no_tools(dialect_of,
     none = dialect_of("none", ("<|end|>",), None, "<|end|>")
     with pytest.raises(UserError, match="without a chat template"):
         none.prompt(USER)
+
+
+def test_as_many_texts_as_there_may_be_are_hidden():
+    veil = Veil(["<|im_end|>", "<think>"], ["a"])
+    texts = ["im", "think", "t", "x"] * 30_000
+    hidden = veil.hide_all(texts)
+    assert veil.show_all(hidden) == texts and hidden[3] == "x"
+    assert not {"im", "think", "t"} & set(hidden)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
