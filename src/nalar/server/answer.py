@@ -129,7 +129,8 @@ def _room(ask: Ask, num_prompt: int, max_model_len: int) -> int:
             got=f"{num_prompt} tokens",
             want=f"room for an answer: this model's maximum context length is {max_model_len} tokens",
         )
-    return min(ask.max_tokens or room, room)
+    # The engine draws one at least.
+    return room if ask.max_tokens is None else max(min(ask.max_tokens, room), 1)
 
 
 def _checked(request: EngineRequest, vocab_size: int) -> EngineRequest:
@@ -233,6 +234,8 @@ async def answer(
             choice = choices[event.choice]
             if choice.is_over:
                 continue
+            if prepared.ask.max_tokens == 0:
+                event = _without_tokens(event)
             tally.completion_tokens += len(event.token_ids)
             if event.choice == 0:  # the others share its prompt
                 tally.cached_tokens = max(tally.cached_tokens, event.num_cached)
@@ -241,6 +244,17 @@ async def answer(
             if all(choice.is_over for choice in choices):
                 break
     yield tally.usage()
+
+
+def _without_tokens(event: Event) -> Event:
+    return Event(
+        event.choice,
+        (),
+        (),
+        prompt_logprobs=event.prompt_logprobs,
+        finish_reason=event.finish_reason,
+        num_cached=event.num_cached,
+    )
 
 
 def _said(prepared: Prepared, choice: _Choice, event: Event, index: int) -> list[Said]:

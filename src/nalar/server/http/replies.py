@@ -15,7 +15,7 @@ from nalar.server.http.job import CLIENT_GONE, Job
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
-_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def event(document: Mapping[str, Any], name: str | None = None) -> bytes:

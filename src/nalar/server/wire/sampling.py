@@ -95,4 +95,5 @@ class SamplingFields(Wire):
 
 
 def finite(logprob: float) -> float:
-    return max(logprob, LOWEST_LOGPROB)
+    """NaN, which a broken model draws by, is the lowest too."""
+    return logprob if logprob >= LOWEST_LOGPROB else LOWEST_LOGPROB
