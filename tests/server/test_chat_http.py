@@ -9,6 +9,7 @@ import pytest
 
 from nalar.data.dialogue import encode_call
 from nalar.policy import PolicyConfig
+from nalar.server.config import SamplingDefaults
 from nalar.server.engine.messages import EngineError
 from nalar.server.http import replies
 from nalar.server.keys import KeyRing
@@ -223,6 +224,31 @@ async def test_what_is_asked_of_the_engine(make_client, scripted, said, tokenize
     await client.post(PATH, json=ASK | {"max_tokens": 10**6, "ignore_eos": True})
     assert link.requests[1].params.stop_token_ids == ()
     assert link.requests[1].params.max_tokens == 512 - len(link.requests[1].prompt_ids)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (PATH, ASK),
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/messages", ASK),
+        ("/v1/responses", {"input": "a"}),
+    ],
+)
+async def test_what_a_request_leaves_out_is_sampled_by_the_servers_settings(
+    make_client, scripted, said, path, body
+):
+    link = scripted([said()])
+    own = SamplingDefaults(temperature=0.6, top_p=0.9, top_k=20, min_p=0.1, repetition_penalty=1.1)
+    client = make_client(link, sampling=own)
+    given = {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
+    for more in ({}, given, {"top_k": 7}):
+        assert (await client.post(path, json=body | more)).status_code == 200
+    asked = [
+        (p.temperature, p.top_p, p.top_k, p.min_p, p.repetition_penalty)
+        for p in (request.params for request in link.requests)
+    ]
+    assert asked == [(0.6, 0.9, 20, 0.1, 1.1), (0, 1, None, 0, 1), (0.6, 0.9, 7, 0.1, 1.1)]
 
 
 async def test_a_stop_string_ends_the_answer_and_is_not_said(make_client, scripted, said):

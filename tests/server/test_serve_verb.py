@@ -1,6 +1,7 @@
 """What the flags of `nalar serve` come to. That it serves: test_drain.py."""
 
 import json
+import shutil
 
 import pytest
 
@@ -9,6 +10,7 @@ from nalar.cli.main import main
 from nalar.cli.serve import Serve, config_of
 from nalar.config import UserError
 from nalar.recipes.zero import zero_cpu
+from nalar.server.config import SamplingDefaults
 from nalar.server.http.app import create_app
 from nalar.server.http.listening import listen, url_of
 
@@ -22,6 +24,28 @@ def test_flags_become_a_config(model_folder, tmp_path):
     assert config.worker.folder == model_folder and config.worker.engine.max_model_len == 512
     assert config.prices.cached_input_usd == 0.14 and config.policy.input == "flag"
     assert config.default_max_tokens is None  # no run says how long its answers are
+
+
+@pytest.mark.parametrize(
+    ("flags", "want"),
+    [
+        ({}, SamplingDefaults(temperature=0.6, top_p=0.95, min_p=0.1, repetition_penalty=1.05)),
+        (
+            {"temperature": 0.0},
+            SamplingDefaults(temperature=0, top_p=0.95, min_p=0.1, repetition_penalty=1.05),
+        ),
+        ({"generation_config": "none"}, SamplingDefaults()),
+        ({"generation_config": "none", "temperature": 0.3}, SamplingDefaults(temperature=0.3)),
+    ],
+)
+def test_a_models_makers_say_how_to_sample(model_folder, tmp_path, flags, want):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    said = {"temperature": 0.6, "top_p": 0.95, "top_k": 0, "min_p": 0.1, "repetition_penalty": 1.05}
+    (folder / "generation_config.json").write_text(json.dumps(said | {"do_sample": True}))
+    assert config_of(Serve(model=str(folder), **flags)).sampling == want
+    (folder / "generation_config.json").write_text(json.dumps({"top_p": 7}))
+    with pytest.raises(UserError, match="generation_config.json: top_p"):
+        config_of(Serve(model=str(folder)))
 
 
 def test_another_template_is_for_models_of_others(model_folder, server_config, tmp_path):
@@ -44,6 +68,7 @@ def test_another_template_is_for_models_of_others(model_folder, server_config, t
         ({"max_model_len": 0}, "--max-model-len"),
         ({"threads": 0}, "--threads"),
         ({"max_tokens": 0}, "--max-tokens"),
+        ({"temperature": -1.0}, "--temperature"),
     ],
 )
 def test_what_cannot_work_is_refused(model_folder, changes, at):

@@ -17,10 +17,10 @@ from nalar.cli.output import Document, Output
 from nalar.cli.prices import price_table
 from nalar.config import ConfigError, UserError
 from nalar.engine.config import EngineConfig
-from nalar.model.folder import read_json
+from nalar.model.folder import ModelFolder, read_json
 from nalar.pipeline.config import RunConfig, TaskRunConfig
 from nalar.policy import PolicyConfig
-from nalar.server.config import ServerConfig, WorkerConfig
+from nalar.server.config import SamplingDefaults, ServerConfig, WorkerConfig
 from nalar.server.limits_config import AdmissionConfig
 
 if TYPE_CHECKING:
@@ -82,8 +82,11 @@ class Serve:
     """Of a key that has no limit of its own. None: no limit."""
     tokens_per_minute: Int = None
     """The same, of prompts and answers."""
-    temperature: float = 1.0
-    """Of requests that name none."""
+    generation_config: Literal["auto", "none"] = "auto"
+    """auto: requests that say nothing of temperature, top_p, top_k, min_p or repetition_penalty are sampled as the
+    model's generation_config.json says; none: plainly, at temperature 1."""
+    temperature: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Of requests that name none, whatever that file says."""
     max_tokens: Int = None
     """Of chats that name none. None: what the run trained with, or the rest of the context."""
     reasoning_key: bool = False
@@ -187,7 +190,7 @@ def config_of(asked: Serve) -> ServerConfig:
             policy=None if asked.policy is None else _policy(asked.policy),
             runs=asked.runs if asked.runs.is_dir() else None,
             ledger=asked.ledger,
-            default_temperature=asked.temperature,
+            sampling=_sampling(asked, folder),
             default_max_tokens=_given(asked.max_tokens, _trained_tokens(run, longest)),
             reasoning_key=asked.reasoning_key,
             drain_s=asked.drain_s,
@@ -205,6 +208,19 @@ def config_of(asked: Serve) -> ServerConfig:
 def _given(value: int | None, default: T) -> int | T:
     """A 0 is given too: it is refused, and not taken for nothing."""
     return default if value is None else value
+
+
+def _sampling(asked: Serve, folder: Path) -> SamplingDefaults:
+    """What the model's makers say, but for what a flag does."""
+    said = {}
+    if asked.generation_config == "auto":
+        names = {*SamplingDefaults.model_fields}
+        said = ModelFolder.read(folder).generation.model_dump(include=names, exclude_none=True)
+    if said.get("top_k", 1) < 1:
+        del said["top_k"]
+    if asked.temperature is not None:
+        said["temperature"] = asked.temperature
+    return SamplingDefaults(**said)
 
 
 def _policy(path: Path) -> PolicyConfig:

@@ -37,9 +37,12 @@ class Generation(BaseModel):
     pad_token_id: TokenId | None = None
     bos_token_id: TokenId | None = None
     do_sample: bool | None = None
-    temperature: float | None = None
+    temperature: float | None = Field(default=None, ge=0, le=100)
     top_k: int | None = None
-    top_p: float | None = None
+    """Below 1: off."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0)
 
 
 @dataclass(frozen=True)
