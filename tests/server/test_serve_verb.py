@@ -44,7 +44,7 @@ def test_a_models_makers_say_how_to_sample(model_folder, tmp_path, flags, want):
     (folder / "generation_config.json").write_text(json.dumps(said | {"do_sample": True}))
     assert config_of(Serve(model=str(folder), **flags)).sampling == want
     (folder / "generation_config.json").write_text(json.dumps({"top_p": 7}))
-    with pytest.raises(UserError, match="generation_config.json: top_p"):
+    with pytest.raises(UserError, match="json: top_p"):
         config_of(Serve(model=str(folder)))
 
 
