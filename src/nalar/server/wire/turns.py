@@ -5,7 +5,6 @@ from typing import Any
 
 from nalar.server.ask import Message
 
-
 _TEXTS = ("content", "reasoning_content")
 
 
