@@ -24,8 +24,9 @@ from nalar.server.config import ServerConfig, WorkerConfig
 from nalar.server.engine.channel import Channel
 from nalar.server.engine.link import Link
 from nalar.server.engine.messages import Event, event_json
+from nalar.server.http.address import listen
 from nalar.server.http.app import create_app
-from nalar.server.http.listening import listen, server_of
+from nalar.server.http.listening import server_of
 
 RUN = 4
 """Tokens of a stream that come at once."""

@@ -47,7 +47,8 @@ def test_generation_settings_come_as_published(tmp_path):
     given = ModelFolder.read(folder(tmp_path, generation_config_json=published)).generation
     assert (given.do_sample, given.temperature, given.top_k, given.top_p) == (True, 1.0, 20, 0.8)
     assert (given.pad_token_id, given.bos_token_id) == (3, None)
-    assert given.model_extra == {"repetition_penalty": 1.05, "transformers_version": "4.51.0"}
+    assert (given.min_p, given.repetition_penalty) == (None, 1.05)
+    assert given.model_extra == {"transformers_version": "4.51.0"}
 
 
 TEMPLATE = "{{ messages[0].content }}"

@@ -51,6 +51,7 @@ class Script:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.refusals: list[Response] = []
+        self.thought = THOUGHT
         self.pause_s = 0.0
         self.wants_key = False
         self.ended: list[str] = []
@@ -101,7 +102,7 @@ async def _events(script: Script, body: dict[str, Any]) -> AsyncIterator[bytes]:
     wants_tool = bool(body.get("tools")) and body["messages"][-1]["role"] != "tool"
     try:
         yield event({"role": "assistant", "content": ""})
-        for piece in _pieces(THOUGHT) if thinks else ():
+        for piece in (_pieces(script.thought) or [""]) if thinks else ():
             await asyncio.sleep(script.pause_s)
             yield event({"reasoning_content": piece})
         if wants_tool:

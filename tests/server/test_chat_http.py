@@ -9,7 +9,9 @@ from collections import Counter
 import pytest
 
 from nalar.config import UserError
+from nalar.data.dialogue import encode_call
 from nalar.policy import Policy, PolicyConfig
+from nalar.server.config import SamplingDefaults
 from nalar.server.engine.messages import EngineError, encode_line, read_request, request_json
 from nalar.server.http import replies
 from nalar.server.http import service as service_module
@@ -103,6 +105,29 @@ async def test_the_whole_reply_is_the_stream_put_together(
     assert all("usage" not in event for event in events)
 
 
+@pytest.mark.parametrize("step", [1, 100])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_one_call_is_all_where_no_more_are_wanted(
+    make_client, scripted, calling, tokenizer, step, stream
+):
+    drawn = [*calling, *calling[-len(encode_call(tokenizer, "add", '{"a": 12}')) :], 9]
+    link = scripted([[*drawn, *tokenizer.encode("Oslo"), tokenizer.end_id]], step=step)
+    client = make_client(link)
+    tool = {"name": "add", "input_schema": {"type": "object"}}
+    chat = ASK | {"tools": TOOLS, "stream": stream}
+    one = await client.post(PATH, json=chat | {"parallel_tool_calls": False})
+    two = await client.post(PATH, json=chat)
+    choice = {"type": "auto", "disable_parallel_tool_use": True}
+    body = ASK | {"tools": [tool], "tool_choice": choice, "stream": stream}
+    message = await client.post("/v1/messages", json=body)
+    assert (one.text.count('"add"'), two.text.count('"add"')) == (1, 2)
+    assert message.text.count('"add"') == 1 and '"tool_use"' in message.text
+    assert "Oslo" not in one.text + message.text
+    assert step == 1 or "Oslo" in two.text
+    assert '"finish_reason":"tool_calls"' in one.text
+    assert link.aborted == ([0, 2] if step == 1 else [])
+
+
 async def test_usage_comes_last_and_alone_where_it_is_asked_for(make_client, scripted, said):
     prices = PriceTable(input_usd=1, cached_input_usd=0.5, output_usd=2)
     client = make_client(scripted([said()]), prices=prices)
@@ -114,6 +139,59 @@ async def test_usage_comes_last_and_alone_where_it_is_asked_for(make_client, scr
     assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_cache_hit_tokens"] == 3
     fresh = usage["prompt_cache_miss_tokens"]
     assert usage["cost"] == pytest.approx((fresh + 3 * 0.5 + len(said()) * 2) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "names"),
+    [
+        (PATH, ASK | {"guided_json": {}}, "guided_json"),
+        (PATH, {"messages": [ASK["messages"][0] | {"reasonin": 1}] * 2}, "messages.reasonin"),
+        (
+            PATH,
+            ASK | {"tools": [{"function": {"name": "f", "returns": 1}}]},
+            "tools.function.returns",
+        ),
+        ("/v1/messages", ASK | {"response_format": {}}, "response_format"),
+        ("/v1/responses", {"input": "a", "response_format": {}}, "response_format"),
+        ("/tokenize", {"prompt": "a", "truncate": 1}, "truncate"),
+        ("/detokenize", {"tokens": [9], "skip": 1}, "skip"),
+    ],
+)
+async def test_fields_that_are_not_known_are_named_in_the_log(
+    make_client, scripted, said, caplog, path, body, names
+):
+    client = make_client(scripted([said()]))
+    assert (await client.post(path, json=body)).status_code == 200
+    assert [record.args[0] for record in caplog.records if "not known" in record.msg] == [names]
+
+
+async def test_a_reply_that_comes_back_has_nothing_unknown(make_client, scripted, calling, caplog):
+    client = make_client(scripted([calling]))
+    message = (await client.post(PATH, json=ASK | {"tools": TOOLS})).json()["choices"][0]["message"]
+    output = {"role": "tool", "content": "1", "tool_call_id": message["tool_calls"][0]["id"]}
+    history = [*ASK["messages"], message, output]
+    await client.post(PATH, json=ASK | {"tools": TOOLS, "messages": history})
+    assert not caplog.records
+
+
+async def test_a_refusal_is_what_was_said(make_client, scripted, said):
+    link = scripted([said()])
+    client = make_client(link)
+    for refused in ({"content": "34"}, {"content": None, "refusal": "34"}):
+        history = [*ASK["messages"], {"role": "assistant"} | refused, *ASK["messages"]]
+        await client.post(PATH, json={"messages": history})
+    assert link.requests[0].prompt_ids == link.requests[1].prompt_ids
+
+
+async def test_messages_are_tokenized_as_the_chat_would_ask(make_client, scripted, said):
+    link = scripted([said()])
+    client = make_client(link)
+    asked = ASK | {"chat_template_kwargs": {"enable_thinking": False}}
+    goes_on = {"messages": [*ASK["messages"], {"role": "assistant", "content": "3"}]}
+    for body in (asked, goes_on | {"continue_final_message": True}):
+        await client.post(PATH, json=body)
+        reply = await client.post("/tokenize", json=body)
+        assert tuple(reply.json()["tokens"]) == link.requests[-1].prompt_ids
 
 
 async def test_names_of_thoughts_and_whether_they_are_shown(make_client, scripted, said):
@@ -149,6 +227,31 @@ async def test_what_is_asked_of_the_engine(make_client, scripted, said, tokenize
     await client.post(PATH, json=ASK | {"max_tokens": 10**6, "ignore_eos": True})
     assert link.requests[1].params.stop_token_ids == ()
     assert link.requests[1].params.max_tokens == 512 - len(link.requests[1].prompt_ids)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (PATH, ASK),
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/messages", ASK),
+        ("/v1/responses", {"input": "a"}),
+    ],
+)
+async def test_what_a_request_leaves_out_is_sampled_by_the_servers_settings(
+    make_client, scripted, said, path, body
+):
+    link = scripted([said()])
+    own = SamplingDefaults(temperature=0.6, top_p=0.9, top_k=20, min_p=0.1, repetition_penalty=1.1)
+    client = make_client(link, sampling=own)
+    given = {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
+    for more in ({}, given, {"top_k": 7}):
+        assert (await client.post(path, json=body | more)).status_code == 200
+    asked = [
+        (p.temperature, p.top_p, p.top_k, p.min_p, p.repetition_penalty)
+        for p in (request.params for request in link.requests)
+    ]
+    assert asked == [(0.6, 0.9, 20, 0.1, 1.1), (0, 1, None, 0, 1), (0.6, 0.9, 7, 0.1, 1.1)]
 
 
 async def test_a_stop_string_ends_the_answer_and_is_not_said(make_client, scripted, said):

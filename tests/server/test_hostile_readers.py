@@ -12,7 +12,7 @@ import pytest
 
 from nalar.policy import PolicyConfig
 from nalar.server.engine.messages import Event
-from nalar.server.http import listening
+from nalar.server.http import listening, service
 from nalar.server.http.address import listen, url_of
 from nalar.server.http.app import create_app
 from nalar.server.http.json_text import JsonText
@@ -23,6 +23,8 @@ from nalar.server.prices_config import PriceTable
 PATH = "/v1/chat/completions"
 ASK = {"messages": [{"role": "user", "content": "say 12"}]}
 ESCAPED = '{"a": "b\\u006f\\u200bmb"}'
+THOUGHT = {"role": "assistant", "content": "12"}
+OUTPUT = {"role": "tool", "content": "12"}
 
 
 def called(arguments):
@@ -31,6 +33,11 @@ def called(arguments):
 
 TOOL = {"name": "f", "parameters": {"properties": {"id": {"description": "a bomb"}}}}
 pytestmark = pytest.mark.anyio
+
+
+def calling(arguments):
+    function = {"name": "f", "arguments": arguments}
+    return {"role": "assistant", "tool_calls": [{"id": "c", "function": function}]}
 
 
 @pytest.fixture
@@ -57,6 +64,23 @@ async def test_a_page_of_another_site_is_not_answered(
 ):
     client = make_client(scripted([[tokenizer.end_think_id, 9, tokenizer.end_id]]))
     assert (await client.post(PATH, json=ASK, headers=headers)).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "kind"),
+    [
+        ({"headers": {"Origin": "null"}}, 403, "permission_error"),
+        ({"json": ASK | {"model": "another"}}, 404, "not_found_error"),
+        ({"json": {"messages": 1}}, 400, "invalid_request_error"),
+    ],
+)
+async def test_errors_at_anthropics_paths_have_its_form_and_the_requests_id(
+    make_client, scripted, change, status, kind
+):
+    reply = await make_client(scripted([])).post("/v1/messages", **({"json": ASK} | change))
+    told = reply.json()
+    assert (reply.status_code, told["type"], told["error"]["type"]) == (status, "error", kind)
+    assert told["request_id"] == reply.headers["x-request-id"]
 
 
 async def test_with_keys_any_name_will_do_since_no_browser_sends_them_by_itself(
@@ -197,10 +221,41 @@ async def test_texts_that_no_context_holds_are_not_encoded(make_client, scripted
         ("/v1/completions", {"prompt": long}),
         ("/v1/completions", {"prompt": ["a"] * 5_000}),
         (PATH, {"messages": [{"role": "user", "content": long}]}),
-        (PATH, {"messages": [*ASK["messages"], {"role": "assistant", "reasoning_content": long}]}),
-        ("/tokenize", {"messages": [{"role": "assistant", "tool_calls": [called(long)]}]}),
+        ("/tokenize", {"messages": [THOUGHT | {"reasoning_content": long}]}),
+        (PATH, {"messages": [THOUGHT | {"reasoning_content": long}]}),
+        (PATH, {"messages": [calling(long), OUTPUT]}),
+        (
+            PATH,
+            ASK | {"tools": [{"function": {"name": "f", "parameters": {"enum": [1] * 50_000}}}]},
+        ),
+        (PATH, ASK | {"chat_template_kwargs": {"x": [long]}}),
     ):
         assert (await client.post(path, json=body)).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": "5" * 200}],
+        [ASK["messages"][0], THOUGHT | {"reasoning_content": "5" * 200}],
+        [ASK["messages"][0], calling("5" * 200), OUTPUT],
+    ],
+)
+async def test_long_texts_are_encoded_beside_the_loop(
+    make_client, scripted, tokenizer, monkeypatch, messages
+):
+    client = make_client(scripted([[tokenizer.end_think_id, 9, tokenizer.end_id]]))
+    monkeypatch.setattr(service, "_LONG_CHARS", 150)
+    threads, encode = [], type(tokenizer).encode
+
+    def noted(*args, **settings):
+        threads.append(threading.current_thread())
+        return encode(*args, **settings)
+
+    monkeypatch.setattr(type(tokenizer), "encode", noted)
+    for path in ("/tokenize", PATH):
+        assert (await client.post(path, json={"messages": messages})).status_code == 200
+    assert threads and threading.main_thread() not in threads
 
 
 def test_connections_that_do_not_ask_are_closed(server_config, scripted, monkeypatch):

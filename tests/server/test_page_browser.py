@@ -262,6 +262,7 @@ def test_settings_reach_the_server_and_stay(new_page, script):
 
 
 def test_a_tool_call_is_shown_and_answered(new_page, script):
+    script.thought = ""  # one that the call stands in
     page = new_page()
     page.click("#settings-button")
     page.fill("#set-tools", '[{"name": "calculator", "parameters": {"type": "object"}}]')
@@ -275,6 +276,7 @@ def test_a_tool_call_is_shown_and_answered(new_page, script):
     finished(page, 2)
     call, output = script.asked[1]["messages"][1:]
     assert call["tool_calls"][0]["function"]["arguments"] == '{"expression": "(22-7)/3"}'
+    assert call["reasoning_content"] == ""
     assert output == {"role": "tool", "tool_call_id": "c1", "name": "calculator", "content": "5"}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from nalar.cli.main import main
 from nalar.cli.serve import Serve, config_of
 from nalar.config import UserError
 from nalar.recipes.zero import zero_cpu
+from nalar.server.config import SamplingDefaults
 from nalar.server.http.address import listen, url_of
+from nalar.server.http.app import create_app
 from nalar.server.thinking_config import EffortConfig
 
 TELL_WHAT_CAME = """
@@ -44,6 +47,37 @@ def test_flags_become_a_config(model_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("flags", "want"),
+    [
+        ({}, SamplingDefaults(temperature=0.6, top_p=0.95, min_p=0.1, repetition_penalty=1.05)),
+        (
+            {"temperature": 0.0},
+            SamplingDefaults(temperature=0, top_p=0.95, min_p=0.1, repetition_penalty=1.05),
+        ),
+        ({"generation_config": "none"}, SamplingDefaults()),
+        ({"generation_config": "none", "temperature": 0.3}, SamplingDefaults(temperature=0.3)),
+    ],
+)
+def test_a_models_makers_say_how_to_sample(model_folder, tmp_path, flags, want):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    said = {"temperature": 0.6, "top_p": 0.95, "top_k": 0, "min_p": 0.1, "repetition_penalty": 1.05}
+    (folder / "generation_config.json").write_text(json.dumps(said | {"do_sample": True}))
+    assert config_of(Serve(model=str(folder), **flags)).sampling == want
+    (folder / "generation_config.json").write_text(json.dumps({"top_p": 7}))
+    with pytest.raises(UserError, match="json: top_p"):
+        config_of(Serve(model=str(folder)))
+
+
+def test_another_template_is_for_models_of_others(model_folder, server_config, tmp_path):
+    (tmp_path / "t.jinja").write_text("{{ messages }}")
+    asked = Serve(model=str(model_folder), chat_template=tmp_path / "t.jinja")
+    worker = config_of(asked).worker
+    assert worker.chat_template == tmp_path / "t.jinja"
+    with pytest.raises(UserError, match="--chat-template"):
+        create_app(server_config.model_copy(update={"worker": worker}))
+
+
+@pytest.mark.parametrize(
     ("changes", "at"),
     [
         ({"host": "0.0.0.0"}, "--host 0.0.0.0"),
@@ -60,6 +94,7 @@ def test_flags_become_a_config(model_folder, tmp_path):
         ({"efforts": ("low",)}, "--efforts"),
         ({"allowed_origins": ("*",)}, "--allowed-origins"),
         ({"allowed_origins": ("https://a.example/chat",)}, "--allowed-origins"),
+        ({"temperature": -1.0}, "--temperature"),
     ],
 )
 def test_what_cannot_work_is_refused(model_folder, changes, at):

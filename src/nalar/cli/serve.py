@@ -20,10 +20,10 @@ from nalar.cli.prices import price_table
 from nalar.cli.serve_settings import FORMS, PATHS, at_path, defaults, with_settings
 from nalar.config import ConfigError, UserError
 from nalar.engine.config import EngineConfig
-from nalar.model.folder import read_json
+from nalar.model.folder import ModelFolder, read_json
 from nalar.pipeline.config import RunConfig, TaskRunConfig
 from nalar.policy import PolicyConfig
-from nalar.server.config import GrammarConfig, ServerConfig, WorkerConfig
+from nalar.server.config import GrammarConfig, SamplingDefaults, ServerConfig, WorkerConfig
 from nalar.server.http.address import listen, url_of
 from nalar.server.keys import digest_of
 from nalar.server.limits_config import AdmissionConfig
@@ -81,6 +81,8 @@ class Serve:
         None
     )
     """USD per million tokens of input, cached input, and output, such as 0.56 0.14 2.24. None: no costs."""
+    chat_template: Path_ = None
+    """Jinja in place of the model's own template: one that shows tools, say. None: the model's."""
     max_num_seqs: int = 64
     """Sequences decoded together; further ones wait."""
     max_model_len: Int = None
@@ -97,8 +99,11 @@ class Serve:
     """The same, of prompts and answers."""
     compile_s: float = 5.0
     """What compiling a request's schema may take, in seconds of a processor; what takes longer gets 400."""
-    temperature: float = 1.0
-    """Of requests that name none."""
+    generation_config: Literal["auto", "none"] = "auto"
+    """auto: requests that say nothing of temperature, top_p, top_k, min_p or repetition_penalty are sampled as the
+    model's generation_config.json says; none: plainly, at temperature 1."""
+    temperature: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Of requests that name none, whatever that file says."""
     max_tokens: Int = None
     """Of chats that name none. None: what the run trained with, or the rest of the context."""
     efforts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=TOKENS ...")] = ()
@@ -192,6 +197,9 @@ def config_of(asked: Serve) -> ServerConfig:
             served_model_names=asked.served_model_name or (name,),
             worker=WorkerConfig(
                 folder=folder,
+                chat_template=None
+                if asked.chat_template is None
+                else asked.chat_template.resolve(),
                 device=device,
                 dtype=dtype,
                 threads=threads,
@@ -217,7 +225,7 @@ def config_of(asked: Serve) -> ServerConfig:
             policy=None if asked.policy is None else _policy(asked.policy),
             runs=asked.runs if asked.runs.is_dir() else None,
             ledger=asked.ledger,
-            default_temperature=asked.temperature,
+            sampling=_sampling(asked, folder),
             default_max_tokens=_given(asked.max_tokens, _trained_tokens(run, longest)),
             efforts=effort_config(asked.efforts),
             reasoning_key=asked.reasoning_key,
@@ -259,6 +267,19 @@ def _one_key() -> str | None:
 def _given(value: int | None, default: T) -> int | T:
     """A 0 is given too: it is refused, and not taken for nothing."""
     return default if value is None else value
+
+
+def _sampling(asked: Serve, folder: Path) -> SamplingDefaults:
+    """What the model's makers say, but for what a flag does."""
+    said = {}
+    if asked.generation_config == "auto":
+        names = {*SamplingDefaults.model_fields}
+        said = ModelFolder.read(folder).generation.model_dump(include=names, exclude_none=True)
+    if said.get("top_k", 1) < 1:
+        del said["top_k"]
+    if asked.temperature is not None:
+        said["temperature"] = asked.temperature
+    return SamplingDefaults(**said)
 
 
 def _policy(path: Path) -> PolicyConfig:

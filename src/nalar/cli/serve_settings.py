@@ -28,7 +28,8 @@ PATHS = {
     "model": "worker.folder",
     "served_model_name": "served_model_names",
     "compile_s": "worker.grammar.compile_s",
-    "temperature": "default_temperature",
+    "chat_template": "worker.chat_template",
+    "temperature": "sampling.temperature",
     "max_tokens": "default_max_tokens",
 }
 """Where a flag's value stands in the config."""

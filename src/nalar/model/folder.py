@@ -37,9 +37,12 @@ class Generation(BaseModel):
     pad_token_id: TokenId | None = None
     bos_token_id: TokenId | None = None
     do_sample: bool | None = None
-    temperature: float | None = None
+    temperature: float | None = Field(default=None, ge=0, le=100)
     top_k: int | None = None
-    top_p: float | None = None
+    """Below 1: off."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class ChatTemplate:
 
     text: str
     path: Path
-    """Where it stood: chat_template.jinja or tokenizer_config.json."""
+    """Where it stood: chat_template.jinja, tokenizer_config.json, or a file that was asked for."""
     others: Mapping[str, str]
     """Templates for other uses, by name, such as `tool_use`."""
 
@@ -68,8 +71,9 @@ class ModelFolder:
     chat_template: ChatTemplate | None
 
     @classmethod
-    def read(cls, folder: Path) -> "ModelFolder":
-        """UserError that names the file where one cannot be read. Weights are not looked at."""
+    def read(cls, folder: Path, chat_template: Path | None = None) -> "ModelFolder":
+        """chat_template: a file to take in place of the folder's own. UserError that names the file where one cannot be
+        read. Weights are not looked at."""
         config = read_json(folder / CONFIG)
         tokenizer_config = _read_if_there(folder / _TOKENIZER_CONFIG)
         tokenizer_json = folder / _TOKENIZER
@@ -79,7 +83,9 @@ class ModelFolder:
             generation=_generation(folder, config),
             tokenizer_json=tokenizer_json if tokenizer_json.is_file() else None,
             tokenizer_config=tokenizer_config,
-            chat_template=_chat_template(folder, tokenizer_config),
+            chat_template=_chat_template(folder, tokenizer_config)
+            if chat_template is None
+            else ChatTemplate(_text(chat_template), chat_template, {}),
         )
 
 

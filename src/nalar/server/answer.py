@@ -136,7 +136,8 @@ def _room(ask: Ask, num_prompt: int, max_model_len: int) -> int:
             got=f"{num_prompt} tokens",
             want=f"room for an answer: this model's maximum context length is {max_model_len} tokens",
         )
-    return min(ask.max_tokens or room, room)
+    # The engine draws one at least.
+    return room if ask.max_tokens is None else max(min(ask.max_tokens, room), 1)
 
 
 def _checked(request: EngineRequest, vocab_size: int) -> EngineRequest:
@@ -248,6 +249,8 @@ async def answer(
                 choice = choices[event.choice]
                 if choice.is_over:
                     continue
+                if prepared.ask.max_tokens == 0:
+                    event = _without_tokens(event)
                 pieces, num_read = _read(prepared, choice.reader, event)
                 tally.count(event, num_read)
                 for said in _said(prepared, choice, event, pieces, first_choice + event.choice):
@@ -262,11 +265,16 @@ async def answer(
     yield tally.usage()
 
 
+def _without_tokens(event: Event) -> Event:
+    return event._replace(token_ids=(), logprobs=(), tops=(), stop_id=None)
+
+
 def _read(prepared: Prepared, reader: Reads, event: Event) -> tuple[list[Piece], int]:
-    """Its pieces, and its tokens up to a stop string: how many come behind one hangs on how fast somebody reads, and
-    what he pays must not."""
-    logprobs = _logprobs(prepared, event)
-    if not prepared.ask.stop or prepared.request.stop:  # the engine stops by itself
+    """Its pieces, and its tokens up to where the reader ends it: how many come behind that hangs on how fast somebody
+    reads, and what he pays must not."""
+    ask, logprobs = prepared.ask, _logprobs(prepared, event)
+    is_one_call = bool(ask.tools) and not ask.parallel_tool_calls
+    if not is_one_call and (not ask.stop or prepared.request.stop):  # the engine stops by itself
         return reader.feed(event.token_ids, logprobs), len(event.token_ids)
     pieces: list[Piece] = []
     num_read = 0
@@ -274,6 +282,8 @@ def _read(prepared: Prepared, reader: Reads, event: Event) -> tuple[list[Piece],
         end = num_read + 1
         pieces += reader.feed(event.token_ids[num_read:end], logprobs[num_read:end])
         num_read = end
+        if is_one_call and any(one.kind == "call_end" for one in pieces):
+            break
     return pieces, num_read
 
 
@@ -284,11 +294,18 @@ def _said(
     pieces: list[Said] = list(read)
     if event.prompt_logprobs:
         pieces.append(Scored(index, event.prompt_logprobs))
-    if event.finish_reason is None and reader.stopped is None:
-        return pieces
-    choice.is_over = True
     is_cut = event.finish_reason == "length" and reader.stopped is None
-    pieces += reader.finish(cut=is_cut or reader.stopped is not None)
+    choice.is_over = event.finish_reason is not None or reader.stopped is not None
+    if choice.is_over:
+        pieces += reader.finish(cut=is_cut or reader.stopped is not None)
+    if not prepared.ask.parallel_tool_calls:
+        ends = (
+            i for i, one in enumerate(pieces) if isinstance(one, Piece) and one.kind == "call_end"
+        )
+        if (end := next(ends, None)) is not None:
+            pieces, choice.is_over, is_cut = pieces[: end + 1], True, False
+    if not choice.is_over:
+        return pieces
     stop: str | int | None = reader.stopped
     if stop is None and event.stop_id in prepared.ask.params.stop_token_ids:
         stop = event.stop_id

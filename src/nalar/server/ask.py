@@ -79,7 +79,7 @@ class Ask:
     params: SamplingParams = field(default_factory=SamplingParams)
     """But for `max_tokens`, `thinking` and the dialect's stop tokens, which `answer` fills in."""
     max_tokens: int | None = None
-    """None: the rest of the context."""
+    """None: the rest of the context. 0: the prompt is scored, and nothing is said."""
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     """Go on behind the end of the turn, to the limit."""

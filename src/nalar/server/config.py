@@ -37,6 +37,8 @@ class WorkerConfig(Config):
 
     folder: Path
     """Of the model, in Hugging Face form."""
+    chat_template: Path | None = None
+    """Taken in place of the folder's own. None: that one."""
     device: str = "cpu"
     dtype: str = "float32"
     threads: int | None = Field(default=None, ge=1)
@@ -48,6 +50,17 @@ class WorkerConfig(Config):
     longest step takes."""
     weight_version: str = ""
     """What the ledger calls these weights."""
+
+
+class SamplingDefaults(Config):
+    """What holds where a request does not say."""
+
+    temperature: float = Field(default=1.0, ge=0, le=100)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1)
+    """None: off."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0)
 
 
 class BodyConfig(Config):
@@ -90,8 +103,7 @@ class ServerConfig(Config):
     """Folder of training runs that the runs page shows. None: none."""
     ledger: Path | None = None
     """SQLite file with one row a request. None: none is kept."""
-    default_temperature: float = Field(default=1.0, ge=0)
-    default_top_p: float = Field(default=1.0, gt=0, le=1)
+    sampling: SamplingDefaults = SamplingDefaults()
     default_max_tokens: int | None = Field(default=None, ge=1)
     """Of a chat that says nothing. None: the rest of the context."""
     reasoning_key: bool = False

@@ -65,7 +65,7 @@ GRANITE_LIST = (
     "{{ ', ' if not loop.last }}{% endfor %}]"
 )
 DEEPSEEK = """\
-{{ bos_token }}{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}
+{{ bos_token }}{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}TOOLS
 {%- for m in messages %}
 {%- if m.role == 'user' %}<｜User｜>{{ m.content }}
 {%- elif m.role == 'tool' %}<｜tool▁output▁begin｜>{{ m.content }}<｜tool▁output▁end｜>
@@ -96,8 +96,9 @@ def _granite(think, end_think, calls):
     return GRANITE.replace("OPEN", think).replace("CLOSE", end_think).replace("CALLS", calls)
 
 
-def _deepseek(thought, call, opening):
-    return DEEPSEEK.replace("THOUGHT", thought).replace("CALL", call).replace("OPEN", opening)
+def _deepseek(thought, call, opening, tools="{{ tools | tojson if tools }}"):
+    written = {"THOUGHT": thought, "CALL": call, "OPEN": opening, "TOOLS": tools}
+    return functools.reduce(lambda text, part: text.replace(*part), written.items(), DEEPSEEK)
 
 
 R1_CALL = (
@@ -105,6 +106,11 @@ R1_CALL = (
 )
 V31_CALL = "{{ call.function.name }}<｜tool▁sep｜>{{ call.function.arguments }}"
 R1 = _deepseek(THOUGHT, R1_CALL, "<think>\n")
+# As R1's own: not a word of tools, and behind their outputs the assistant goes on in the same turn.
+R1_BARE = _deepseek("", R1_CALL, "<think>\n", tools="").replace(
+    "{%- if add_generation_prompt %}<｜Assistant｜>",
+    "{%- if add_generation_prompt and messages[-1].role != 'tool' %}<｜Assistant｜>",
+)
 TEMPLATES = {
     "qwen3": CHATML.replace("THOUGHT", THOUGHT).replace("CALL", HERMES),
     "qwen3-coder": CHATML.replace("THOUGHT", THOUGHT).replace("CALL", XML),
@@ -148,6 +154,8 @@ ADDED = {
     "qwen3-text": "<|im_end|> <|im_start|>",
 }
 TEMPLATES["deepseek-r1-text"] = R1
+TEMPLATES["deepseek-r1-bare"] = R1_BARE
+ADDED["deepseek-r1-bare"] = ADDED["deepseek-r1"]
 TEMPLATES["qwen3-text"] = TEMPLATES["qwen3"]
 END = {
     "qwen3": "<|im_end|>",

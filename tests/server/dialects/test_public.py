@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.server.dialects.conftest import TEMPLATES
 
 from nalar.config import UserError
 from nalar.model.folder import ModelFolder
@@ -476,6 +477,52 @@ def test_a_plain_template_has_thoughts_by_its_tokenizer_and_no_tools(dialect_of,
     none = dialect_of("none", ("<|end|>",), None, "<|end|>")
     with pytest.raises(UserError, match="without a chat template"):
         none.prompt(USER)
+
+
+def test_as_many_texts_as_there_may_be_are_hidden():
+    veil = Veil(["<|im_end|>", "<think>"], ["a"])
+    texts = ["im", "think", "t", "x"] * 30_000
+    hidden = veil.hide_all(texts)
+    assert veil.show_all(hidden) == texts and hidden[3] == "x"
+    assert not {"im", "think", "t"} & set(hidden)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tools_stand_in_the_prompt(dialect_of, name):
+    dialect = dialect_of(name)
+    with_tools = dialect.tokenizer.decode(dialect.prompt(USER, [WEATHER]).ids)
+    assert WEATHER.name in with_tools
+    assert WEATHER.name not in dialect.tokenizer.decode(dialect.prompt(USER).ids)
+
+
+def test_tools_that_a_template_leaves_out_are_refused_until_one_shows_them(
+    dialect_of, folder_of, tmp_path
+):
+    bare = dialect_of("deepseek-r1-bare")
+    with pytest.raises(UserError, match="--chat-template FILE"):
+        bare.prompt(USER, [WEATHER])
+    assert bare.prompt(USER).opens_thought
+    file = tmp_path / "with-tools.jinja"
+    file.write_text(TEMPLATES["deepseek-r1"])
+    folder = folder_of("deepseek-r1-bare")
+    given = Dialect.of(ModelFolder.read(folder, file))
+    assert given.prompt(USER, [WEATHER]) == dialect_of("deepseek-r1").prompt(USER, [WEATHER])
+    with pytest.raises(UserError, match="no-such"):
+        ModelFolder.read(folder, tmp_path / "no-such.jinja")
+
+
+@pytest.mark.parametrize(
+    ("thinking", "end", "may"),
+    [(None, "<｜tool▁output▁end｜>", True), (False, "<think>\n</think>\n\n", False)],
+)
+def test_thinking_is_off_behind_a_tools_output_too(dialect_of, thinking, end, may):
+    dialect = dialect_of("deepseek-r1-bare")
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = {"role": "assistant", "content": "", "tool_calls": [call]}
+    output = {"role": "tool", "content": "rain", "tool_call_id": "1"}
+    prompt = dialect.prompt([*USER, said, output], (), thinking)
+    assert dialect.tokenizer.decode(prompt.ids).endswith(end)
+    assert (prompt.opens_thought, prompt.may_think) == (False, may)
 
 
 def test_variables_of_the_template_are_the_callers_but_for_ours(dialect_of):

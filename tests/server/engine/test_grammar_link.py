@@ -8,7 +8,7 @@ import pytest
 
 from nalar.config import UserError
 from nalar.server.ask import GrammarSpec
-from nalar.server.config import GrammarConfig
+from nalar.server.config import GrammarConfig, WorkerConfig
 from nalar.server.engine import grammar_link
 from nalar.server.engine.grammar_link import GrammarLink
 from nalar.server.engine.messages import EngineError
@@ -30,7 +30,7 @@ def patient(monkeypatch):
 
 @pytest.fixture(scope="module")
 def link(model_folder):
-    return GrammarLink(model_folder, LIMITS)
+    return GrammarLink(WorkerConfig(folder=model_folder, grammar=LIMITS))
 
 
 def settle(link, *specs):
@@ -106,7 +106,7 @@ def test_what_costs_too_much_is_refused_by_name_and_remembered(link, tokenizer, 
 
 def test_memory_has_a_limit(link, model_folder):
     wide = {"type": "object", "properties": {f"k{i}": {"type": "integer"} for i in range(600)}}
-    small = GrammarLink(model_folder, GrammarConfig(memory_mib=2))
+    small = GrammarLink(WorkerConfig(folder=model_folder, grammar=GrammarConfig(memory_mib=2)))
     (refused,), (made,) = settle(small, spec(wide)), settle(link, spec(wide))
     assert isinstance(refused, UserError) and "2 MiB" in str(refused)
     assert made().allowed()
@@ -147,7 +147,7 @@ def test_what_llguidance_refuses_is_said_in_its_words(link):
 
 
 def test_a_process_that_goes_away_fails_who_waits_and_is_started_again(model_folder, tokenizer):
-    link = GrammarLink(model_folder, LIMITS)
+    link = GrammarLink(WorkerConfig(folder=model_folder, grammar=LIMITS))
     link.ask(0, spec({"const": "ab"}))
     link._process.kill()
     link._process.wait()

@@ -85,6 +85,7 @@ FAMILIES = (
         ),
         padding="\n",
         empty_is_none=True,
+        closes_unopened=True,
         signs=("<｜Assistant｜>", "```json"),
     ),
     Family(

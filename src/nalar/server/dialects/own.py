@@ -37,7 +37,8 @@ class OwnWriter:
         """UserError where tools are given to a tokenizer that knows none."""
         if tools:
             tool_ids(self._tokenizer)
-        told = whole([_as_written(message, tools) for message in with_system_folded(messages)])
+        fitting = _with_fitting_thoughts(with_system_folded(messages), thinking is not False)
+        told = whole([_as_written(message, tools) for message in fitting])
         if continue_final_message:
             ids = self._continued(told)
         elif add_generation_prompt:
@@ -83,6 +84,29 @@ def with_system_folded(messages: Sequence[Message]) -> list[Message]:
     if told:
         folded.append({"role": "user", "content": "\n\n".join(told)})
     return folded
+
+
+def _with_fitting_thoughts(messages: Sequence[Message], thinking: bool) -> list[Message]:
+    """As the model would have drawn them, whoever has kept the history.
+
+    Where it thinks, a message that does nothing but call was drawn in a thought, if an empty one: many clients drop
+    that. A thought behind an answer of the same turn, as other models have it, has no place here and is left out.
+    """
+    told: list[Message] = []
+    has_answered = False
+    for message in messages:
+        if message["role"] == "assistant":
+            calls, said = message.get("tool_calls"), message.get("content")
+            if has_answered:
+                message = {k: v for k, v in message.items() if k != "reasoning_content"}
+            elif thinking and calls and not said:
+                message = {**message, "reasoning_content": message.get("reasoning_content") or ""}
+            is_closed = bool(said) or message.get("reasoning_content") is None
+            has_answered = bool(calls) and (has_answered or is_closed)
+        elif message["role"] == "user":
+            has_answered = False
+        told.append(message)
+    return told
 
 
 def _as_written(message: Message, tools: Sequence[ToolSpec]) -> Message:

@@ -36,6 +36,7 @@ class TemplateWriter:
         found = sorted(tokenizer.added, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, found)) or r"(?!)")
         self._wants_objects = self._takes_objects()
+        self._has_tools = self._shows_tools()
 
     def prompt(
         self,
@@ -50,6 +51,13 @@ class TemplateWriter:
         if taken := {*_OURS, *self._tokens} & kwargs.keys():
             at = f"chat_template_kwargs.{min(taken)}"
             raise UserError(at=at, got="a variable of ours", want="another name")
+        if tools and not self._has_tools:
+            raise UserError(
+                at="tools",
+                got=f"{len(tools)} for a model whose chat template shows it none",
+                want="no tools, or a template that writes them",
+                hint="nalar serve --chat-template FILE",
+            )
         told = whole([self._told(message) for message in self._with_ids(messages)])
         given = whole([_as_function(tool) for tool in tools])
         asked = whole({**_switch(thinking), **kwargs})
@@ -162,6 +170,20 @@ class TemplateWriter:
             return False
         return _PROBE in text and f"'{_PROBE}'" not in text
 
+    def _shows_tools(self) -> bool:
+        """Whether a tool that is given stands in the prompt; where none can be tried, the template says so itself."""
+        parameters = {"type": "object", "properties": {_PROBE: {"type": "string"}}}
+        tool = _as_function(ToolSpec(_PROBE, _PROBE, parameters))
+        user = {"role": "user", "content": "x"}
+        for messages in ([user], [{"role": "system", "content": "x"}, user]):
+            asked = {"messages": messages, "tools": [tool], "add_generation_prompt": True}
+            try:
+                if _PROBE in self._template.render({**self._tokens, **asked}):
+                    return True
+            except UserError:
+                return True
+        return False
+
     def _closing(self, ids: Sequence[int]) -> list[int]:
         """What ends a thought that is not wanted, where the template cannot."""
         start, end = self._table.id_of("think"), self._table.id_of("end_think")
@@ -171,7 +193,7 @@ class TemplateWriter:
         if self._opens_thought(ids):
             opened: list[int] = []
         elif self._may_think(ids) and family.closes_unopened:
-            opened = [start]
+            opened = [start, *self._tokenizer.encode(family.padding)]
         else:
             return []
         padding = self._tokenizer.encode(family.padding * 2) if family.padding else []

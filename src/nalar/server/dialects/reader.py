@@ -232,6 +232,9 @@ class Reader:
             case "section" | "end_section":
                 self._in_section, self._is_fresh = role == "section", False
             case "call" if self._calls is not None:
+                if self._part == "thought" and not self.num_thought_tokens:
+                    # There is a thought, if an empty one: a history must say so, or the next prompt closes it.
+                    pieces.append(Piece(self._choice, "thought"))
                 self._body, self._is_fresh = body_of(self._calls, self._tools), False
             case "output" | "end_output":
                 self._in_output, self._awaits_output = role == "output", False

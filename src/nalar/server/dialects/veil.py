@@ -68,6 +68,8 @@ class Veil:
         self._longest = max(map(len, special), default=0)
         self._words = _SCHEMA_WORDS - {text.strip(_SIGNS) for text in special}
         self._edges = {c: self._stand_in() for text in special for c in {text[0], text[-1]}}
+        self._firsts: dict[str, str] = {}
+        """Stand-ins of first characters of texts that are part of a special token."""
         self._shown: dict[int, str] = {ord(s): c for c, s in self._edges.items()}
         self._edge_table = str.maketrans(self._edges)
         self.tag = self._stand_in()
@@ -88,10 +90,15 @@ class Veil:
         core = text.strip()
         if hidden == text and text not in self._words and self._is_part(core):
             first = len(text) - len(text.lstrip())
-            stand_in = self._stand_in()
-            self._shown[ord(stand_in)] = text[first]
-            hidden = text[:first] + stand_in + text[first + 1 :]
+            hidden = text[:first] + self._first(text[first]) + text[first + 1 :]
         return hidden
+
+    def _first(self, char: str) -> str:
+        """One a character, however many texts begin with it."""
+        if char not in self._firsts:
+            stand_in = self._firsts[char] = self._stand_in()
+            self._shown[ord(stand_in)] = char
+        return self._firsts[char]
 
     def _is_part(self, core: str) -> bool:
         """Of a special token, in whatever case: templates change it."""

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from nalar.config import UserError
 from nalar.server.ask import GrammarSpec
-from nalar.server.config import GrammarConfig
+from nalar.server.config import GrammarConfig, WorkerConfig
 from nalar.server.engine.grammar_worker import BEGUN, COMPILED, ERROR, drop_bytes, ids_bytes, split
 from nalar.server.engine.messages import EngineError, read_error
 
@@ -239,8 +238,8 @@ class FollowedSample:
 class GrammarLink:
     """Compiles grammars for those who ask by number. Never waits."""
 
-    def __init__(self, folder: Path, limits: GrammarConfig) -> None:
-        self._folder, self._limits = folder, limits
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config, self._limits = config, config.grammar
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._queue: dict[int, GrammarSpec] = {}
@@ -365,7 +364,7 @@ class GrammarLink:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m", "nalar.server.engine.grammar_worker"),
-                    *(str(theirs.fileno()), str(self._folder), self._limits.model_dump_json()),
+                    *(str(theirs.fileno()), self._config.model_dump_json()),
                 ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,

@@ -4,7 +4,7 @@ llguidance can be held to no time: its own limits leave schemas of forty charact
 that never end. So nothing of it runs beside the model. Here a tokenizer's tables are made once; for each grammar a
 child is forked, with a limit of memory and a timer that the kernel keeps, whatever the child is in the midst of.
 
-Started by `grammar_link.py`, as `python -m nalar.server.engine.grammar_worker FD FOLDER LIMITS`. What comes by the
+Started by `grammar_link.py`, as `python -m nalar.server.engine.grammar_worker FD CONFIG`. What comes by the
 socket are pairs of descriptors: a pipe to whoever asks, and a file with kind and text. To the pipe a child says BEGUN,
 COMPILED (or an error), and then a mask (or an error) for each list of ids that comes. Imports no torch.
 """
@@ -29,7 +29,7 @@ from nalar.config import UserError
 from nalar.data.grammar import Grammars, MakeGrammar, TokenGrammar
 from nalar.model.folder import ModelFolder
 from nalar.server.ask import GrammarSpec
-from nalar.server.config import GrammarConfig
+from nalar.server.config import GrammarConfig, WorkerConfig
 from nalar.server.dialects.dialect import Dialect
 from nalar.server.engine.messages import error_json
 
@@ -75,9 +75,9 @@ class _Purse:
             self.left_s -= time.process_time() - began_s
 
 
-def _compiler(folder: Path) -> Compile:
+def _compiler(folder: Path, chat_template: Path | None) -> Compile:
     try:
-        grammars = Grammars(Dialect.of(ModelFolder.read(folder)).tokenizer)
+        grammars = Grammars(Dialect.of(ModelFolder.read(folder, chat_template)).tokenizer)
     except UserError as error:  # llguidance is not installed
         return _refusing(error)
 
@@ -163,8 +163,8 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for children
     asked = socket.socket(fileno=int(sys.argv[1]))
-    compiled = _compiler(Path(sys.argv[2]))
-    limits = GrammarConfig.model_validate_json(sys.argv[3])
+    config = WorkerConfig.model_validate_json(sys.argv[2])
+    compiled, limits = _compiler(config.folder, config.chat_template), config.grammar
     gc.collect()
     gc.freeze()  # or children would copy every page that they look at
     while True:

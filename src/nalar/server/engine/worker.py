@@ -70,7 +70,8 @@ class Worker:
         dtype = getattr(torch, config.dtype)
         model = load_model(config.folder, device=config.device, dtype=dtype, with_mtp=with_mtp)
         model.eval().requires_grad_(False)
-        self._tokenizer = Dialect.of(ModelFolder.read(config.folder)).tokenizer
+        folder = ModelFolder.read(config.folder, config.chat_template)
+        self._tokenizer = Dialect.of(folder).tokenizer
         if self._tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
                 at=str(config.folder),
@@ -78,7 +79,7 @@ class Worker:
                 want="a model that knows every id of its tokenizer",
             )
         self._engine = Engine(model, config.engine)
-        self._grammars = GrammarLink(config.folder, config.grammar)
+        self._grammars = GrammarLink(config)
         self._compiling: dict[int, EngineRequest] = {}
         """By number: the engine knows nothing of them yet."""
         self.facts = {

@@ -68,7 +68,8 @@ async def respond(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({}, status_code=499)
     known = told(error, request)
     is_anthropic = request.url.path.startswith(_ANTHROPIC)
-    body = error_json(known) if is_anthropic else known.body
+    own_id = {"request_id": request.scope.get("request_id")}
+    body = error_json(known) | own_id if is_anthropic else known.body
     return JSONResponse(body, status_code=known.status, headers=known.headers)
 
 

@@ -9,9 +9,10 @@ from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from nalar.server.http.failures import respond
 from nalar.server.wire.errors import ApiError
 
 
@@ -26,7 +27,8 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (error := self._refusal(Headers(scope=scope))):
-            await JSONResponse(error.body, error.status)(scope, receive, send)
+            reply = await respond(Request(scope), error)
+            await reply(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 

@@ -22,7 +22,7 @@ _MARK = "\0"
 """Stands for a text; it is in no name and no id."""
 _STRING = json.encoder.encode_basestring
 """A text as `_ENCODE` writes it."""
-_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def event(document: Mapping[str, Any], name: str | None = None) -> bytes:

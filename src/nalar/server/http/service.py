@@ -2,10 +2,11 @@
 
 import asyncio
 import hmac
+import itertools
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from nalar.server.ask import Ask
 from nalar.server.budgets import Budgets
 from nalar.server.config import ServerConfig
 from nalar.server.dialects.dialect import Dialect
-from nalar.server.dialects.veil import texts_in
+from nalar.server.dialects.own import OwnWriter
 from nalar.server.engine.link import Engine
 from nalar.server.http.job import Job
 from nalar.server.http.replies import until_gone
@@ -48,10 +49,6 @@ _MANY_MESSAGES = 50
 """Of a prompt: from here on it is encoded beside the loop, which others wait for. Either takes some 8 ms of it; 20,000
 characters in 1,900 messages took 90 to 170 ms, by the family's template."""
 
-_SAID = ("content", "reasoning_content", "tool_calls")
-_MESSAGE_CHARS = 10
-"""What a message without a word is taken for."""
-
 
 @dataclass(eq=False)
 class Service:
@@ -71,7 +68,11 @@ class Service:
     @classmethod
     def of(cls, config: ServerConfig, engine: Engine) -> "Service":
         """UserError where a file that the config names cannot be used."""
-        folder = ModelFolder.read(config.worker.folder)
+        folder = ModelFolder.read(config.worker.folder, config.worker.chat_template)
+        dialect = Dialect.of(folder)
+        if config.worker.chat_template is not None and isinstance(dialect.writer, OwnWriter):
+            want = "none: models of our own have one form, which they were trained with"
+            raise UserError(at="--chat-template", got=str(config.worker.chat_template), want=want)
         keys = _keys(config)
         _check_budgets(config, () if keys is None else keys.keys)
         ledger = None if config.ledger is None else Ledger.open(config.ledger)
@@ -86,7 +87,7 @@ class Service:
         return cls(
             config,
             folder,
-            Dialect.of(folder),
+            dialect,
             engine,
             limits,
             Metrics(CollectorRegistry(), config.name),
@@ -207,11 +208,16 @@ class Service:
             raise of_user_error(error) from None
 
     async def _encoded(self, ask: Ask, encode: Callable[[], T]) -> T:
-        """Beside the loop where that takes long."""
-        size = ask_size(ask)
-        self.check_length(size, "messages")
-        is_long = size > _LONG_CHARS or len(ask.messages or ()) > _MANY_MESSAGES
-        return await asyncio.to_thread(encode) if is_long else encode()
+        """Beside the loop where that takes long. ApiError (400) for what no context holds."""
+
+        def checked() -> T:
+            self.check_length(sum(_sizes(ask)), "messages")
+            return encode()
+
+        is_long = len(ask.messages or ()) > _MANY_MESSAGES or any(
+            size > _LONG_CHARS for size in itertools.accumulate(_sizes(ask))
+        )
+        return await asyncio.to_thread(checked) if is_long else checked()
 
     async def open_job(
         self,
@@ -323,15 +329,6 @@ class Service:
         raise ApiError(400, "The policy of this server does not allow this.", code="content_filter")
 
 
-def ask_size(ask: Ask) -> int:
-    """Characters that are to be encoded, about; a message costs some of its own."""
-    messages = ask.messages or ()
-    said = [[message.get(name) for name in _SAID] for message in messages]
-    tools = [[tool.description, tool.parameters] for tool in ask.tools]
-    texts = texts_in([said, tools, ask.template_kwargs])
-    return sum(map(len, texts)) + _MESSAGE_CHARS * len(messages)
-
-
 def _keys(config: ServerConfig) -> KeyRing | OneKey | None:
     """None: nobody is asked for one."""
     if config.api_keys is not None:
@@ -352,6 +349,23 @@ def _check_budgets(config: ServerConfig, keys: Sequence[Key]) -> None:
         )
     if names and config.ledger is None:
         _log.warning("without --ledger what keys have spent is forgotten when the server ends")
+
+
+def _sizes(ask: Ask) -> Iterator[int]:
+    """Characters of whatever a template may render, text by text, about: a text without a word costs some too."""
+    tools = [(tool.name, tool.description, tool.parameters) for tool in ask.tools]
+    return _sizes_in([ask.messages or (), tools, ask.template_kwargs])
+
+
+def _sizes_in(value: Any) -> Iterator[int]:
+    yield 1 + (len(value) if isinstance(value, str) else 0)
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            yield len(str(name))
+            yield from _sizes_in(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _sizes_in(one)
 
 
 def service_of(request: Request) -> Service:

@@ -9,15 +9,17 @@ from pydantic import Field
 from nalar.server.ask import Ask, ToolSpec
 from nalar.server.http.openapi import json_body
 from nalar.server.http.service import service_of
+from nalar.server.http.unknown import note_unknown
 from nalar.server.wire.body import Wire
 from nalar.server.wire.chat import WireTool, tools_of
 from nalar.server.wire.errors import bad_request
 from nalar.server.wire.messages_in import WireMessage, messages_of
+from nalar.server.wire.thinking import ThinkingFields
 
 router = APIRouter()
 
 
-class TokenizeRequest(Wire):
+class TokenizeRequest(ThinkingFields):
     """Either a prompt, or messages as the model would be asked."""
 
     model: str | None = None
@@ -27,6 +29,7 @@ class TokenizeRequest(Wire):
     add_special_tokens: bool = False
     """Taken and not followed: texts have no special tokens here."""
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
     return_token_strs: bool = False
 
 
@@ -40,6 +43,7 @@ async def tokenize(request: Request) -> dict[str, Any]:
     service = service_of(request)
     service.authenticated(request)
     asked = TokenizeRequest.of(await service.body(request))
+    note_unknown(request, asked)
     service.check_model(asked.model)
     tokenizer = service.dialect.tokenizer
     if (asked.prompt is None) == (asked.messages is None):
@@ -52,7 +56,10 @@ async def tokenize(request: Request) -> dict[str, Any]:
         ask = Ask(
             messages_of(asked.messages or []),
             tools=tools_of(ToolSpec(f.name, f.description, f.parameters, f.strict) for f in specs),
+            thinking=asked.thinking_asked(service.config),
             add_generation_prompt=asked.add_generation_prompt,
+            continue_final_message=asked.continue_final_message,
+            template_kwargs=asked.template_kwargs,
         )
         ids = list(await service.prompt_ids(ask))
     reply: dict[str, Any] = {
@@ -70,6 +77,7 @@ async def detokenize(request: Request) -> dict[str, str]:
     service = service_of(request)
     service.authenticated(request)
     asked = DetokenizeRequest.of(await service.body(request))
+    note_unknown(request, asked)
     service.check_model(asked.model)
     service.check_length(len(asked.tokens), "tokens")
     tokenizer = service.dialect.tokenizer

@@ -4,7 +4,7 @@ import { ApiError, streamChat } from "./api.js";
 
 /** A message that waits for its first chunk. */
 export function blankAnswer(model) {
-  return { role: "assistant", model, reasoning: "", content: "", calls: [], state: "waiting", usage: null, finish: null, error: null, thoughtMs: null, totalMs: null };
+  return { role: "assistant", model, reasoning: null, content: "", calls: [], state: "waiting", usage: null, finish: null, error: null, thoughtMs: null, totalMs: null };
 }
 
 /** Settings and messages as the server wants them. Empty fields are left out: the server's defaults hold. */
@@ -41,7 +41,7 @@ function wireMessages(node) {
   }
   if (!node.content && !node.calls.length && !node.reasoning) return []; // it failed before it said anything
   const message = { role: "assistant", content: node.content };
-  if (node.reasoning) message.reasoning_content = node.reasoning;
+  if (node.reasoning !== null) message.reasoning_content = node.reasoning; // an empty one too: a call may stand in it
   if (!node.calls.length) return [message];
   message.tool_calls = node.calls.map(({ id, name, arguments: text }) => ({ id, type: "function", function: { name, arguments: text } }));
   const outputs = node.calls.filter((call) => call.output !== undefined);
@@ -58,10 +58,10 @@ export async function stream(answer, body, { signal, changed }) {
       const choice = chunk.choices?.[0];
       if (choice) {
         const delta = choice.delta ?? {};
-        const thought = delta.reasoning_content ?? delta.reasoning ?? "";
+        const thought = delta.reasoning_content ?? delta.reasoning ?? null;
+        if (thought !== null) answer.reasoning = (answer.reasoning ?? "") + thought;
         if (thought) {
           thoughtBegun ??= performance.now();
-          answer.reasoning += thought;
           answer.state = "thinking";
         }
         if (delta.content || delta.tool_calls) {

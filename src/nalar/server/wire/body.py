@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -11,6 +12,8 @@ from nalar.server.wire.errors import ApiError, bad_request, of_validation
 
 _LONGEST_INT = 40
 """Digits. A schema may bound an integer far outside of 64 bits; nothing needs thousands of digits."""
+_MOST_LOOKED_AT = 1000
+"""Entries of a list in which unknown fields are looked for."""
 T = TypeVar("T", bound="Wire")
 
 
@@ -37,7 +40,18 @@ class Wire(BaseModel):
 
     @property
     def unknown(self) -> list[str]:
-        return sorted(self.model_extra or ())
+        """With the lists and objects that they stand in, such as `messages.reasonin`."""
+        return sorted(set(_unknown_in(self, "")))
+
+
+def _unknown_in(value: object, at: str) -> Iterator[str]:
+    if isinstance(value, Wire):
+        yield from (at + name for name in value.model_extra or ())
+        for name in type(value).model_fields:
+            yield from _unknown_in(getattr(value, name), f"{at}{name}.")
+    elif isinstance(value, list):
+        for one in value[:_MOST_LOOKED_AT]:
+            yield from _unknown_in(one, at)
 
 
 def read_object(data: bytes, config: BodyConfig) -> dict[str, Any]:

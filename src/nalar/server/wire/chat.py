@@ -24,7 +24,7 @@ from nalar.server.config import ServerConfig
 from nalar.server.wire.body import Wire
 from nalar.server.wire.errors import bad_request
 from nalar.server.wire.messages_in import CONTROL, WireMessage, messages_of
-from nalar.server.wire.sampling import MAX_TOP_LOGPROBS, MOST_TOKENS, finite
+from nalar.server.wire.sampling import MAX_TOP_LOGPROBS, MOST_TOKENS, SamplingFields, finite
 from nalar.server.wire.thinking import ThinkingFields
 from nalar.server.wire.usage import usage_json
 
@@ -45,8 +45,9 @@ class WireTool(Wire):
     function: WireFunctionSpec
 
 
-class ChatRequest(ThinkingFields):
+class ChatRequest(ThinkingFields, SamplingFields):
     messages: list[WireMessage]
+    response_format: dict[str, Any] | None = None
     max_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     """Wins over `max_tokens`."""

@@ -3,7 +3,8 @@
 Imports no torch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import codecs
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, cast
 
@@ -22,6 +23,7 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 class Text(Protocol):
     vocab_size: int
+    special_ids: frozenset[int]
 
     def encode(self, text: str) -> list[int]: ...
     def token_bytes(self, token_id: int) -> bytes: ...
@@ -33,6 +35,7 @@ class CompletionRequest(SamplingFields):
     """0: nothing new, for an echo alone."""
     echo: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    response_format: dict[str, Any] | None = None
     best_of: int | None = None
     suffix: str | None = None
 
@@ -61,7 +64,7 @@ class CompletionRequest(SamplingFields):
                 prompt_ids=ids,
                 params=params,
                 response_format=format_of(self.response_format),
-                max_tokens=max(self.max_tokens, 1),
+                max_tokens=self.max_tokens,
                 stop=self.stops,
                 ignore_eos=self.ignore_eos,
                 cache_salt=self.cache_salt,
@@ -79,11 +82,20 @@ class CompletionRequest(SamplingFields):
         return prompts
 
 
-class _Logprobs:
-    """The four lists of one choice, as it grows."""
+def _decoder() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")("replace")
 
-    def __init__(self, name: Callable[[int], str]) -> None:
-        self._name = name
+
+def _bytes(text: Text, token_id: int) -> bytes:
+    """What a token adds to the text of a reply."""
+    return b"" if token_id in text.special_ids else text.token_bytes(token_id)
+
+
+class _Logprobs:
+    """The four lists of one choice, as it grows. A special token stands there by its name, and has no text."""
+
+    def __init__(self, text: Text) -> None:
+        self._text, self._decoder = text, _decoder()
         self.tokens: list[str] = []
         self.values: list[float | None] = []
         self.tops: list[dict[str, float] | None] = []
@@ -94,7 +106,7 @@ class _Logprobs:
         token = self._name(token_id)
         self.tokens.append(token)
         self.offsets.append(self._offset)
-        self._offset += len(token)
+        self._offset += len(self._decoder.decode(_bytes(self._text, token_id)))
         if logprob is None:
             self.values.append(None)
             self.tops.append(None)
@@ -104,6 +116,14 @@ class _Logprobs:
         named[token] = finite(logprob)
         self.values.append(finite(logprob))
         self.tops.append(named)
+
+    def end_prompt(self) -> None:
+        """No character goes on behind it."""
+        self._offset += len(self._decoder.decode(b"", final=True))
+        self._decoder = _decoder()
+
+    def _name(self, token_id: int) -> str:
+        return self._text.token_bytes(token_id).decode("utf-8", "replace")
 
     def json(self, since: int = 0) -> dict[str, Any]:
         return {
@@ -163,9 +183,6 @@ class CompletionWriter:
                 whole |= {n: chunk[n] for n in ("finish_reason", "stop_reason")}
         return self.document(folded, usage, is_chunk=False)
 
-    def name(self, token_id: int) -> str:
-        return self.text.token_bytes(token_id).decode("utf-8", "replace")
-
 
 class _State:
     """One choice on its way. With echo and logprobs nothing comes before the prompt's own logprobs are known."""
@@ -174,12 +191,11 @@ class _State:
         self._asked, self._index = writer.asked, index
         self._prompt = writer.prompts[index // writer.asked.n]
         has_logprobs = writer.asked.logprobs is not None
-        self._logprobs = _Logprobs(writer.name) if has_logprobs else None
+        self._logprobs = _Logprobs(writer.text) if has_logprobs else None
         self._held: list[Piece] = []
         self._begun = not writer.asked.echo
-        self._echoed = b"".join(map(writer.text.token_bytes, self._prompt)).decode(
-            "utf-8", "replace"
-        )
+        written = b"".join(_bytes(writer.text, token_id) for token_id in self._prompt)
+        self._echoed = written.decode("utf-8", "replace")
 
     def choices(self, said: Said) -> Iterator[dict[str, Any]]:
         if isinstance(said, Scored):
@@ -207,6 +223,7 @@ class _State:
             for token_id, score in zip(self._prompt, scores, strict=True):
                 top = score.top if score else ()
                 self._logprobs.add(token_id, score.logprob if score else None, top)
+            self._logprobs.end_prompt()
             choice["logprobs"] = self._logprobs.json()
         yield choice
         held, self._held = self._held, []
@@ -214,8 +231,6 @@ class _State:
             yield from self._piece(piece)
 
     def _piece(self, piece: Piece) -> Iterator[dict[str, Any]]:
-        if self._asked.max_tokens == 0:
-            return
         choice = self._choice(piece.text)
         if self._logprobs is not None:
             since = len(self._logprobs.tokens)

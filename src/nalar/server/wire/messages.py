@@ -12,7 +12,7 @@ from nalar.server.config import ServerConfig
 from nalar.server.wire.body import Wire
 from nalar.server.wire.chat import choice_of, tools_of
 from nalar.server.wire.errors import ApiError, bad_request
-from nalar.server.wire.sampling import MOST_TOKENS
+from nalar.server.wire.sampling import MOST_TOKENS, SamplingFields
 from nalar.server.wire.thinking import ThinkingFields
 from nalar.server.wire.turns import Turns
 
@@ -48,7 +48,7 @@ class WireOutput(Wire):
     format: dict[str, Any] | None = None
 
 
-class MessagesRequest(ThinkingFields):
+class MessagesRequest(ThinkingFields, SamplingFields):
     """Sampling settings that Anthropic's own models do not take are taken here as chats take them."""
 
     messages: list[WireTurn]

@@ -29,6 +29,7 @@ class WireFunction(Wire):
 
 class WireCall(Wire):
     id: str = ""
+    type: Any = None
     function: WireFunction
 
 
@@ -37,6 +38,8 @@ class WireMessage(Wire):
     content: str | list[str | dict[str, Any]] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    refusal: str | None = None
+    """What a reply had in place of content."""
     tool_calls: list[WireCall] | None = None
     tool_call_id: str | None = None
     name: str | None = None
@@ -62,7 +65,7 @@ def _message(given: WireMessage, at: str) -> Message:
         )
     message: dict[str, Any] = {
         "role": ROLES[given.role],
-        "content": text_of(given.content, f"{at}.content"),
+        "content": text_of(given.content, f"{at}.content") or given.refusal or "",
     }
     if given.role == "assistant":
         thought = given.reasoning if given.reasoning is not None else given.reasoning_content

@@ -67,14 +67,15 @@ class MessageWriter:
     def _piece(self, piece: Piece) -> Iterator[Event]:
         match piece.kind:
             case "thought" | "answer":
-                if piece.text:
+                if piece.text or piece.kind == "thought":
                     kind = _KINDS[piece.kind]
                     if self._open != kind:
                         block = {"type": kind, kind: ""}
                         yield from self._begin(
                             block | ({"signature": ""} if kind == "thinking" else {})
                         )
-                    yield self._delta(f"{kind}_delta", kind, piece.text)
+                    if piece.text:
+                        yield self._delta(f"{kind}_delta", kind, piece.text)
             case "call":
                 block = {"type": "tool_use", "id": piece.call_id, "name": piece.name}
                 yield from self._begin({**block, "input": {}})

@@ -13,7 +13,7 @@ from nalar.server.wire.body import Wire
 from nalar.server.wire.chat import choice_of, format_of, tools_of
 from nalar.server.wire.errors import bad_request
 from nalar.server.wire.messages_in import ROLES, text_of
-from nalar.server.wire.sampling import MAX_TOP_LOGPROBS, MOST_TOKENS
+from nalar.server.wire.sampling import MAX_TOP_LOGPROBS, MOST_TOKENS, SamplingFields
 from nalar.server.wire.thinking import ThinkingFields
 from nalar.server.wire.turns import Turns
 
@@ -33,7 +33,7 @@ class WireText(Wire):
     format: dict[str, Any] | None = None
 
 
-class ResponsesRequest(ThinkingFields):
+class ResponsesRequest(ThinkingFields, SamplingFields):
     """Sampling settings that OpenAI's own models do not take are taken here as chats take them."""
 
     input: str | list[dict[str, Any]]

@@ -97,11 +97,13 @@ class ResponseWriter:
         logprobs = []
         if kind == "message" and self._asked.with_logprobs:
             logprobs = [logprob_json(one, self._text) for one in piece.logprobs]
-        if not piece.text and not logprobs:
+        has_news = bool(piece.text or logprobs)
+        if not has_news and kind == "message":
             return
         if self._open is None or self._open.kind != kind:
             yield from self._begin(kind)
-        yield from self._delta(piece.text, logprobs)
+        if has_news:
+            yield from self._delta(piece.text, logprobs)
 
     def _begin(
         self,

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from nalar.config import UserError
 from nalar.engine.sequence import SamplingParams
-from nalar.server.config import ServerConfig
+from nalar.server.config import SamplingDefaults, ServerConfig
 from nalar.server.wire.body import Wire
 from nalar.server.wire.errors import bad_request, of_user_error
 
@@ -30,10 +30,10 @@ class SamplingFields(Wire):
     top_p: float | None = None
     top_k: int | None = None
     """-1 and 0: off, as clients of vLLM send it."""
-    min_p: float = 0.0
+    min_p: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     logit_bias: dict[str, float] = Field(default_factory=dict)
     seed: int | None = None
     stop: str | list[str] = Field(default_factory=list)
@@ -43,7 +43,6 @@ class SamplingFields(Wire):
     cache_salt: str = Field(default="", max_length=512)
     priority: int = Field(default=0, ge=0, le=2**31 - 1)
     """Higher is later: nobody can put himself before others."""
-    response_format: dict[str, Any] | None = None
     user: str | None = None
     metadata: Any = None
     store: Any = None
@@ -59,10 +58,14 @@ class SamplingFields(Wire):
 
     def params(self, config: ServerConfig, seed: int, **others: Any) -> SamplingParams:
         """For the engine, but for what depends on prompt and dialect. seed: where the request names none."""
-        given = self.temperature, self.top_p
-        temperature = config.default_temperature if given[0] is None else given[0]
-        top_p = config.default_top_p if given[1] is None else given[1]
-        if temperature > 100:  # the engine divides by it: beyond, all tokens are equal anyway
+        names = SamplingDefaults.model_fields
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        sampling = config.sampling.model_dump() | given
+        if sampling["top_k"] in (-1, 0):
+            sampling["top_k"] = None
+        if (
+            sampling["temperature"] > 100
+        ):  # the engine divides by it: beyond, all tokens are equal anyway
             raise bad_request("temperature: wanted a number from 0 to 100", "temperature")
         if self.n > config.body.max_choices:
             raise bad_request(f"n: at most {config.body.max_choices}", "n")
@@ -71,16 +74,12 @@ class SamplingFields(Wire):
                 n=self.n,
                 max_tokens=MOST_TOKENS,
                 min_tokens=self.min_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=None if self.top_k in (None, -1, 0) else self.top_k,
-                min_p=self.min_p,
                 presence_penalty=self.presence_penalty,
                 frequency_penalty=self.frequency_penalty,
-                repetition_penalty=self.repetition_penalty,
                 logit_bias=self._biases(),
                 stop_token_ids=tuple(self.stop_token_ids),
                 seed=seed if self.seed is None else self.seed % 2**63,
+                **sampling,
                 **others,
             )
         except UserError as error:
@@ -96,4 +95,5 @@ class SamplingFields(Wire):
 
 
 def finite(logprob: float) -> float:
-    return max(logprob, LOWEST_LOGPROB)
+    """NaN, which a broken model draws by, is the lowest too."""
+    return logprob if logprob >= LOWEST_LOGPROB else LOWEST_LOGPROB

@@ -8,11 +8,11 @@ from nalar.config import UserError
 from nalar.server.ask import Thinking
 from nalar.server.config import ServerConfig
 from nalar.server.dialects.controls import TEMPLATE_SWITCHES, thinking_of
+from nalar.server.wire.body import Wire
 from nalar.server.wire.errors import of_user_error
-from nalar.server.wire.sampling import SamplingFields
 
 
-class ThinkingFields(SamplingFields):
+class ThinkingFields(Wire):
     thinking: Any = None
     thinking_token_budget: Any = None
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)

@@ -5,6 +5,8 @@ from typing import Any
 
 from nalar.server.ask import Message
 
+_TEXTS = ("content", "reasoning_content")
+
 
 class Turns:
     """Takes items in order. What an assistant says in a row is one message, as long as its order is the one that a
@@ -13,41 +15,45 @@ class Turns:
 
     def __init__(self) -> None:
         self._messages: list[dict[str, Any]] = []
+        """Their texts in parts: there may be as many as a body holds."""
+        self._names: dict[str, str] = {}
+        """Of the calls so far, by their ids."""
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        return tuple(self._messages)
+        return tuple(
+            message | {name: "".join(message[name]) for name in _TEXTS if name in message}
+            for message in self._messages
+        )
 
     def say(self, role: str, text: str) -> None:
         """Of system or user."""
-        self._messages.append({"role": role, "content": text})
+        self._messages.append({"role": role, "content": [text]})
 
     def thought(self, text: str) -> None:
         message = self._assistant("content", "tool_calls")
-        message["reasoning_content"] = message.get("reasoning_content", "") + text
+        message.setdefault("reasoning_content", []).append(text)
 
     def answer(self, text: str) -> None:
-        self._assistant("tool_calls")["content"] += text
+        content = self._assistant("tool_calls")["content"]
+        content += [text] if text else []
 
     def call(self, call_id: str, name: str, arguments: str | dict[str, Any]) -> None:
         calls = self._assistant().setdefault("tool_calls", [])
         calls.append(call_json(call_id, name, arguments))
+        self._names[call_id] = name
 
     def result(self, call_id: str, text: str) -> None:
         """What a call gave, under the name that the call had."""
-        message = {"role": "tool", "content": text, "tool_call_id": call_id}
-        for earlier in reversed(self._messages):
-            for call in earlier.get("tool_calls", ()):
-                if call["id"] == call_id:
-                    self._messages.append(message | {"name": call["function"]["name"]})
-                    return
-        self._messages.append(message)
+        message = {"role": "tool", "content": [text], "tool_call_id": call_id}
+        known = {"name": self._names[call_id]} if call_id in self._names else {}
+        self._messages.append(message | known)
 
     def _assistant(self, *later: str) -> dict[str, Any]:
         """The assistant's message at the end, unless it has come further than this; else a new one."""
         last = self._messages[-1] if self._messages else None
         if last is None or last["role"] != "assistant" or any(last.get(name) for name in later):
-            last = {"role": "assistant", "content": ""}
+            last = {"role": "assistant", "content": []}
             self._messages.append(last)
         return last
 
