@@ -26,7 +26,7 @@ ASKED = 6
 
 
 def small() -> ZeroConfig:
-    """The recipe over numbers of two and three digits, with fewer who give up: a minute or two of one core."""
+    """The recipe over numbers of two and three digits, with fewer who give up: some two minutes of one core."""
     config = zero_chain_cpu().model_dump()
     config |= {"threads": 1, "packing": {"step_tokens": 768, "document_tokens": 640}}
     chained = config["corpus"]["chained_calls"]
