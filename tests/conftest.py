@@ -29,7 +29,7 @@ if not os.path.exists("/dev/nvidia0"):  # noqa: PTH110 - nothing is imported yet
 
 def pytest_configure(config):
     """How many examples hypothesis tries where a test does not say: few in `make test`, many in `make test-all`."""
-    for name, examples, steps in (("quick", 30, 25), ("all", 200, 40)):
+    for name, examples, steps in (("quick", 15, 25), ("all", 200, 40)):
         hypothesis.settings.register_profile(
             name, max_examples=examples, stateful_step_count=steps, deadline=None
         )

@@ -73,6 +73,7 @@ def test_a_chunk_sees_the_same_absorbed_or_expanded(
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", ["deepseek_v3", "qwen3"])
 @pytest.mark.parametrize("limits", [{}, {"num_blocks": 16}, {"num_scheduler_steps": 1}])
 def test_rows_that_are_held_side_by_side_are_as_if_gathered_anew(
@@ -98,6 +99,7 @@ def test_rows_that_are_held_side_by_side_are_as_if_gathered_anew(
     assert 0 < counts[0] < 0.8 * counts[1]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("family", ["deepseek_v3", "qwen3", "granitemoe"])
 def test_deterministic_mode_gives_the_same_bits_whatever_else_happens(
     tiny_families, random_model, family

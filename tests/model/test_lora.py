@@ -185,6 +185,7 @@ def test_recomputed_blocks_have_the_same_gradients(model):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["deepseek_v3", "llama-biases"], indirect=True)
 def test_compiled_blocks_have_the_same_gradients(model):
     adapt(model, LORA, base="base", seed=0)

@@ -72,6 +72,7 @@ def test_a_greedy_router_has_no_bias_and_says_so_when_asked_to_balance():
         router.rebalance(torch.ones(6), speed=0.1)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("shared", [0, 2])
 def test_a_mixture_as_a_gpu_computes_it_gives_what_it_gives_here(device, shared):
     """Few rows in the kernels' few launches, many rows sorted and differentiated by kernels."""

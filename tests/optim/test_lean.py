@@ -100,6 +100,7 @@ def test_a_step_that_does_not_count_leaves_no_trace(tiny, lean, device, bad):
     assert all(p.isfinite().all() for p in parameters.values())
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_run_goes_on_to_the_bit_and_on_the_other_kind_of_device(tiny, lean, device, dtype):
     """In both directions: what a GPU left a CPU takes, and a GPU what that CPU left."""

@@ -125,6 +125,7 @@ def test_a_padded_batch_gives_their_logits(pair):
     assert difference(got[mask], expected[mask]) < CLOSE
 
 
+@pytest.mark.few(5)
 def test_the_engine_samples_with_their_logprobs(pair):
     """Six samples of three prompts through scheduler, cache and runner, in a batch that shrinks."""
     ours, theirs = pair
