@@ -7,8 +7,9 @@ import pytest
 
 from nalar.server import pages
 from nalar.server.http import listening
+from nalar.server.http.address import listen
 from nalar.server.http.app import create_app
-from nalar.server.http.listening import listen, server_of
+from nalar.server.http.listening import server_of
 
 ASK = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 

@@ -122,7 +122,7 @@ async def test_one_that_hangs_is_noticed_while_nobody_asks_and_taken_back_when_i
     worker_config, server_config, monkeypatch, caplog
 ):
     monkeypatch.setattr(link_module, "STATS_S", 0.1)
-    link = Link(worker_config.model_copy(update={"hung_after_s": 0.4}))
+    link = Link(worker_config.model_copy(update={"hung_after_s": 0.4}), STAND_IN)
     app = create_app(server_config, link)
     link.start()
     await link.ready()

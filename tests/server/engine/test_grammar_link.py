@@ -8,7 +8,7 @@ import pytest
 
 from nalar.config import UserError
 from nalar.server.ask import GrammarSpec
-from nalar.server.config import GrammarConfig, WorkerConfig
+from nalar.server.config import GrammarConfig
 from nalar.server.engine import grammar_link
 from nalar.server.engine.grammar_link import GrammarLink
 from nalar.server.engine.messages import EngineError
@@ -29,8 +29,12 @@ def patient(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def link(model_folder):
-    return GrammarLink(WorkerConfig(folder=model_folder, grammar=LIMITS))
+def link(worker_config):
+    return link_with(worker_config, LIMITS)
+
+
+def link_with(config, limits):
+    return GrammarLink(config.model_copy(update={"grammar": limits}))
 
 
 def settle(link, *specs):
@@ -104,9 +108,9 @@ def test_what_costs_too_much_is_refused_by_name_and_remembered(link, tokenizer, 
     assert settle(link, bad) == [refused] and time.monotonic() - began < 0.3
 
 
-def test_memory_has_a_limit(link, model_folder):
+def test_memory_has_a_limit(link, worker_config):
     wide = {"type": "object", "properties": {f"k{i}": {"type": "integer"} for i in range(600)}}
-    small = GrammarLink(WorkerConfig(folder=model_folder, grammar=GrammarConfig(memory_mib=2)))
+    small = link_with(worker_config, GrammarConfig(memory_mib=2))
     (refused,), (made,) = settle(small, spec(wide)), settle(link, spec(wide))
     assert isinstance(refused, UserError) and "2 MiB" in str(refused)
     assert made().allowed()
@@ -146,8 +150,8 @@ def test_what_llguidance_refuses_is_said_in_its_words(link):
     assert refused.at == "response_format" and "Unimplemented" in refused.got
 
 
-def test_a_process_that_goes_away_fails_who_waits_and_is_started_again(model_folder, tokenizer):
-    link = GrammarLink(WorkerConfig(folder=model_folder, grammar=LIMITS))
+def test_a_process_that_goes_away_fails_who_waits_and_is_started_again(worker_config, tokenizer):
+    link = link_with(worker_config, LIMITS)
     link.ask(0, spec({"const": "ab"}))
     link._process.kill()
     link._process.wait()
