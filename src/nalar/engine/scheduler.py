@@ -280,7 +280,8 @@ class Scheduler:
 
     def _first_waiting(self) -> Sample:
         """Of the most urgent the one whose owner has the fewest rows, and of such the one that came first."""
-        return min((queue[0][1] for queue in self._waiting.values()), key=self._turns())
+        first = [queue[0][1] for queue in self._waiting.values()]
+        return first[0] if len(first) == 1 else min(first, key=self._turns())
 
     def _is_turn_of(self, follower: Sample) -> bool:
         """Whether no other owner who waits comes before it."""

@@ -142,9 +142,7 @@ class Job:
             passed = merged if self._reviewed is None else self._reviewed.said(merged)
             async with aclosing(passed):
                 async for said in passed:
-                    if isinstance(
-                        said, Usage
-                    ):  # of one ask; that of all is made when they are counted
+                    if isinstance(said, Usage):  # of one ask
                         continue
                     if self._first_token_s is None:
                         self._first_token_s = time.monotonic() - self._arrived_s
