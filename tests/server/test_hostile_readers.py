@@ -314,6 +314,27 @@ async def test_who_reads_nothing_is_cut_off_and_his_row_says_so(
     await serving
 
 
+async def test_who_sends_another_request_ahead_and_leaves_ends_the_first(
+    server_config, scripted, tokenizer
+):
+    link = scripted([tokenizer.encode("5" * 400)], pause_s=0.05)
+    app = create_app(server_config, link)
+    sock = listen("127.0.0.1", 0)
+    server = listening.server_of(app, server_config)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    body = json.dumps(ASK | {"stream": True}).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    reader, writer = await asyncio.open_connection(*sock.getsockname())
+    writer.write(head.encode() + body)
+    await reader.readline()
+    writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    await asyncio.sleep(0.2)
+    writer.close()
+    await until(lambda: link.aborted == [0])
+    server.should_exit = True
+    await serving
+
+
 async def test_what_was_drawn_and_not_read_is_charged(make_client, scripted, tokenizer, tmp_path):
     class Ahead(scripted):
         """Has drawn more than was taken by the time its reader leaves."""

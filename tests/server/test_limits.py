@@ -264,6 +264,24 @@ def test_a_flood_takes_its_places_from_itself(limits):
     run(main())
 
 
+def test_who_leaves_the_queue_as_it_overflows_takes_nobody_along(limits):
+    async def main():
+        gate = limits(max_running=1, max_queued=2)
+        held = await ask(gate, key("a"))
+        flood = [asyncio.create_task(ask(gate, key("b"))) for _ in range(2)]
+        await settle_down()
+        newcomer = asyncio.create_task(ask(gate, key("c")))
+        flood[1].cancel()  # not told yet when the newcomer takes its place
+        await settle_down()
+        assert not newcomer.done() and gate.queued == 2
+        held.release()
+        for one in asyncio.as_completed((flood[0], newcomer)):
+            (await one).release()
+        assert gate.running == gate.queued == gate.queued_tokens == 0
+
+    run(main())
+
+
 def test_prompt_tokens_that_wait_are_bounded_but_for_a_single_long_one(limits):
     async def main():
         gate = limits(max_running=1, max_queued_tokens=100)

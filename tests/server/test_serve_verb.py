@@ -208,6 +208,15 @@ def test_a_file_of_keys_stands_alone_and_a_short_key_is_none(model_folder, monke
         config_of(Serve(model=str(model_folder)))
 
 
+def test_a_config_that_was_printed_whole_does_not_open_the_server(
+    model_folder, monkeypatch, tmp_path
+):
+    printed = config_of(Serve(model=str(model_folder))).model_dump(mode="json")
+    assert printed["api_key_sha256"] is None
+    monkeypatch.setenv("NALAR_API_KEY", "0123456789abcdef-secret")
+    assert from_file(tmp_path, printed).has_keys
+
+
 def test_told_to_stop_before_it_serves_it_stops(model_folder, monkeypatch):
     class Stopped(Exception):
         pass

@@ -280,9 +280,10 @@ def _read(prepared: Prepared, reader: Reads, event: Event) -> tuple[list[Piece],
     num_read = 0
     while num_read < len(event.token_ids) and reader.stopped is None:
         end = num_read + 1
-        pieces += reader.feed(event.token_ids[num_read:end], logprobs[num_read:end])
+        new = reader.feed(event.token_ids[num_read:end], logprobs[num_read:end])
+        pieces += new
         num_read = end
-        if is_one_call and any(one.kind == "call_end" for one in pieces):
+        if is_one_call and any(one.kind == "call_end" for one in new):
             break
     return pieces, num_read
 

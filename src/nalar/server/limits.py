@@ -320,7 +320,8 @@ class Limits:
             wait_s = _whole((self.queued_choices + 1) * self._mean_s / self.config.max_running)
             message = "The server has as many requests waiting as it takes."
             rates = most.headers(self.now_s())
-            gone.outcome.set_result(Refusal(429, "queue_full", message, wait_s, rates))
+            if not gone.outcome.done():  # or its client has left in this very moment
+                gone.outcome.set_result(Refusal(429, "queue_full", message, wait_s, rates))
 
     def _undo(self, account: _Account, size: _Size) -> None:
         """Of a request that was never begun."""

@@ -2,6 +2,7 @@
 
 import json
 import time
+from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
 import pytest
@@ -11,6 +12,7 @@ from nalar.server.ask import GrammarSpec
 from nalar.server.config import GrammarConfig
 from nalar.server.engine import grammar_link
 from nalar.server.engine.grammar_link import GrammarLink
+from nalar.server.engine.grammar_worker import COMPILED, MASK, drop_bytes, ids_bytes
 from nalar.server.engine.messages import EngineError
 
 pytest.importorskip("llguidance")
@@ -82,6 +84,40 @@ def test_more_samples_than_a_pipe_holds(link, tokenizer):
     assert all(sample.allowed() == samples[0].allowed() for sample in samples)
     made.close()
     assert not made.child.unanswered and not made.child.masks.keys() & {*made._samples}
+
+
+def test_of_what_is_dropped_it_hears_only_while_it_listens():
+    """Its masks fill a pipe by ten where a vocabulary is large: two ends that both write would wait for ever."""
+    ours, theirs = Pipe()
+    child = grammar_link._Child(spec({}), ours, LIMITS)
+    theirs.send_bytes(COMPILED)
+    child.hear()
+    samples = [child.new_sample() for _ in range(3)]
+    assert all(theirs.recv_bytes() == ids_bytes(sample, ()) for sample in samples)
+    child.drop(samples[:2])
+    assert not theirs.poll()
+    for sample in samples:
+        theirs.send_bytes(MASK + sample.to_bytes(4, "little") + b"0")
+    child.hear()
+    assert theirs.recv_bytes() == drop_bytes(samples[:2]) and child.masks == {samples[2]: b"0"}
+
+
+def test_a_process_that_is_full_serves_who_waits_and_is_followed_by_another(
+    worker_config, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(grammar_link, "MAX_SAMPLES", 1)
+    link = link_with(worker_config, LIMITS)
+    ab = spec({"const": "ab"})
+    first, second = settle(link, ab, ab)  # the second has pushed the first from its place
+    assert first.child is not second.child
+    for followed in (first, second):
+        sample = followed()
+        assert text_of(sample, tokenizer) == '"ab"'
+        sample.accept(tokenizer.end_id)  # a mask that nobody takes
+        followed.close()
+        wait(link.pending, 0)
+    (third,) = settle(link, ab)
+    assert text_of(third(), tokenizer) == '"ab"'
 
 
 def chain(length):

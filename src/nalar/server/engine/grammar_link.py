@@ -49,6 +49,8 @@ class _Child:
         """The newest of each sample."""
         self._numbers, self._num_made = count(), 0
         self._outbox: deque[tuple[int, bytes]] = deque()
+        self._dropped: list[int] = []
+        """Samples that it has not been told of."""
         self._num_asked = 0
         self._since_s = float("inf")
         """When it began to compile, or had nothing to do for the last time."""
@@ -77,7 +79,8 @@ class _Child:
             self._outbox.remove(one)
             self._answered(one[0])
         if self.is_compiled:
-            self._send(drop_bytes(samples))
+            self._dropped += samples
+            self._push()
 
     def hear(self, wait_s: float = 0.0) -> None:
         """Take in what it has said, waiting so long for the first of it."""
@@ -121,6 +124,10 @@ class _Child:
             del self.unanswered[sample]
 
     def _push(self) -> None:
+        if self._dropped and not self._num_asked and self.is_compiled:
+            # Only to one that listens: while it says a mask, what is sent may fill the pipe, and both would wait.
+            self._send(drop_bytes(self._dropped))
+            self._dropped = []
         while self._outbox and self.is_compiled and self._num_asked < _MAX_ASKED:
             if not self._num_asked:
                 self._since_s = time.monotonic()
@@ -248,6 +255,8 @@ class GrammarLink:
         self._failed: list[tuple[int, Exception]] = []
         self._children: dict[GrammarSpec, _Child] = {}
         """Those that may be used again, the last used last."""
+        self._living: list[_Child] = []
+        """Those too that are full, and have users left."""
         self._refused: dict[GrammarSpec, Exception] = {}
 
     def ask(self, number: int, spec: GrammarSpec) -> None:
@@ -284,8 +293,8 @@ class GrammarLink:
 
     @property
     def _busy(self) -> Sequence[_Child]:
-        children = self._children.values()
-        return [one for one in children if one.error is None and one.unanswered.total()]
+        living = (one for one in self._living if one.error is None and not one.pipe.closed)
+        return [one for one in living if one.unanswered.total()]
 
     def settled(self) -> Iterator[tuple[int, Followed | Exception]]:
         """What can be followed since the last call, and what cannot be."""
@@ -339,6 +348,7 @@ class GrammarLink:
         for i, child in enumerate(idle):
             if i < len(idle) - MAX_KEPT or not child.is_usable:
                 self._discard(child)
+        self._living = [one for one in self._living if not one.pipe.closed]
 
     def _discard(self, child: _Child) -> None:
         if self._children.get(child.spec) is child:
@@ -351,7 +361,9 @@ class GrammarLink:
             file.write(json.dumps([spec.kind, spec.text]).encode())
             file.seek(0)
             socket.send_fds(self._running(), [b"g"], [theirs.fileno(), file.fileno()])
-        return _Child(spec, ours, self._limits)
+        child = _Child(spec, ours, self._limits)
+        self._living.append(child)
+        return child
 
     def _running(self) -> socket.socket:
         """Of the process, which is started where there is none."""

@@ -28,6 +28,19 @@ class Bounded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     """
 
     _num_open_bytes = 0
+    _answered: Any = None
+    """The cycle that is being answered; `cycle` is that of the newest request, which may have been sent ahead."""
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+            self.pipeline.clear()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._num_open_bytes += len(data)
@@ -101,7 +114,7 @@ class Impatient(Bounded):
         """Cut the connection off if nothing of what waits is gone by the next look. last: bytes at the last one."""
         waits = self.transport.get_write_buffer_size()
         if last is not None and waits >= last:
-            self.scope[STUCK] = True
+            (self._answered or self.cycle).scope[STUCK] = True
             self.transport.abort()
         elif self._send_timeout_s is not None:
             loop = asyncio.get_running_loop()
