@@ -186,8 +186,6 @@ def config_of(asked: Serve) -> ServerConfig:
     folder = folder.resolve()
     model = read_config(folder)
     longest = _given(asked.max_model_len, model.max_position_embeddings)
-    device, dtype = _place(asked, run)
-    threads = _given(asked.threads, None if run is None else run.threads)
     name = Path(asked.model).name or folder.name
     settings = {} if asked.config is None else read_json(asked.config)
     try:
@@ -195,22 +193,7 @@ def config_of(asked: Serve) -> ServerConfig:
             host=asked.host,
             port=asked.port,
             served_model_names=asked.served_model_name or (name,),
-            worker=WorkerConfig(
-                folder=folder,
-                chat_template=None
-                if asked.chat_template is None
-                else asked.chat_template.resolve(),
-                device=device,
-                dtype=dtype,
-                threads=threads,
-                engine=EngineConfig(
-                    max_model_len=longest,
-                    max_num_seqs=asked.max_num_seqs,
-                    memory_frac=asked.memory_frac,
-                ),
-                grammar=GrammarConfig(compile_s=asked.compile_s),
-                weight_version=folder.name,
-            ),
+            worker=_worker(asked, folder, run, longest),
             admission=AdmissionConfig(
                 max_running=asked.max_running,
                 max_queued=asked.max_queued,
@@ -247,6 +230,25 @@ def config_of(asked: Serve) -> ServerConfig:
         return config
     given = [name for name in FORMS if getattr(asked, name)]
     return with_settings(config, settings, given, asked.config)
+
+
+def _worker(asked: Serve, folder: Path, run: RunConfig | None, longest: int) -> WorkerConfig:
+    device, dtype = _place(asked, run)
+    template = asked.chat_template
+    return WorkerConfig(
+        folder=folder,
+        chat_template=None if template is None else template.resolve(),
+        device=device,
+        dtype=dtype,
+        threads=_given(asked.threads, None if run is None else run.threads),
+        engine=EngineConfig(
+            max_model_len=longest,
+            max_num_seqs=asked.max_num_seqs,
+            memory_frac=asked.memory_frac,
+        ),
+        grammar=GrammarConfig(compile_s=asked.compile_s),
+        weight_version=folder.name,
+    )
 
 
 def _one_key() -> str | None:
