@@ -399,13 +399,13 @@ async def test_keys_open_what_is_theirs(make_client, scripted, said, tmp_path, m
     as_admin = {"Authorization": "Bearer an-admin-key-of-some-length"}
     assert (await client.post(PATH, json=ASK, headers=as_admin)).status_code == 401
     monkeypatch.setattr(Ledger, "sums", beside_the_loop(Ledger.sums))
-    sums = (await client.get("/usage?by=key,day", headers=as_admin)).json()["data"]
-    assert len(sums) == 1 and sums[0]["num_requests"] == 2
+    sums = (await client.get("/usage?by=key,day", headers=as_admin)).json()["sums"]
+    assert len(sums) == 1 and sums[0]["requests"] == 2
     assert (await client.get("/usage?by=colour", headers=as_admin)).status_code == 400
     today = sums[0]["day"]
     for span in (f"since={today}&until={today}", f"until={today[:7]}"):
         reply = await client.get(f"/usage?{span}", headers=as_admin)
-        assert reply.json()["data"][0]["num_requests"] == 2, span
+        assert reply.json()["sums"][0]["requests"] == 2, span
     assert (await client.get("/usage?since=yesterday", headers=as_admin)).status_code == 400
 
     def broken(*_):

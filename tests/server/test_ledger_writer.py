@@ -153,7 +153,7 @@ def test_sums_are_added_up_beside_the_loop_and_hold_up_no_row(ledger, monkeypatc
 
     async def main():
         writer = LedgerWriter(ledger)
-        summing = asyncio.create_task(writer.sums(("key",)))
+        summing = asyncio.create_task(writer.read(lambda one: one.sums(("key",))))
         await asyncio.to_thread(asked.wait, 10)
         await writer.add(row(1))
         goes_on.set()

@@ -7,17 +7,18 @@ row waits and not how many a second there can be.
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from typing import TypeVar
 
-from nalar.server.ledger import By, Ledger, LedgerError, Row, RowError, Sum
+from nalar.server.ledger import Ledger, LedgerError, Row, RowError
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
 """How long requests are refused after a row could not be kept, until one is let through to see."""
 
+T = TypeVar("T")
 _Waiting = tuple[Row, "asyncio.Future[None]"]
 
 
@@ -50,16 +51,9 @@ class LedgerWriter:
             return 0.0
         return max(self._failed_s + RETRY_S - time.monotonic(), 0.0)
 
-    async def sums(
-        self,
-        by: Iterable[By] = (),
-        since_s: float | None = None,
-        until_s: float | None = None,
-        key_id: str | None = None,
-    ) -> list[Sum]:
-        """As the ledger's own: beside the loop, one query at a time, on a connection that no row waits for."""
-        ask = partial(self.ledger.sums, by, since_s, until_s, key_id)
-        return await asyncio.get_running_loop().run_in_executor(self._reader, ask)
+    async def read(self, question: Callable[[Ledger], T]) -> T:
+        """What a question gives: beside the loop, one at a time, on a connection that no row waits for."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader, question, self.ledger)
 
     async def close(self) -> None:
         """Write what waits, and close the ledger."""

@@ -1,6 +1,5 @@
 """Whether it works, what it serves, and what was used: `/health`, `/about`, `/metrics`, `/usage`, `/v1/models`."""
 
-from dataclasses import asdict
 from typing import Any, cast
 
 from fastapi import APIRouter, Request, Response
@@ -11,7 +10,7 @@ from nalar.server.http.failures import retry_headers
 from nalar.server.http.service import service_of
 from nalar.server.ledger import GROUPS, By
 from nalar.server.metrics import CONTENT_TYPE
-from nalar.server.usage import span_s
+from nalar.server.usage import Usage, usage
 from nalar.server.wire.errors import ApiError, bad_request
 from nalar.server.wire.models import model_card, model_list
 
@@ -59,9 +58,9 @@ async def metrics(request: Request) -> Response:
 
 
 @router.get("/usage")
-async def usage(
+async def used(
     request: Request, by: str = "key", since: str | None = None, until: str | None = None
-) -> dict[str, Any]:
+) -> Usage:
     """Sums of the ledger, from a day or month of UTC to another, both with them. The admin key sees all keys, another
     its own."""
     service = service_of(request)
@@ -73,18 +72,8 @@ async def usage(
     groups = [name for name in by.replace(",", " ").split() if name]
     if not set(groups) <= set(GROUPS):
         raise bad_request(f"by: wanted any of {', '.join(GROUPS)}", "by")
-    since_s = None if since is None else span_s(since, "since")[0]
-    until_s = None if until is None else span_s(until, "until")[1]
-    sums = await service.writer.sums(
-        cast("list[By]", groups), since_s, until_s, None if key is None else key.id
-    )
-    return {"object": "list", "data": [_sum_json(one) for one in sums]}
-
-
-def _sum_json(one: Any) -> dict[str, Any]:
-    document = asdict(one)
-    del document["cost_picodollars"]
-    return document | {"cost_usd": one.cost_usd}
+    names, key_id = cast("list[By]", groups), None if key is None else key.id
+    return await service.writer.read(lambda ledger: usage(ledger, names, since, until, key_id))
 
 
 @router.get("/v1/models")
